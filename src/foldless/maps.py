@@ -53,7 +53,7 @@ class Map(ABC):
             TypeError: there is no closed form.
         """
         raise TypeError(
-            f"{type(self).__name__} has no inverse in closed form; use invert(map, grid) for a numerical one"
+            f"{type(self).__name__} has no inverse in closed form; invert(map, grid) finds a numerical one"
         )
 
     @property
@@ -226,6 +226,12 @@ class Exponential(Map):
     def on(self, grid: Grid) -> Points:
         return self.displacement.on(grid)
 
+    def __getitem__(self, batch: slice) -> Map:
+        some = super().__getitem__(batch)
+        if self._displacement is not None:  # type: ignore[attr-defined]
+            object.__setattr__(some, "_displacement", self._displacement[batch])  # type: ignore[attr-defined]
+        return some
+
     @property
     def inverse(self) -> Map:
         return Exponential(-self.velocity)
@@ -266,6 +272,9 @@ class Composition(Map):
     @property
     def inverse(self) -> Map:
         return Composition(tuple(part.inverse for part in reversed(self.parts)))
+
+    def __getitem__(self, batch: slice) -> Map:
+        return Composition(tuple(part[batch] for part in self.parts))
 
     def of_tensors(self, function: Callable[[Tensor], Tensor]) -> Map:
         return Composition(tuple(part.of_tensors(function) for part in self.parts))
@@ -337,8 +346,8 @@ def invert(phi: Map, grid: Grid, tolerance: float = 0.01, iterations: int = 50) 
         return Displacement(at - target)
     far = (error > tolerance).sum().item()
     raise ConvergenceError(
-        f"the inverse did not converge at {far} of {error.numel()} nodes after {iterations} steps: the largest error is "
-        f"{error.max().item():.3g} voxels, wanted {tolerance:g}; the map probably folds there"
+        f"the inverse did not converge at {far} of {error.numel()} nodes after {iterations} steps: the largest "
+        f"error is {error.max().item():.3g} voxels, wanted {tolerance:g}; the map probably folds there"
     )
 
 

@@ -1,0 +1,263 @@
+"""Networks: two images (batch, channels, *lattice) in, one tensor (batch, dim, *lattice) out.
+
+What the tensor means (a displacement, a velocity) is decided by `Predict`. Every last layer starts at zero, so that
+every registration starts at the identity. Sizes and widths are those of the papers; `docs/design.md` cites them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Image = Float[Tensor, "batch channels *lattice"]
+Prediction = Float[Tensor, "batch dim *lattice"]
+Normalisation = Literal["batch", "instance", "none"]
+
+_CONVOLUTION: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_TRANSPOSED: dict[int, type[nn.Module]] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+_BATCH_NORM: dict[int, type[nn.Module]] = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+_AVERAGE_POOL: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+_LINEAR_INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+
+class MLP(nn.Module):
+    """ICON's multilayer perceptron: both images flattened, two hidden layers with ReLU; §4.2.
+
+    Args:
+        shape: the lattice it is made for; the only network that is bound to one.
+        hidden: widths of the hidden layers.
+        channels: channels of both images together.
+    """
+
+    def __init__(self, shape: Sequence[int], hidden: Sequence[int] = (8000, 3000), channels: int = 2) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+        widths = [channels * prod(shape), *hidden]
+        self.hidden = nn.ModuleList(nn.Linear(i, o) for i, o in zip(widths[:-1], widths[1:], strict=True))
+        self.last = _zero(nn.Linear(widths[-1], len(self.shape) * prod(shape)))
+
+    def forward(self, image_A: Image, image_B: Image) -> Prediction:
+        if tuple(image_A.shape[2:]) != self.shape:
+            raise ValueError(
+                f"this MLP was made for images of {self.shape}; got {tuple(image_A.shape[2:])}; the other networks "
+                "take any size"
+            )
+        x = torch.cat([image_A, image_B], dim=1).flatten(1)
+        for layer in self.hidden:
+            x = F.relu(layer(x))
+        return self.last(x).unflatten(1, (len(self.shape), *self.shape))  # type: ignore[no-any-return]
+
+
+class EncoderDecoder(nn.Module):
+    """ICON's convolutional encoder and decoder, no skip connections; §4.2 and the supplement. Output divided by 10."""
+
+    def __init__(
+        self, dim: int, down: Sequence[int] = (2, 16, 32, 64, 256, 512), up: Sequence[int] = (512, 256, 128, 64, 32, 16)
+    ) -> None:
+        super().__init__()
+        self.down = nn.ModuleList(
+            _CONVOLUTION[dim](i, o, 3, stride=2, padding=1) for i, o in zip(down[:-1], down[1:], strict=True)
+        )
+        self.up = nn.ModuleList(
+            _TRANSPOSED[dim](i, o, 4, stride=2, padding=1) for i, o in zip(up[:-1], up[1:], strict=True)
+        )
+        self.last = _zero(_CONVOLUTION[dim](up[-1], dim, 3, padding=1))
+
+    def forward(self, image_A: Image, image_B: Image) -> Prediction:
+        x = torch.cat([image_A, image_B], dim=1)
+        sizes = []
+        for layer in self.down:
+            sizes.append(x.shape[2:])
+            x = F.relu(layer(x))
+        for layer, size in zip(self.up, reversed(sizes), strict=True):
+            x = _crop(F.relu(layer(x)), size)
+        return _in_float32(self.last, x) / 10
+
+
+class ConvOnly(nn.Module):
+    """ICON's six 5-wide convolutions without any change of resolution, densely connected; §4.2."""
+
+    def __init__(self, dim: int, channels: int = 2, features: int = 10, layers: int = 6) -> None:
+        super().__init__()
+        widths = [channels + features * layer for layer in range(layers)]
+        self.hidden = nn.ModuleList(_CONVOLUTION[dim](i, features, 5, padding=2) for i in widths[:-1])
+        self.last = _zero(_CONVOLUTION[dim](widths[-1], dim, 5, padding=2))
+
+    def forward(self, image_A: Image, image_B: Image) -> Prediction:
+        x = torch.cat([image_A, image_B], dim=1)
+        for layer in self.hidden:
+            x = torch.cat([x, F.relu(layer(x))], dim=1)
+        return _in_float32(self.last, x)
+
+
+class ResidualUNet(nn.Module):
+    """ICON's U-Net with residual down- and upsampling, any depth and width; output divided by 10.
+
+    Sizes that are not multiples of 2^depth are rounded up on the way down and cropped on the way up.
+
+    Args:
+        dim: number of spatial dimensions.
+        down: channels on the way down, those of both images together first.
+        up: channels on the way up, finest first.
+        normalisation: "batch" as published; "instance" does not depend on the batch; or "none".
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        down: Sequence[int] = (2, 16, 32, 64, 256, 512),
+        up: Sequence[int] = (16, 32, 64, 128, 256),
+        normalisation: Normalisation = "batch",
+    ) -> None:
+        super().__init__()
+        if len(up) != len(down) - 1:
+            raise ValueError(f"{len(down) - 1} steps down need as many up; got {len(up)}")
+        self.dim = dim
+        inputs = [coarse + skip for coarse, skip in zip(down[1:], [*up[1:], 0], strict=True)]
+        self.down = nn.ModuleList(
+            _CONVOLUTION[dim](i, o, 3, stride=2, padding=1) for i, o in zip(down[:-1], down[1:], strict=True)
+        )
+        self.up = nn.ModuleList(
+            _TRANSPOSED[dim](i, o, 4, stride=2, padding=1) for i, o in zip(inputs, up, strict=True)
+        )
+        self.normalise = nn.ModuleList(_normalisation(normalisation, dim, o) for o in up)
+        self.last = _zero(_CONVOLUTION[dim](down[0] + up[0], dim, 3, padding=1))
+
+    def forward(self, image_A: Image, image_B: Image) -> Prediction:
+        x = torch.cat([image_A, image_B], dim=1)
+        skips = []
+        for layer in self.down:
+            skips.append(x)
+            pooled = _AVERAGE_POOL[self.dim](x, 2, ceil_mode=True)
+            x = _add_matching(layer(F.leaky_relu(x)), pooled)
+        for layer, normalise, skip in zip(
+            reversed(self.up), reversed(self.normalise), reversed(skips), strict=True
+        ):
+            x = normalise(layer(F.leaky_relu(x)) + self._doubled(x, layer.out_channels))
+            x = torch.cat([_crop(x, skip.shape[2:]), skip], dim=1)
+        return _in_float32(self.last, x) / 10
+
+    def _doubled(self, x: Tensor, channels: int) -> Tensor:
+        x = _match_channels(x, channels)
+        return F.interpolate(x, scale_factor=2, mode=_LINEAR_INTERPOLATION[self.dim], align_corners=False)
+
+
+class VoxelMorphUNet(nn.Module):
+    """VoxelMorph-1, Kuang's baseline: 259 675 parameters in 3-D with the published widths; output in voxels / (n - 1).
+
+    The published network emits a displacement in voxels; here it is scaled to the unit cube, so that every network
+    speaks the same units. Sizes that are not multiples of 2^depth are padded at the input and cropped at the output.
+
+    Args:
+        dim: number of spatial dimensions.
+        encoder: widths of the stride-2 convolutions.
+        decoder: widths after each doubling, coarsest first; the first is at the coarsest lattice.
+        full: widths of the two convolutions at full resolution.
+        channels: channels of both images together.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        encoder: Sequence[int] = (16, 32, 32, 32),
+        decoder: Sequence[int] = (32, 32, 32, 32),
+        full: Sequence[int] = (8, 8),
+        channels: int = 2,
+    ) -> None:
+        super().__init__()
+        if len(encoder) != len(decoder):
+            raise ValueError(f"{len(encoder)} encoder widths need as many decoder widths; got {len(decoder)}")
+        convolution = _CONVOLUTION[dim]
+        self.depth = len(encoder)
+        widths = [channels, *encoder]
+        self.encoder = nn.ModuleList(
+            convolution(i, o, 3, stride=2, padding=1) for i, o in zip(widths[:-1], widths[1:], strict=True)
+        )
+        skips = [0, *list(encoder[:-1])[::-1]]
+        inputs = [encoder[-1], *decoder[:-1]]
+        self.decoder = nn.ModuleList(
+            convolution(i + s, o, 3, padding=1) for i, s, o in zip(inputs, skips, decoder, strict=True)
+        )
+        self.before = convolution(decoder[-1], full[0], 3, padding=1)
+        self.after = convolution(full[0] + channels, full[1], 3, padding=1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, a=0.2)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        self.last = _zero(convolution(full[1], dim, 3, padding=1))
+
+    def forward(self, image_A: Image, image_B: Image) -> Prediction:
+        images = torch.cat([image_A, image_B], dim=1)
+        size = images.shape[2:]
+        images = _pad_to_multiple(images, 2**self.depth)
+        x, skips = images, []
+        for layer in self.encoder:
+            skips.append(x)
+            x = F.leaky_relu(layer(x), 0.2)
+        for level, layer in enumerate(self.decoder):
+            if level:
+                x = torch.cat([F.interpolate(x, scale_factor=2, mode="nearest"), skips[-level]], dim=1)
+            x = F.leaky_relu(layer(x), 0.2)
+        x = F.leaky_relu(self.before(x), 0.2)
+        x = torch.cat([F.interpolate(x, scale_factor=2, mode="nearest"), images], dim=1)
+        x = F.leaky_relu(self.after(x), 0.2)
+        voxels = _crop(_in_float32(self.last, x), size)
+        scale = torch.tensor([1.0 / max(n - 1, 1) for n in size], dtype=voxels.dtype, device=voxels.device)
+        return voxels * scale.reshape(1, -1, *[1] * len(size))
+
+
+def _zero(layer: nn.Module) -> nn.Module:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+def _in_float32(layer: nn.Module, x: Tensor) -> Tensor:
+    """Coordinates never pass through bfloat16: its 8 bits are 1/256 of a displacement."""
+    with torch.autocast(x.device.type, enabled=False):
+        result = layer(x.to(next(layer.parameters()).dtype))
+    return result  # type: ignore[no-any-return]
+
+
+def _normalisation(name: Normalisation, dim: int, channels: int) -> nn.Module:
+    match name:
+        case "batch":
+            return _BATCH_NORM[dim](channels)
+        case "instance":
+            return nn.GroupNorm(channels, channels)
+        case "none":
+            return nn.Identity()
+    raise ValueError(f'normalisation is "batch", "instance" or "none"; got {name!r}')
+
+
+def _match_channels(x: Tensor, channels: int) -> Tensor:
+    """The published rule: drop the last channels, or put zeros before the first."""
+    have = x.shape[1]
+    if have >= channels:
+        return x[:, :channels]
+    return torch.cat([x.new_zeros(x.shape[0], channels - have, *x.shape[2:]), x], dim=1)
+
+
+def _add_matching(x: Tensor, y: Tensor) -> Tensor:
+    """x + y, y's channels matched to x's."""
+    have, want = y.shape[1], x.shape[1]
+    if have >= want:
+        return x + y[:, :want]
+    return torch.cat([x[:, : want - have], x[:, want - have :] + y], dim=1)
+
+
+def _crop(x: Tensor, size: Sequence[int]) -> Tensor:
+    return x[(..., *[slice(0, n) for n in size])]
+
+
+def _pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Zeros after the last node of every axis: nodes keep their index, so all levels stay aligned."""
+    missing = [-n % multiple for n in x.shape[2:]]
+    return F.pad(x, [side for n in reversed(missing) for side in (0, n)])

@@ -1,0 +1,91 @@
+"""Registrations: modules that take two images and return a map, `phi_AB = registration(A, B)` with A ∘ phi_AB ≈ B."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from foldless.grid import Grid, sample
+from foldless.maps import Map
+
+Image = Float[Tensor, "batch channels *lattice"]
+
+
+class Registration(nn.Module):
+    """Predicts phi_AB, which takes points of B's space to points of A's: A ∘ phi_AB ≈ B.
+
+    Images are (batch, channels, *lattice); both lattices span the unit cube.
+    """
+
+    @abstractmethod
+    def forward(self, image_A: Image, image_B: Image) -> Map: ...
+
+    def run_networks_in(self, dtype: torch.dtype) -> None:
+        """Let every network inside compute in `dtype` (float32 or bfloat16); maps stay in float32."""
+        for module in self.modules():
+            if isinstance(module, Predict):
+                module.dtype = dtype
+
+
+class Predict(Registration):
+    """A network and what its output means: `Predict(net, as_map=Displacement)`."""
+
+    def __init__(self, net: nn.Module, as_map: Callable[[Tensor], Map]) -> None:
+        super().__init__()
+        self.net = net
+        self.as_map = as_map
+        self.dtype = torch.float32
+
+    def forward(self, image_A: Image, image_B: Image) -> Map:
+        with torch.autocast(image_A.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            prediction = self.net(_channels_last(image_A), _channels_last(image_B))
+        return self.as_map(prediction.contiguous())
+
+
+class TwoStep(Registration):
+    """first, then second on the image that first has warped: first[A, B] ∘ second[A ∘ first[A, B], B]."""
+
+    def __init__(self, first: Registration, second: Registration) -> None:
+        super().__init__()
+        self.first = first
+        self.second = second
+
+    def forward(self, image_A: Image, image_B: Image) -> Map:
+        first = self.first(image_A, image_B)
+        return first @ self.second(warp(image_A, first, Grid.of(image_B)), image_B)
+
+
+class Downsample(Registration):
+    """A registration that sees both images pooled by `factor`; its map serves any lattice.
+
+    Average pooling in ceil mode, as the published weights expect: pooled nodes are read up to half a coarse voxel off
+    at the border.
+    """
+
+    def __init__(self, inner: Registration, factor: int = 2) -> None:
+        super().__init__()
+        self.inner = inner
+        self.factor = factor
+
+    def forward(self, image_A: Image, image_B: Image) -> Map:
+        return self.inner(average_pool(image_A, self.factor), average_pool(image_B, self.factor))  # type: ignore[no-any-return]
+
+
+def warp(image: Image, phi: Map, grid: Grid | None = None) -> Image:
+    """image ∘ phi on a lattice, (batch, channels, *grid): the image's own lattice unless another is given."""
+    return sample(image, phi.on(grid or Grid.of(image)))
+
+
+def average_pool(image: Image, factor: int) -> Image:
+    """Means of `factor`-wide blocks on every axis; incomplete blocks at the end average what they hold."""
+    pool = {1: nn.functional.avg_pool1d, 2: nn.functional.avg_pool2d, 3: nn.functional.avg_pool3d}[image.ndim - 2]
+    return pool(image, factor, ceil_mode=True)  # type: ignore[operator, no-any-return]
+
+
+def _channels_last(image: Image) -> Image:
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    return image.contiguous(memory_format=formats[image.ndim]) if image.ndim in formats else image

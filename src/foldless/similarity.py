@@ -1,0 +1,163 @@
+"""Similarities: (warped, target, mask) -> scalar, lower is better, 0 for equal images.
+
+Images are (batch, channels, *lattice); a mask (batch, 1, *lattice) in [0, 1] weighs every voxel. Each similarity is a
+mean over voxels, so that it means the same on every lattice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Image = Float[Tensor, "batch channels *lattice"]
+Mask = Float[Tensor, "#batch 1 *lattice"]
+Score = Float[Tensor, ""]
+
+
+@dataclass(frozen=True)
+class MSE:
+    """Mean squared difference; ICON, Eq. (14)."""
+
+    def __call__(self, warped: Image, target: Image, mask: Mask | None = None) -> Score:
+        return _mean((warped - target).square(), mask)
+
+
+@dataclass(frozen=True)
+class NCC:
+    """1 - normalised cross correlation over the whole image, mean over batch and channels.
+
+    `epsilon` is added to both variances, which makes constant images score 1 instead of NaN.
+    """
+
+    epsilon: float = 1e-6
+
+    def __call__(self, warped: Image, target: Image, mask: Mask | None = None) -> Score:
+        axes = list(range(2, warped.ndim))
+        weight = torch.ones_like(target[:, :1]) if mask is None else mask.expand_as(target[:, :1])
+        total = weight.sum(axes, keepdim=True).clamp_min(1e-12)
+
+        def average(x: Tensor) -> Tensor:
+            return (x * weight).sum(axes, keepdim=True) / total
+
+        a, b = warped - average(warped), target - average(target)
+        correlation = average(a * b) / ((average(a * a) + self.epsilon) * (average(b * b) + self.epsilon)).sqrt()
+        return 1 - correlation.mean()
+
+
+@dataclass(frozen=True)
+class LNCC:
+    """1 - normalised cross correlation in a window around every voxel, averaged.
+
+    Either a box of `window` voxels a side or, with `sigma` (voxels), a Gaussian; both see zeros outside the image.
+    A mask restricts both the windows and the average.
+
+    Args:
+        window: side of the box, odd.
+        sigma: standard deviation of the Gaussian window instead, cut at three of them.
+        squared: the square of the correlation, as VoxelMorph and Kuang use it.
+        epsilon: with a plain correlation added to both local variances; squared, to their product (both of intensities
+            in [0, 1], divided by the window's volume).
+    """
+
+    window: int = 9
+    sigma: float | None = None
+    squared: bool = False
+    epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.sigma is None and (self.window < 1 or self.window % 2 == 0):
+            raise ValueError(f"a box window has a centre voxel, so its side is odd; got {self.window}")
+
+    def __call__(self, warped: Image, target: Image, mask: Mask | None = None) -> Score:
+        if mask is None:
+            mean_a, mean_b, aa, bb, ab = self._local(warped, target)
+        else:
+            weight = mask.expand_as(target)
+            inside = self._average(weight).clamp_min(1e-6)
+            mean_a, mean_b, aa, bb, ab = (m / inside for m in self._local(warped, target, weight))
+        covariance = ab - mean_a * mean_b
+        variance_a = (aa - mean_a.square()).clamp_min(0)
+        variance_b = (bb - mean_b.square()).clamp_min(0)
+        if self.squared:
+            correlation = covariance.square() / (variance_a * variance_b + self.epsilon)
+        else:
+            correlation = covariance * ((variance_a + self.epsilon) * (variance_b + self.epsilon)).rsqrt()
+        return 1 - _mean(correlation, mask)
+
+    def _local(self, a: Image, b: Image, weight: Tensor | None = None) -> tuple[Tensor, ...]:
+        maps = torch.cat([a, b, a * a, b * b, a * b], dim=1)
+        if weight is not None:
+            maps = maps * weight.repeat(1, 5, *[1] * (a.ndim - 2))
+        return self._average(maps).chunk(5, dim=1)
+
+    def _average(self, maps: Tensor) -> Tensor:
+        if self.sigma is not None:
+            return gaussian_average(maps, self.sigma)
+        return box_sum(maps, self.window) / self.window ** (maps.ndim - 2)
+
+
+def box_sum(image: Image, window: int) -> Image:
+    """Sums over a box of `window` (odd) voxels a side around every voxel, zeros outside; a few passes over memory."""
+    result: Tensor = _BoxSum.apply(image, window)  # type: ignore[no-untyped-call]
+    return result
+
+
+def gaussian_average(image: Image, sigma: float) -> Image:
+    """Averages under a Gaussian of `sigma` voxels, cut at three of them and normalised; zeros outside."""
+    for axis in range(2, image.ndim):
+        n = image.shape[axis]
+        index = torch.arange(n, dtype=image.dtype, device=image.device)
+        distance = (index[:, None] - index[None, :]).abs()
+        reach = int(3 * sigma + 0.5)
+        offsets = torch.arange(-reach, reach + 1, dtype=image.dtype, device=image.device)
+        total = torch.exp(-0.5 * (offsets / sigma).square()).sum()
+        kernel = torch.where(distance <= reach, torch.exp(-0.5 * (distance / sigma).square()) / total, 0.0)
+        image = (image.movedim(axis, -1) @ kernel).movedim(-1, axis)
+    return image
+
+
+class _BoxSum(torch.autograd.Function):
+    """A centred box is its own adjoint, so the backward is the forward."""
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, window: int) -> Tensor:
+        ctx.window = window
+        for axis in range(2, image.ndim):
+            image = _running_sum(image, window, axis)
+        return image
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return box_sum(gradient, ctx.window), None
+
+
+def _running_sum(x: Tensor, window: int, axis: int) -> Tensor:
+    """Sums of `window` neighbours by doubling: log2(window) additions, and no cancellation as in a cumulative sum."""
+    half = window // 2
+    n = x.shape[axis]
+    padding = [0, 0] * (x.ndim - 1 - axis) + [half, half]
+    ready = torch.nn.functional.pad(x, padding)
+    result: Tensor | None = None
+    start, width = 0, 1
+    while width <= window:
+        if window & width:
+            piece = ready.narrow(axis, start, n)
+            result = piece if result is None else result + piece
+            start += width
+        if 2 * width <= window:
+            length = ready.shape[axis] - width
+            ready = ready.narrow(axis, 0, length) + ready.narrow(axis, width, length)
+        width *= 2
+    assert result is not None
+    return result
+
+
+def _mean(x: Tensor, mask: Mask | None) -> Score:
+    if mask is None:
+        return x.mean()
+    weight = mask.expand(x.shape)
+    return (x * weight).sum() / weight.sum().clamp_min(1e-12)
