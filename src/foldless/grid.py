@@ -5,15 +5,14 @@ Lattice nodes lie at 0 and 1 inclusive on every axis; coordinates are in array-a
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+
+from foldless import kernels
 
 Values = Float[Tensor, "#batch channels *lattice"]
 Points = Float[Tensor, "#batch dim *at"]
@@ -75,12 +74,9 @@ def sample(values: Values, points: Points) -> Float[Tensor, "#batch channels *at
     Raises:
         ValueError: points and lattice differ in dimension, or the batches do not broadcast.
     """
-    values, points = _broadcast(values, points)
-    batch, channels = values.shape[:2]
-    at = points.shape[2:]
-    torch_points, torch_values = _as_grid_sample_wants(values, points)
-    result = F.grid_sample(torch_values, torch_points, mode="bilinear", padding_mode="border", align_corners=True)
-    return result.reshape(batch, channels, *at)
+    values, flat = _broadcast(values, points)
+    value, _ = kernels.sample(values, flat, with_jacobian=False)
+    return value.reshape(*value.shape[:2], *points.shape[2:])
 
 
 def sample_with_jacobian(
@@ -91,35 +87,11 @@ def sample_with_jacobian(
     The interpolant has a kink at every node: there the derivative is the one towards larger coordinates, and at
     the last node the one towards smaller. Outside the cube it is zero on the clamped axes, as the value is constant.
     """
-    values, points = _broadcast(values, points)
-    lattice, dim = values.shape[2:], points.shape[1]
-    scale = per_axis([float(n - 1) for n in lattice], points)
-    index = points * scale
-    last = per_axis([max(n - 2, 0) for n in lattice], points)
-    low = index.detach().floor().clamp_min(0).minimum(last)
-    inside = ((index >= 0) & (index <= scale)).to(points.dtype)
-    fraction = index.clamp_min(0).minimum(scale) - low
-    slope = (inside * scale).flatten(2)
-    fraction = fraction.flatten(2)
-    strides = [prod(lattice[axis + 1 :]) for axis in range(dim)]
-    steps = [stride if n > 1 else 0 for stride, n in zip(strides, lattice, strict=True)]
-    base = sum(low[:, axis].long() * strides[axis] for axis in range(dim)).flatten(1)
-
-    value: Tensor | float = 0.0
-    derivative: list[Tensor | float] = [0.0] * dim
-    flat = values.flatten(2)
-    for corner in itertools.product((0, 1), repeat=dim):
-        offset = sum(bit * step for bit, step in zip(corner, steps, strict=True))
-        at_corner = flat.gather(2, (base + offset)[:, None].expand(-1, flat.shape[1], -1))
-        weights = [fraction[:, a] if bit else 1 - fraction[:, a] for a, bit in enumerate(corner)]
-        value = value + at_corner * prod(weights, start=1.0)[:, None]
-        for axis, bit in enumerate(corner):
-            others = prod(weights[:axis] + weights[axis + 1 :], start=1.0)
-            weight = slope[:, axis] * others * (1 if bit else -1)
-            derivative[axis] = derivative[axis] + at_corner * weight[:, None]
+    values, flat = _broadcast(values, points)
+    value, jacobian = kernels.sample(values, flat, with_jacobian=True)
+    assert jacobian is not None
     at = points.shape[2:]
-    jacobian = torch.stack([torch.as_tensor(d) for d in derivative], dim=2)
-    return value.unflatten(2, at), jacobian.unflatten(3, at)
+    return value.reshape(*value.shape[:2], *at), jacobian.reshape(*jacobian.shape[:3], *at)
 
 
 def resize(values: Values, grid: Grid) -> Float[Tensor, "batch channels *grid"]:
@@ -128,6 +100,7 @@ def resize(values: Values, grid: Grid) -> Float[Tensor, "batch channels *grid"]:
 
 
 def _broadcast(values: Values, points: Points) -> tuple[Tensor, Tensor]:
+    """One batch for both, points (batch, dim, count) and values of their dtype."""
     dim = values.ndim - 2
     if points.ndim < 3 or points.shape[1] != dim:
         raise ValueError(
@@ -138,17 +111,5 @@ def _broadcast(values: Values, points: Points) -> tuple[Tensor, Tensor]:
     if len(batches) > 1:
         raise ValueError(f"{values.shape[0]} samples of values and {points.shape[0]} of points; the batches must agree")
     batch = batches.pop() if batches else 1
-    return values.expand(batch, *values.shape[1:]), points.expand(batch, *points.shape[1:])
-
-
-def _as_grid_sample_wants(values: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """The only place that knows torch's order: last axis first, -1 ... 1, two or three dimensions."""
-    dim = points.shape[1]
-    x = (points.flatten(2).flip(1) * 2 - 1).movedim(1, -1)
-    if dim == 1:
-        values = values[:, :, None]
-        x = torch.cat([x, torch.zeros_like(x)], dim=-1)
-    if values.dtype != x.dtype:
-        values = values.to(x.dtype)
-    ones = [1] * (max(dim, 2) - 1)
-    return x.unflatten(1, (*ones, -1)), values
+    values = values.to(points.dtype).expand(batch, *values.shape[1:])
+    return values, points.expand(batch, *points.shape[1:]).flatten(2)

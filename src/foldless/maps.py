@@ -52,9 +52,7 @@ class Map(ABC):
         Raises:
             TypeError: there is no closed form.
         """
-        raise TypeError(
-            f"{type(self).__name__} has no inverse in closed form; invert(map, grid) finds a numerical one"
-        )
+        raise TypeError(f"{type(self).__name__} has no inverse in closed form; invert(map, grid) finds a numerical one")
 
     @property
     def parts(self) -> tuple[Map, ...]:

@@ -123,9 +123,7 @@ class ResidualUNet(nn.Module):
         self.down = nn.ModuleList(
             _CONVOLUTION[dim](i, o, 3, stride=2, padding=1) for i, o in zip(down[:-1], down[1:], strict=True)
         )
-        self.up = nn.ModuleList(
-            _TRANSPOSED[dim](i, o, 4, stride=2, padding=1) for i, o in zip(inputs, up, strict=True)
-        )
+        self.up = nn.ModuleList(_TRANSPOSED[dim](i, o, 4, stride=2, padding=1) for i, o in zip(inputs, up, strict=True))
         self.normalise = nn.ModuleList(_normalisation(normalisation, dim, o) for o in up)
         self.last = _zero(_CONVOLUTION[dim](down[0] + up[0], dim, 3, padding=1))
 
@@ -136,9 +134,7 @@ class ResidualUNet(nn.Module):
             skips.append(x)
             pooled = _AVERAGE_POOL[self.dim](x, 2, ceil_mode=True)
             x = _add_matching(layer(F.leaky_relu(x)), pooled)
-        for layer, normalise, skip in zip(
-            reversed(self.up), reversed(self.normalise), reversed(skips), strict=True
-        ):
+        for layer, normalise, skip in zip(reversed(self.up), reversed(self.normalise), reversed(skips), strict=True):
             x = normalise(layer(F.leaky_relu(x)) + self._doubled(x, layer.out_channels))
             x = torch.cat([_crop(x, skip.shape[2:]), skip], dim=1)
         return _in_float32(self.last, x) / 10

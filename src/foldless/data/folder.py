@@ -1,0 +1,183 @@
+"""A folder of volumes: `images/`, optional `labels/` under the same names, optional `split.json`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from foldless.data.images import ImageSet, Split
+from foldless.data.prepare import Placement, Preparation
+from foldless.errors import InputError
+from foldless.io import Geometry, Volume, read_volume, reoriented
+
+VALIDATION_SHARE, TEST_SHARE = 0.05, 0.15
+MULTIPLE = 16
+SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".img", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
+
+
+def case_names(folder: Path) -> dict[str, Path]:
+    """Case name -> image file, in natural order (case_2 before case_10).
+
+    Raises:
+        InputError: there is no `images/` in the folder, or nothing in it that can be read.
+    """
+    if not folder.is_dir():
+        raise InputError(f"the data folder {folder} does not exist")
+    images = folder / "images"
+    if not images.is_dir():
+        raise InputError(
+            f"{folder} has no folder images/; put the volumes there, and labels of the same names in labels/"
+        )
+    files = {_stem(path): path for path in images.iterdir() if path.name.endswith(SUFFIXES) and path.is_file()}
+    if not files:
+        raise InputError(f"{images} holds no image ({', '.join(SUFFIXES)})")
+    return dict(sorted(files.items(), key=lambda item: _natural(item[0])))
+
+
+def split_names(folder: Path, names: Iterable[str]) -> dict[str, list[str]]:
+    """The cases of `train`, `val` and `test`: as split.json says, else by blocks of the natural order.
+
+    Neighbours in that order are often two scans of one subject, so the last 15 % are for testing and the 5 % before
+    them for validation, never a random draw.
+
+    Raises:
+        InputError: split.json is malformed or names a case that is not there; a single image.
+    """
+    names = list(names)
+    if len(names) < 2:
+        raise InputError(f"{folder / 'images'} holds one image only; registration learns from pairs, so add more")
+    file = folder / "split.json"
+    if file.is_file():
+        return _read_split(file, set(names))
+    test = round(TEST_SHARE * len(names)) if len(names) >= 6 else 0
+    val = max(1, round(VALIDATION_SHARE * len(names))) if len(names) >= 6 else 0
+    train = len(names) - test - val
+    if not test:
+        return {"train": names, "val": names, "test": names}
+    return {"train": names[:train], "val": names[train : train + val], "test": names[train + val :]}
+
+
+def fitting_preparation(geometries: Iterable[Geometry], percentiles: tuple[float, float] = (1.0, 99.0)) -> Preparation:
+    """A lattice that holds every training image at their median spacing, each axis a multiple of 16.
+
+    Images on one and the same grid keep their place in the world; others are laid centre on centre.
+    """
+    known = list(geometries)
+    first = known[0]
+    spacing = tuple(float(np.median([g.spacing[axis] for g in known])) for axis in range(first.dim))[::-1]
+    extent = [
+        max(round((g.shape[axis] - 1) * g.spacing[::-1][axis] / spacing[axis]) + 1 for g in known)
+        for axis in range(first.dim)
+    ]
+    lattice = tuple(-(-n // MULTIPLE) * MULTIPLE for n in extent)
+    return Preparation(lattice, spacing, "centre", percentiles=percentiles)
+
+
+def world_preparation(geometries: Iterable[Geometry], percentiles: tuple[float, float] = (1.0, 99.0)) -> Preparation:
+    """A lattice in scanner space that holds every training image, for cohorts whose headers agree."""
+    known = list(geometries)
+    fitting = fitting_preparation(known, percentiles)
+    corners = np.array([_corners(g) for g in known])
+    low, high = corners.min((0, 1)), corners.max((0, 1))
+    lattice = tuple(
+        -(-(int(np.ceil((h - l) / s - 1e-6)) + 1) // MULTIPLE) * MULTIPLE
+        for l, h, s in zip(low[::-1], high[::-1], fitting.spacing, strict=True)
+    )
+    middle = (low + high) / 2
+    half = np.array([(n - 1) * s / 2 for n, s in zip(lattice, fitting.spacing, strict=True)])[::-1]
+    return replace(fitting, lattice=lattice, placement="world", origin=tuple((middle - half).tolist()))
+
+
+def read_images(folder: Path, files: dict[str, Path]) -> dict[str, Volume]:
+    """The image of every case, in the common orientation.
+
+    Raises:
+        InputError: an image is unusable, or of another dimension than the rest.
+    """
+    volumes = {name: reoriented(read_volume(path)) for name, path in files.items()}
+    dims = {volume.dim for volume in volumes.values()}
+    if len(dims) > 1:
+        odd = next(name for name, volume in volumes.items() if volume.dim == min(dims))
+        raise InputError(f"{folder} mixes {sorted(dims)}-dimensional images ({odd} has {min(dims)}); use one kind")
+    return volumes
+
+
+def image_set(folder: Path, volumes: dict[str, Volume], preparation: Preparation) -> ImageSet:
+    """The cases prepared for a network, with their labels where `labels/` has them all."""
+    images = torch.stack([torch.from_numpy(preparation.image(v)[0])[None] for v in volumes.values()])
+    return ImageSet(images, tuple(volumes), preparation.spacing, _read_labels(folder, volumes, preparation))
+
+
+def folder_split(
+    folder: Path, placement: Placement = "centre", percentiles: tuple[float, float] = (1.0, 99.0)
+) -> tuple[Split, Preparation]:
+    """Everything `foldless train` needs of a folder: the prepared images in their three parts, and how it was done."""
+    files = case_names(folder)
+    parts = split_names(folder, files)
+    volumes = read_images(folder, files)
+    lay = {"centre": fitting_preparation, "world": world_preparation}[placement]
+    preparation = lay((volumes[name].geometry for name in parts["train"]), percentiles)
+    sets = {
+        part: image_set(folder, {name: volumes[name] for name in names}, preparation) for part, names in parts.items()
+    }
+    return Split(sets["train"], sets["val"], sets["test"]), preparation
+
+
+def label_file(folder: Path, image: Path) -> Path | None:
+    """The label map of an image: the same case name under `labels/`."""
+    for suffix in SUFFIXES:
+        path = folder / "labels" / (_stem(image) + suffix)
+        if path.is_file():
+            return path
+    return None
+
+
+def _read_labels(folder: Path, volumes: dict[str, Volume], preparation: Preparation) -> torch.Tensor | None:
+    files = [label_file(folder, volume.path) for volume in volumes.values()]
+    if not files or any(file is None for file in files):
+        return None
+    arrays = []
+    for file, volume in zip(files, volumes.values(), strict=True):
+        assert file is not None
+        labels = reoriented(read_volume(file, labels=True))
+        if not labels.geometry.fits(volume.geometry):
+            raise InputError(f"the labels {file} do not lie on the lattice of their image {volume.path}; resample them")
+        arrays.append(torch.from_numpy(preparation.labels(labels)))
+    return torch.stack(arrays).to(torch.int32)
+
+
+def _read_split(file: Path, names: set[str]) -> dict[str, list[str]]:
+    try:
+        content = json.loads(file.read_text())
+        split = {part: [str(name) for name in content.get(part, [])] for part in ("train", "val", "test")}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise InputError(f'{file} must hold {{"train": [], "val": [], "test": []}} with case names; {error}') from error
+    for part, cases in split.items():
+        if missing := [name for name in cases if name not in names]:
+            raise InputError(f"{file} names {missing[0]} under {part}, but images/ has no such case")
+    if len(split["train"]) < 2:
+        raise InputError(f"{file} names {len(split['train'])} cases under train; registration learns from pairs")
+    return {**split, "val": split["val"] or split["train"], "test": split["test"] or split["val"] or split["train"]}
+
+
+def _corners(geometry: Geometry) -> list[list[float]]:
+    ends = np.array(np.meshgrid(*[(0, n - 1) for n in geometry.size], indexing="ij")).reshape(geometry.dim, -1).T
+    return geometry.index_to_physical(ends.astype(np.float64)).tolist()  # type: ignore[no-any-return]
+
+
+def _stem(path: Path) -> str:
+    name = path.name
+    for suffix in SUFFIXES:
+        if name.endswith(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+def _natural(name: str) -> list[tuple[int, int | str]]:
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name) if part]

@@ -1,0 +1,93 @@
+"""A set of images on one lattice, held in memory, and the pairs drawn from it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Integer
+from torch import Tensor
+
+from foldless.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images of one lattice.
+
+    Attributes:
+        images: (count, channels, *lattice) in [0, 1] or, for shapes, [-1, 1].
+        names: one a case.
+        spacing: mm a voxel on each array axis; ones where there is no physical space.
+        labels: (count, *lattice), 0 is background; where absent, `foreground` says which pixels count.
+        foreground: without labels, pixels above this intensity are the one structure (ICON's Dice).
+    """
+
+    images: Float[Tensor, "count channels *lattice"]
+    names: tuple[str, ...]
+    spacing: tuple[float, ...]
+    labels: Integer[Tensor, count * lattice] | None = None
+    foreground: float | None = None
+
+    def __len__(self) -> int:
+        return self.images.shape[0]
+
+    @property
+    def lattice(self) -> tuple[int, ...]:
+        return tuple(self.images.shape[2:])
+
+    def pick(self, indices: Sequence[int]) -> ImageSet:
+        """The cases at these places."""
+        index = list(indices)
+        labels = None if self.labels is None else self.labels[index]
+        names = tuple(self.names[i] for i in index)
+        return ImageSet(self.images[index], names, self.spacing, labels, self.foreground)
+
+    def digest(self) -> str:
+        """SHA-256 of the prepared images, for the run record."""
+        return hashlib.sha256(self.images.contiguous().numpy().tobytes()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """The images to learn from, to watch while learning, and to judge by."""
+
+    train: ImageSet
+    val: ImageSet
+    test: ImageSet
+
+
+@dataclass(frozen=True)
+class RandomPairs:
+    """Batches of random pairs (A, B), drawn from torch's global generator, whose state every checkpoint holds.
+
+    The two images of a pair always differ.
+    """
+
+    images: ImageSet
+    batch: int
+
+    def __post_init__(self) -> None:
+        if len(self.images) < 2:
+            raise InputError(f"a pair takes two images; there is {len(self.images)} to learn from: add more")
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        """Two tensors (batch, channels, *lattice)."""
+        count = len(self.images)
+        first = torch.randint(count, (self.batch,))
+        second = (first + torch.randint(1, count, (self.batch,))) % count
+        return self.images.images[first], self.images.images[second]
+
+
+def ordered_pairs(count: int, wanted: int, seed: int = 0) -> list[tuple[int, int]]:
+    """`wanted` different ordered pairs (moving, fixed) out of `count` cases, drawn by `seed`; all if there are fewer."""
+    generator = torch.Generator().manual_seed(seed)
+    everything = count * (count - 1)
+    chosen = torch.randperm(everything, generator=generator)[:wanted].tolist()
+    return [(k // (count - 1), _skipping(k // (count - 1), k % (count - 1))) for k in chosen]
+
+
+def _skipping(moving: int, fixed: int) -> int:
+    return fixed + (fixed >= moving)

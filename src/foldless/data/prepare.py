@@ -1,0 +1,78 @@
+"""How a volume becomes what a network sees: one lattice, one orientation, intensities in [0, 1].
+
+The same description prepares the training images and, at registration, the two images of a user.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foldless.io import Geometry, Volume, centred_lattice, reoriented, resampled
+
+Placement = Literal["centre", "world"]
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Where each image's lattice lies and how its intensities are scaled.
+
+    Attributes:
+        lattice: nodes on each array axis.
+        spacing: mm between nodes on each array axis.
+        placement: "centre" lays the lattice on each image's own centre, node on voxel; "world" is one lattice in
+            scanner space, read through the headers.
+        origin: of the world lattice, LPS mm in x, y, z.
+        percentiles: intensities that become 0 and 1; beyond, clamped.
+    """
+
+    lattice: tuple[int, ...]
+    spacing: tuple[float, ...]
+    placement: Placement = "centre"
+    origin: tuple[float, ...] | None = None
+    percentiles: tuple[float, float] = (1.0, 99.0)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Preparation:
+        """From plain values, such as a model file holds."""
+        known = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        return cls(**known)
+
+    @property
+    def dim(self) -> int:
+        return len(self.lattice)
+
+    def geometry(self, image: Geometry) -> Geometry:
+        """The network's lattice for an image (already in the common orientation)."""
+        if self.placement == "world" and self.origin is not None:
+            identity = tuple(np.eye(self.dim).ravel().tolist())
+            return Geometry(self.lattice[::-1], self.spacing[::-1], self.origin, identity)
+        return centred_lattice(image, self.lattice, self.spacing[::-1])
+
+    def image(self, volume: Volume) -> tuple[NDArray[np.float32], Geometry]:
+        """The network's view of a volume: intensities (*lattice), and where that lattice lies."""
+        volume = reoriented(volume)
+        geometry = self.geometry(volume.geometry)
+        return normalised(resampled(volume, geometry, order=1).array, volume.array, self.percentiles), geometry
+
+    def labels(self, volume: Volume) -> NDArray[np.int32]:
+        """A label map on the same lattice, nearest neighbour."""
+        volume = reoriented(volume)
+        return resampled(volume, self.geometry(volume.geometry), order=0).array
+
+
+def normalised(
+    array: NDArray[np.float32], reference: NDArray[np.float32], percentiles: tuple[float, float]
+) -> NDArray[np.float32]:
+    """`array` scaled so that the percentiles of `reference` become 0 and 1, clamped.
+
+    An image that is nearly all background has equal percentiles; then its minimum and maximum serve.
+    """
+    low, high = np.percentile(reference, percentiles)
+    if high <= low:
+        low, high = float(reference.min()), float(reference.max())
+    scale = max(float(high - low), 1e-20)
+    return np.clip((array - np.float32(low)) / np.float32(scale), 0, 1).astype(np.float32)

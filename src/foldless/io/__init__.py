@@ -1,0 +1,45 @@
+"""Images and transforms on disk; the only place that knows of LPS, spacing and axis orders."""
+
+from foldless.io.fields import inverse_consistency_of_files, physical_jacobian, voxel_displacement
+from foldless.io.geometry import Geometry, centred_lattice, spanning_lattice
+from foldless.io.transforms import (
+    apply_warp,
+    displacement_mm,
+    opening_lines,
+    read_warp,
+    sitk_transform,
+    write_warp,
+)
+from foldless.io.volumes import (
+    Volume,
+    check_overlap,
+    describe_mismatch,
+    like,
+    read_volume,
+    reoriented,
+    resampled,
+    write_volume,
+)
+
+__all__ = [
+    "Geometry",
+    "Volume",
+    "apply_warp",
+    "centred_lattice",
+    "check_overlap",
+    "describe_mismatch",
+    "displacement_mm",
+    "inverse_consistency_of_files",
+    "like",
+    "opening_lines",
+    "physical_jacobian",
+    "read_volume",
+    "read_warp",
+    "reoriented",
+    "resampled",
+    "sitk_transform",
+    "spanning_lattice",
+    "voxel_displacement",
+    "write_volume",
+    "write_warp",
+]

@@ -1,0 +1,144 @@
+"""The compiled CPU kernel as torch operators that autograd, autocast and `torch.compile` see."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foldless.kernels import plain
+
+LIBRARY = Path(__file__).with_name("libfoldless.so")
+_TYPES = {torch.float32: "f32", torch.float64: "f64"}
+
+
+@cache
+def _library() -> tuple[ctypes.CDLL | None, str]:
+    if os.environ.get("FOLDLESS_NATIVE", "1") == "0":
+        return None, "switched off by FOLDLESS_NATIVE=0"
+    if not LIBRARY.is_file():
+        return None, "not built: there was no C++ compiler when foldless was installed"
+    try:
+        return ctypes.CDLL(str(LIBRARY)), "compiled C++ with OpenMP"
+    except OSError as error:
+        return None, f"cannot be loaded: {error}"
+
+
+def native_status() -> tuple[bool, str]:
+    """Whether the compiled kernel is in use on the CPU, and why (not)."""
+    library, why = _library()
+    return library is not None, why
+
+
+def sample(values: Tensor, points: Tensor, with_jacobian: bool) -> tuple[Tensor, Tensor | None]:
+    """See `plain.sample`; compiled for float32 and float64 on the CPU in 1, 2 and 3 dimensions, plain elsewhere."""
+    compiled = points.device.type == "cpu" and points.dtype in _TYPES and points.shape[1] <= 3
+    if not compiled or _library()[0] is None:
+        return plain.sample(values, points, with_jacobian)
+    value, jacobian = _sample(values, points, with_jacobian)
+    return value, jacobian if with_jacobian else None
+
+
+@torch.library.custom_op("foldless::sample", mutates_args=())
+def _sample(values: Tensor, points: Tensor, with_jacobian: bool) -> tuple[Tensor, Tensor]:
+    values, points = _dense(values), _dense(points)
+    (batch, dim, count), channels = points.shape, values.shape[1]
+    value = points.new_empty(batch, channels, count)
+    jacobian = points.new_empty((batch, channels, dim, count) if with_jacobian else (0,))
+    _call("foldless_sample", values, points, value, jacobian if with_jacobian else None)
+    return value, jacobian
+
+
+@_sample.register_fake
+def _(values: Tensor, points: Tensor, with_jacobian: bool) -> tuple[Tensor, Tensor]:
+    (batch, dim, count), channels = points.shape, values.shape[1]
+    jacobian = points.new_empty((batch, channels, dim, count) if with_jacobian else (0,))
+    return points.new_empty(batch, channels, count), jacobian
+
+
+@torch.library.custom_op("foldless::sample_backward", mutates_args=())
+def _sample_backward(
+    values: Tensor,
+    points: Tensor,
+    g_value: Tensor | None,
+    g_jacobian: Tensor | None,
+    for_values: bool,
+    for_points: bool,
+) -> tuple[Tensor, Tensor]:
+    values, points = _dense(values), _dense(points)
+    g_value = None if g_value is None else g_value.contiguous()
+    g_jacobian = None if g_jacobian is None else g_jacobian.contiguous()
+    g_values = torch.zeros_like(values, memory_format=torch.contiguous_format) if for_values else values.new_empty(0)
+    g_points = torch.empty_like(points, memory_format=torch.contiguous_format) if for_points else points.new_empty(0)
+    out = (g_values if for_values else None, g_points if for_points else None)
+    _call("foldless_sample_backward", values, points, g_value, g_jacobian, *out)
+    return g_values, g_points
+
+
+@_sample_backward.register_fake
+def _(
+    values: Tensor,
+    points: Tensor,
+    g_value: Tensor | None,
+    g_jacobian: Tensor | None,
+    for_values: bool,
+    for_points: bool,
+) -> tuple[Tensor, Tensor]:
+    return (
+        values.new_empty(values.shape if for_values else (0,)),
+        points.new_empty(points.shape if for_points else (0,)),
+    )
+
+
+def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, bool], output: tuple[Tensor, Tensor]) -> None:
+    values, points, ctx.with_jacobian = inputs
+    ctx.save_for_backward(values, points)
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx: Any, g_value: Tensor | None, g_jacobian: Tensor | None) -> tuple[Tensor | None, ...]:
+    values, points = ctx.saved_tensors
+    for_values, for_points = ctx.needs_input_grad[:2]
+    if not ctx.with_jacobian:
+        g_jacobian = None
+    if (g_value is None and g_jacobian is None) or not (for_values or for_points):
+        return None, None, None
+    g_values, g_points = _sample_backward(values, points, g_value, g_jacobian, for_values, for_points)
+    return g_values if for_values else None, g_points if for_points else None, None
+
+
+_sample.register_autograd(_differentiate, setup_context=_remember)
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    """Contiguous samples; a batch that one sample stands for (stride 0) stays unmaterialised."""
+    if tensor.shape[0] > 1 and tensor.stride(0) == 0 and tensor[0].is_contiguous():
+        return tensor
+    return tensor.contiguous()
+
+
+def _call(name: str, values: Tensor, points: Tensor, *tensors: Tensor | None) -> None:
+    library = _library()[0]
+    assert library is not None
+    if points.numel() == 0 or values.numel() == 0:
+        return
+    (batch, dim, count), channels = points.shape, values.shape[1]
+    function: Callable[..., None] = getattr(library, f"{name}_{_TYPES[points.dtype]}")
+    size = ctypes.c_int64
+    function(
+        *(ctypes.c_void_p(None if t is None else t.data_ptr()) for t in (values, points, *tensors)),
+        size(batch),
+        size(channels),
+        size(dim),
+        (size * dim)(*values.shape[2:]),
+        size(count),
+        size(values.stride(0)),
+        size(points.stride(0)),
+        ctypes.c_int(torch.get_num_threads()),
+    )

@@ -1,0 +1,126 @@
+"""A trained model: a registration, the settings it was built from and how it wants its images; one safetensors file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from foldless.data.prepare import Preparation
+from foldless.errors import InputError
+from foldless.io import write_whole
+from foldless.maps import Displacement, Exponential, Map
+from foldless.networks import MLP, ConvOnly, EncoderDecoder, ResidualUNet, VoxelMorphUNet
+from foldless.recipe import Recipe
+from foldless.registration import Downsample, Predict, Registration, TwoStep
+
+FORMAT = "foldless-model-1"
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """What a training leaves behind and a registration starts from."""
+
+    registration: Registration
+    recipe: Recipe
+    preparation: Preparation
+
+    def save(self, path: Path) -> None:
+        """Write weights and settings as safetensors, at once or not at all."""
+        about = {"format": FORMAT, "recipe": self.recipe.as_dict(), "preparation": asdict(self.preparation)}
+        tensors = {name: tensor.contiguous() for name, tensor in self.registration.state_dict().items()}
+        write_whole(path, lambda file: save_file(tensors, file, metadata={"foldless": json.dumps(about)}))
+
+    @classmethod
+    def load(cls, path: Path) -> Model:
+        """A model from its file, or from a run's folder (its best checkpoint); nothing is unpickled.
+
+        Raises:
+            InputError: no such file, or not a model of foldless.
+        """
+        file = _weights_file(path)
+        about, tensors = _read(file)
+        try:
+            recipe = Recipe.from_dict(about["recipe"])
+            preparation = Preparation.from_dict(about["preparation"])
+        except (KeyError, TypeError, InputError) as error:
+            raise InputError(f"{file} describes a model that this version cannot build: {error}") from error
+        registration = build_registration(recipe, preparation.lattice)
+        try:
+            registration.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise InputError(f"{file}: its weights do not fit the network it describes; the file is damaged") from error
+        registration.eval()
+        return cls(registration, recipe, preparation)
+
+
+def build_registration(recipe: Recipe, lattice: tuple[int, ...]) -> Registration:
+    """The registration a recipe describes, with fresh weights drawn from torch's global generator."""
+    result: Registration | None = None
+    for level in recipe.levels:
+        pooled = tuple(-(-n // level) for n in lattice)
+        step: Registration = Predict(_network(recipe, pooled), _as_map(recipe))
+        if level > 1:
+            step = Downsample(step, level)
+        result = step if result is None else TwoStep(result, step)
+    assert result is not None
+    return result
+
+
+def _network(recipe: Recipe, lattice: tuple[int, ...]) -> torch.nn.Module:
+    dim = len(lattice)
+    match recipe.network:
+        case "residual-unet":
+            net: torch.nn.Module = ResidualUNet(dim, (2, *recipe.widths), recipe.widths_up, recipe.normalisation)
+        case "voxelmorph":
+            net = VoxelMorphUNet(dim)
+        case "encoder-decoder":
+            net = EncoderDecoder(dim)
+        case "conv-only":
+            net = ConvOnly(dim)
+        case "mlp":
+            net = MLP(lattice)
+    formats = {2: torch.channels_last, 3: torch.channels_last_3d}
+    return net.to(memory_format=formats[dim]) if dim in formats else net  # type: ignore[call-overload,no-any-return]
+
+
+def _as_map(recipe: Recipe) -> Callable[[Tensor], Map]:
+    return {"displacement": Displacement, "exponential": Exponential}[recipe.as_map]
+
+
+def _weights_file(path: Path) -> Path:
+    if path.is_dir():
+        for name in ("best.safetensors", "last.safetensors"):
+            if (path / name).is_file():
+                return path / name
+        raise InputError(f"{path} holds no best.safetensors: it is no finished run of `foldless train`")
+    if not path.is_file():
+        raise InputError(f"the model {path} does not exist; give a run's folder or a .safetensors file")
+    return path
+
+
+def _read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safe_open(str(file), framework="pt") as content:
+            metadata = content.metadata() or {}
+            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"{file} is not a safetensors file ({error}); other weights are never loaded, since they may run code"
+        ) from error
+    try:
+        about = json.loads(metadata["foldless"])
+        if about["format"] != FORMAT:
+            raise KeyError
+    except (KeyError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{file} was not written by foldless, so nothing says which network its weights are for"
+        ) from error
+    return about, tensors

@@ -1,0 +1,125 @@
+"""Everything that decides what a training does, as one plain value: it is the options, the run record and the model."""
+
+from __future__ import annotations
+
+import types
+import typing
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
+
+from foldless.errors import InputError
+
+Network = Literal["residual-unet", "voxelmorph", "encoder-decoder", "conv-only", "mlp"]
+Normalisation = Literal["batch", "instance", "none"]
+MapFamily = Literal["displacement", "exponential"]
+Similarity = Literal["mse", "ncc", "lncc", "lncc-squared"]
+Regularity = Literal["icon", "gradicon", "diffusion"]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to build a registration, what to make small, and for how long."""
+
+    network: Network = "residual-unet"
+    """The network of every step."""
+    widths: tuple[int, ...] = (16, 32, 64, 256, 512)
+    """Channels after each halving of the residual U-Net, ICON's by default; other networks have their own."""
+    widths_up: tuple[int, ...] = (16, 32, 64, 128, 256)
+    """Channels after each doubling of the residual U-Net, finest first; as many as widths."""
+    normalisation: Normalisation = "batch"
+    """Of the residual U-Net; "instance" does not depend on the batch."""
+    as_map: MapFamily = "displacement"
+    """What the networks predict: displacements, or velocities whose exponential is the map."""
+    levels: tuple[int, ...] = (1,)
+    """One network a number, first to last; each sees images pooled by its number: "2 1" is half, then full."""
+    similarity: Similarity = "mse"
+    """How alike the warped and the fixed image are."""
+    sigma: float = 5.0
+    """Standard deviation of LNCC's Gaussian window, voxels."""
+    window: int = 9
+    """Side of squared LNCC's box window, voxels."""
+    regularity: Regularity = "gradicon"
+    """What makes maps regular."""
+    weight: float = 1.5
+    """How much regularity counts, at the end."""
+    ramp: int = 0
+    """Steps over which the weight grows from a tenth to its value; 0 for constant."""
+    steps: int = 2000
+    """Training steps."""
+    batch: int = 1
+    """Pairs a step; every pair is registered both ways."""
+    rate: float = 5e-4
+    """Adam's rate at the start; it falls to zero along a cosine."""
+    precision: Precision = "auto"
+    """Of the networks; maps are float32 always. auto: bfloat16 where the processor multiplies it natively."""
+    seed: int = 0
+    """Of the weights, the pairs and the points."""
+    validate_every: int = 200
+    """Steps between looks at the held-out pairs."""
+    save_every: int = 200
+    """Steps between checkpoints."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "validate_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name.replace('_', '-')} must be at least 1; got {getattr(self, name)}")
+        if not self.levels or min(self.levels) < 1:
+            raise InputError(f"levels are pooling factors of 1 or more, one a network; got {self.levels}")
+        if not self.widths or min(self.widths) < 1:
+            raise InputError(f"widths are channel counts of 1 or more, one a halving; got {self.widths}")
+        if len(self.widths_up) != len(self.widths):
+            raise InputError(f"widths and widths-up must be equally many; got {self.widths} and {self.widths_up}")
+        if self.rate <= 0 or self.sigma <= 0 or self.weight < 0 or self.ramp < 0:
+            raise InputError("rate and sigma must be above 0, weight and ramp not below")
+        if self.window % 2 == 0:
+            raise InputError(f"window must be odd, so that it has a centre; got {self.window}")
+
+    def changed(self, **options: Any) -> Recipe:
+        """The recipe with every option that is not None."""
+        return replace(self, **{name: value for name, value in options.items() if value is not None})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for a run record."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Recipe:
+        """What `as_dict` returned, checked.
+
+        Raises:
+            InputError: an unknown name, or a value of the wrong kind.
+        """
+        hints = typing.get_type_hints(cls)
+        known = {f.name for f in fields(cls)}
+        if strange := set(values) - known:
+            raise InputError(f"the record's settings hold {sorted(strange)}, which this version does not know")
+        return cls(**{name: _checked(name, value, hints[name]) for name, value in values.items()})
+
+
+def recipe_for(volumes: bool) -> Recipe:
+    """Settings that train well on two cores: real volumes within an hour, synthetic pictures within minutes."""
+    if not volumes:
+        return Recipe(widths=(16, 32, 64, 128), widths_up=(16, 32, 64, 64), batch=32, rate=1e-3, steps=1500)
+    return Recipe(
+        widths=(16, 32, 64, 128, 256),
+        widths_up=(16, 16, 32, 64, 128),
+        normalisation="instance",
+        levels=(2, 1),
+        similarity="lncc",
+        sigma=3.0,
+    )
+
+
+def _checked(name: str, value: Any, hint: Any) -> Any:
+    origin = typing.get_origin(hint)
+    if origin is tuple and isinstance(value, list | tuple) and all(isinstance(v, int) for v in value):
+        return tuple(value)
+    if origin is Literal and value in typing.get_args(hint):
+        return value
+    if isinstance(hint, type) and not isinstance(hint, types.GenericAlias):
+        if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+            return value
+    raise InputError(f"the record's setting {name} cannot be {value!r}")

@@ -1,0 +1,220 @@
+"""One self-contained HTML page about one or several registrations: pictures, numbers and a verdict.
+
+The page opens from disk, needs no network and holds its images itself. Without a script it shows still pictures.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from math import isfinite
+from pathlib import Path
+from typing import Any, SupportsFloat
+
+import numpy as np
+from jaxtyping import Bool, Shaped
+
+from foldless.report.curves import draw_curve
+from foldless.report.pictures import Arrays, embed, overview, views_of, warped_grid_figure
+from foldless.report.verdict import Finding, format_dice, format_number, judge, label_rows, level_of, number_rows, overall
+
+__all__ = ["Finding", "Pair", "judge", "warped_grid_figure", "write_report"]
+
+INTERACTIVE_2D = 24
+"""So many 2-D pairs get the viewer; each costs tens of kilobytes and a screen of scrolling."""
+INTERACTIVE_3D = 4
+"""So many 3-D pairs get the viewer; each costs megabytes."""
+EMBEDDED_BYTES = 48_000_000
+"""No further pair gets the viewer once the embedded arrays are this long; browsers read such a page in a second."""
+PICTURED = 48
+"""So many pairs get a still picture; the numbers of all pairs are in the table."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A registered pair of images and what was measured on it.
+
+    Args:
+        name: shown as the pair's heading.
+        moving: (*moving_lattice), image A as it was; its lattice may differ from the fixed image's.
+        fixed: (*lattice), image B, two or three axes; in 3-D the axes are (z, y, x) unless `orientation` says else.
+        warped: (*lattice), A ∘ phi_AB.
+        displacement_voxels: (dim, *lattice), phi_AB(x) - x at the fixed lattice's nodes, in voxels of the fixed
+            lattice, components in array-axis order.
+        spacing: distance of neighbouring voxels on each array axis of the fixed image, in mm (or any one unit).
+        determinant: (*lattice), det Dphi_AB without unit; by default central differences of the displacement.
+        folded: (*lattice), where the map folds; by default where the determinant is not positive.
+        inverse_error: (*lattice), inverse-consistency error in voxels.
+        moving_labels: (*moving_lattice), integers, 0 is background; so are the next two, on the fixed lattice.
+        fixed_labels: (*lattice).
+        warped_labels: (*lattice).
+        metrics: numbers by name; any may be missing. `dice`, `dice_before`, `dice_per_label`,
+            `dice_per_label_before`, `folds_forward` (a count), `folds_percent` {forward, central, any_of_eight, ten},
+            `ndv_percent`, `inverse_consistency_voxels` {mean, p99, max}, `sdlogj`, `sdlogj_learn2reg`,
+            `similarity_before`, `similarity_after` (lower is better), `seconds`; other numbers are listed as they are.
+        folded_rule: the rule that found `folded`, to be named beside the picture.
+        moving_spacing: spacing of the moving image where its lattice differs; by default the fixed image's.
+        orientation: the letter towards which the index grows on each array axis, e.g. "SPL" for (z, y, x) arrays in
+            LPS order; the letters are then written beside the slices. By default 3-D is shown as "SPL", without letters.
+
+    Raises:
+        ValueError: shapes that do not fit together.
+    """
+
+    name: str
+    moving: Shaped[np.ndarray, ...]
+    fixed: Shaped[np.ndarray, ...]
+    warped: Shaped[np.ndarray, ...]
+    displacement_voxels: Shaped[np.ndarray, ...]
+    spacing: tuple[float, ...]
+    determinant: Shaped[np.ndarray, ...] | None = None
+    folded: Bool[np.ndarray, ...] | None = None
+    inverse_error: Shaped[np.ndarray, ...] | None = None
+    moving_labels: Shaped[np.ndarray, ...] | None = None
+    fixed_labels: Shaped[np.ndarray, ...] | None = None
+    warped_labels: Shaped[np.ndarray, ...] | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    folded_rule: str = ""
+    moving_spacing: tuple[float, ...] | None = None
+    orientation: str = ""
+
+    def __post_init__(self) -> None:
+        lattice, dim = self.fixed.shape, self.fixed.ndim
+        if dim not in (2, 3):
+            raise ValueError(f"pair {self.name!r}: the report draws 2-D and 3-D images; fixed has the shape {lattice}")
+        wanted: dict[str, tuple[int, ...]] = dict.fromkeys(
+            ("warped", "determinant", "folded", "inverse_error", "fixed_labels", "warped_labels"), lattice
+        )
+        wanted |= {"displacement_voxels": (dim, *lattice), "moving_labels": self.moving.shape}
+        for name, shape in wanted.items():
+            value = getattr(self, name)
+            if value is not None and value.shape != shape:
+                raise ValueError(f"pair {self.name!r}: {name} must have the shape {shape}; got {value.shape}")
+        if self.moving.ndim != dim:
+            raise ValueError(f"pair {self.name!r}: fixed is {dim}-D but moving has the shape {self.moving.shape}")
+        for spacing in (self.spacing, self.moving_spacing or self.spacing):
+            if len(spacing) != dim or not all(isfinite(s) and s > 0 for s in spacing):
+                raise ValueError(f"pair {self.name!r}: spacing must be {dim} positive numbers; got {spacing}")
+        views_of(dim, self.orientation)
+
+    @property
+    def dim(self) -> int:
+        return self.fixed.ndim
+
+
+def write_report(
+    path: Path,
+    title: str,
+    pairs: Sequence[Pair],
+    summary: Mapping[str, SupportsFloat | str],
+    history: Mapping[str, Sequence[tuple[int, SupportsFloat]]] | None = None,
+    command: str = "",
+    record: Mapping[str, Any] | None = None,
+    opening_lines: Sequence[str] = (),
+) -> None:
+    """Write the page to `path`, whole or not at all.
+
+    Args:
+        path: the HTML file.
+        title: the page's heading.
+        pairs: what to show; 2-D and 3-D pairs may mix. The first few get the viewer, all get their numbers.
+        summary: numbers by name, shown at the top.
+        history: training curves, (step, value) by name.
+        command: the command that made the result.
+        record: anything that tells how the result came about; shown folded, as JSON.
+        opening_lines: shell lines that open the result in other programs.
+    """
+    shown = [_Shown.of(i, pair) for i, pair in enumerate(pairs)]
+    budget = EMBEDDED_BYTES
+    places = {2: INTERACTIVE_2D, 3: INTERACTIVE_3D}
+    for one in shown[:PICTURED]:
+        arrays = Arrays.of(one.pair)
+        one.picture = overview(arrays)
+        if places[one.pair.dim] > 0 and budget > 0:
+            head, texts = embed(arrays)
+            one.head, one.texts = head, texts
+            places[one.pair.dim] -= 1
+            budget -= sum(map(len, texts.values()))
+    curves = [draw_curve(name, [(int(s), float(v)) for s, v in points]) for name, points in (history or {}).items()]
+    page = _render(
+        title=title,
+        pairs=shown,
+        verdict=overall([one.findings for one in shown]),
+        summary=[(name, format_number(value)) for name, value in summary.items()],
+        curves=[curve for curve in curves if curve is not None],
+        command=command,
+        record=json.dumps(record, indent=2, default=str, ensure_ascii=False) if record else "",
+        opening_lines=list(opening_lines),
+        interactive=sum(one.head is not None for one in shown),
+        pictured=sum(bool(one.picture) for one in shown),
+    )
+    _replace(path, page)
+
+
+@dataclass(eq=False)
+class _Shown:
+    """A pair as the template sees it."""
+
+    number: int
+    pair: Pair
+    findings: list[Finding]
+    picture: str = ""
+    head: dict[str, Any] | None = None
+    texts: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, number: int, pair: Pair) -> _Shown:
+        return cls(number, pair, judge(pair))
+
+    @property
+    def level(self) -> str:
+        return level_of(self.findings)
+
+    @property
+    def rows(self) -> list[tuple[str, str, str]]:
+        return number_rows(self.pair.metrics)
+
+    @property
+    def labels(self) -> list[tuple[str, str, str, float]]:
+        return label_rows(self.pair.metrics)
+
+    def number_of(self, *keys: str) -> str:
+        """A metric by its path, as the table of pairs prints it."""
+        value: Any = self.pair.metrics
+        for key in keys:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return "–" if value is None else format_dice(value) or "–" if keys[0].startswith("dice") else format_number(value)
+
+
+def _render(**what: Any) -> str:
+    import jinja2
+    from markupsafe import Markup
+
+    here = files(__package__)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(here.joinpath("page.html.j2").read_text(encoding="utf-8"))
+    inline = {name: Markup(here.joinpath(name).read_text(encoding="utf-8")) for name in ("style.css", "viewer.js")}
+    return template.render(style=inline["style.css"], viewer=inline["viewer.js"], **what)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write beside `path`, then move into place."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

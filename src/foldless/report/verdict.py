@@ -1,0 +1,234 @@
+"""What the numbers mean: findings with their thresholds stated, and the rows of the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import TYPE_CHECKING, Any, SupportsFloat
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from foldless.report import Pair
+
+FEW_FOLDS = 0.1
+"""Per cent of voxels; published networks without a guard against folds lie between 0.1 and 2."""
+CONSISTENT = 0.5
+"""Voxels; below half a voxel, going there and back ends on average in the voxel it started from."""
+INCONSISTENT = 1.0
+"""Voxels; above one, going there and back ends on average in another voxel."""
+
+RULES = {
+    "forward": "forward differences, determinant < 0",
+    "central": "central differences, determinant < 0",
+    "any_of_eight": "any of eight one-sided determinants ≤ 0",
+    "ten": "any of ten determinants ≤ 0",
+}
+"""The named rules for folds and what they count, laxest first."""
+
+LEVELS = ("good", "care", "bad")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence of the verdict: how good it is ("good", "care", "bad"), what was found, and by which threshold."""
+
+    level: str
+    text: str
+    threshold: str
+
+
+def judge(pair: Pair) -> list[Finding]:
+    """The verdict on a pair, from its metrics; where folds or inverse consistency are missing there, from its maps."""
+    findings = [_finite(pair), _folds(pair), _consistency(pair), _dice(pair.metrics), _similarity(pair.metrics)]
+    return [finding for finding in findings if finding is not None]
+
+
+def level_of(findings: Iterable[Finding]) -> str:
+    """The worst level among the findings; "none" where nothing was judged."""
+    return max((finding.level for finding in findings), key=LEVELS.index, default="none")
+
+
+def overall(verdicts: Sequence[Sequence[Finding]]) -> tuple[str, str]:
+    """The page's verdict, (level, sentence), over the verdicts of its pairs."""
+    levels = [level_of(verdict) for verdict in verdicts]
+    judged = [level for level in levels if level != "none"]
+    if not judged:
+        return "none", "Nothing was judged: there are no numbers"
+    worst = max(judged, key=LEVELS.index)
+    sentence = {"good": "Passed every check", "care": "Passed with reservations", "bad": "Failed a check"}[worst]
+    if len(levels) == 1:
+        return worst, sentence
+    counts = [f"{judged.count(level)} {word}" for level, word in zip(LEVELS, _COUNTED, strict=True) if level in judged]
+    return worst, f"{len(levels)} pairs: " + ", ".join(counts)
+
+
+_COUNTED = ("passed every check", "passed with reservations", "failed a check")
+
+
+def _finite(pair: Pair) -> Finding | None:
+    wrong = int((~np.isfinite(pair.displacement_voxels).all(axis=0)).sum())
+    if not wrong:
+        return None
+    return Finding("bad", f"The displacement is not finite at {wrong} voxels", "every voxel must be finite")
+
+
+def _folds(pair: Pair) -> Finding | None:
+    percent = {rule: _number(value) for rule, value in dict(pair.metrics.get("folds_percent") or {}).items()}
+    known = {rule: value for rule, value in percent.items() if value is not None}
+    if not known:
+        known = _folds_of_maps(pair)
+    if not known:
+        return None
+    threshold = f"good: none; tolerable: up to {FEW_FOLDS} % of voxels"
+    most = max(known.values())
+    if most == 0:
+        count = len(known)
+        rules = "any rule" if count == len(RULES) else f"the rule {next(iter(known))}" if count == 1 else "the rules "
+        return Finding(
+            "good", f"No folds by {rules}" + (", ".join(known) if rules.endswith("rules ") else ""), threshold
+        )
+    rule = next(rule for rule, value in reversed(list(known.items())) if value == most)
+    return Finding(
+        "care" if most <= FEW_FOLDS else "bad", f"Folds: {format_number(most)} % of voxels (rule: {rule})", threshold
+    )
+
+
+def _folds_of_maps(pair: Pair) -> dict[str, float]:
+    if pair.folded is not None:
+        return {pair.folded_rule or "as given": 100.0 * float(pair.folded.mean())}
+    if pair.determinant is not None:
+        return {"determinant ≤ 0": 100.0 * float((pair.determinant <= 0).mean())}
+    return {}
+
+
+def _consistency(pair: Pair) -> Finding | None:
+    numbers = pair.metrics.get("inverse_consistency_voxels") or {}
+    mean = _number(numbers.get("mean"))
+    if mean is None and pair.inverse_error is not None:
+        mean = float(np.mean(pair.inverse_error))
+    if mean is None:
+        return None
+    level = "good" if mean <= CONSISTENT else "care" if mean <= INCONSISTENT else "bad"
+    words = {
+        "good": "Inverse consistency within ½ voxel on average",
+        "care": "Inverse consistency only within one voxel on average",
+        "bad": "Not inverse consistent: more than one voxel on average",
+    }[level]
+    worst = _number(numbers.get("max"))
+    more = "" if worst is None else f", {format_number(worst)} at most"
+    if not isfinite(mean):
+        level, words = "bad", "Inverse consistency is not a number"
+    return Finding(
+        level,
+        f"{words} ({format_number(mean)} voxels{more})",
+        f"good: mean error up to {CONSISTENT} voxels; tolerable: up to {INCONSISTENT:g}",
+    )
+
+
+def _dice(metrics: Mapping[str, Any]) -> Finding | None:
+    before, after = _number(metrics.get("dice_before")), _number(metrics.get("dice"))
+    if before is None or after is None:
+        return None
+    numbers = f"from {format_dice(before)} to {format_dice(after)}"
+    if after > before:
+        return Finding("good", f"Dice rose {numbers}", "good: higher after than before")
+    return Finding("bad", f"Dice did not rise: {numbers}", "good: higher after than before")
+
+
+def _similarity(metrics: Mapping[str, Any]) -> Finding | None:
+    before, after = _number(metrics.get("similarity_before")), _number(metrics.get("similarity_after"))
+    if before is None or after is None:
+        return None
+    numbers = f"from {format_number(before)} to {format_number(after)}"
+    if after < before:
+        return Finding(
+            "good", f"The images became more alike: {numbers}", "good: dissimilarity lower after than before"
+        )
+    return Finding(
+        "bad", f"The images did not become more alike: {numbers}", "good: dissimilarity lower after than before"
+    )
+
+
+def number_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Rows of the table of numbers: (name, before, after), known names first, then whatever else is a number."""
+    percent = dict(metrics.get("folds_percent") or {})
+    error = dict(metrics.get("inverse_consistency_voxels") or {})
+    rows: list[tuple[str, Any, Any, str]] = [
+        ("Dice", format_dice(metrics.get("dice_before")), format_dice(metrics.get("dice")), ""),
+        ("Dissimilarity (lower is better)", metrics.get("similarity_before"), metrics.get("similarity_after"), ""),
+        ("Folds, forward differences: cells", None, metrics.get("folds_forward"), ""),
+    ]
+    rows += [(f"Folds, {RULES.get(rule, rule)}", None, value, " %") for rule, value in percent.items()]
+    rows += [
+        ("Non-diffeomorphic volume (NDV)", None, metrics.get("ndv_percent"), " %"),
+        ("SDlogJ", None, metrics.get("sdlogj"), ""),
+        ("SDlogJ as Learn2Reg computes it", None, metrics.get("sdlogj_learn2reg"), ""),
+        ("Inverse-consistency error, mean", None, error.get("mean"), " voxels"),
+        ("Inverse-consistency error, 99th percentile", None, error.get("p99"), " voxels"),
+        ("Inverse-consistency error, largest", None, error.get("max"), " voxels"),
+        ("Time", None, metrics.get("seconds"), " s"),
+    ]
+    rows += [(name.replace("_", " "), None, value, "") for name, value in metrics.items() if _is_other(name, value)]
+    return [
+        (name, "" if before is None else format_number(before) + unit, format_number(after) + unit)
+        for name, before, after, unit in rows
+        if after is not None
+    ]
+
+
+def label_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str, str, float]]:
+    """Rows of the table of Dice per label: (label, before, after, after as a share of 1 for the bar)."""
+    before = {str(label): value for label, value in dict(metrics.get("dice_per_label_before") or {}).items()}
+    return [
+        (
+            str(label),
+            format_dice(before.get(str(label))) or "",
+            format_dice(value) or "–",
+            min(max(_number(value) or 0.0, 0.0), 1.0),
+        )
+        for label, value in dict(metrics.get("dice_per_label") or {}).items()
+    ]
+
+
+_KNOWN = {
+    *("dice", "dice_before", "dice_per_label", "dice_per_label_before", "folds_forward", "folds_percent"),
+    *("ndv_percent", "inverse_consistency_voxels", "sdlogj", "sdlogj_learn2reg"),
+    *("similarity_before", "similarity_after", "seconds"),
+}
+
+
+def _is_other(name: str, value: object) -> bool:
+    return name not in _KNOWN and isinstance(value, SupportsFloat) and not isinstance(value, str)
+
+
+def _number(value: object) -> float | None:
+    """`value` as a number, None where it is none; nan where it is not finite."""
+    return float(value) if isinstance(value, SupportsFloat) else None
+
+
+def format_dice(value: object) -> str | None:
+    """A Dice coefficient to the thousandth; None where there is none."""
+    number = _number(value)
+    return None if number is None else f"{number:.3f}" if isfinite(number) else format_number(number)
+
+
+def format_number(value: SupportsFloat | str) -> str:
+    """A number for people: four digits that count, no exponent down to a ten-millionth; text as it is."""
+    if isinstance(value, str):
+        return value
+    number = float(value)
+    if not isfinite(number):
+        return "not a number" if number != number else "∞" if number > 0 else "−∞"
+    if number == int(number) and abs(number) < 1e15:
+        text = (
+            f"{int(number):,}".replace(",", "\N{NARROW NO-BREAK SPACE}") if abs(number) >= 10000 else f"{int(number)}"
+        )
+    elif abs(number) >= 1000:
+        text = f"{number:.1f}"
+    elif abs(number) >= 1e-7:
+        text = np.format_float_positional(number, precision=4 if abs(number) >= 0.1 else 3, fractional=False, trim="-")
+    else:
+        text = f"{number:.2e}"
+    return text.replace("-", "−") if "e" not in text else text

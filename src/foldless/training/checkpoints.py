@@ -1,0 +1,45 @@
+"""Checkpoints from which a training goes on with the same bits."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import torch
+
+from foldless.errors import InputError
+from foldless.io import write_whole
+from foldless.training.state import State
+
+FILE = "resume.pt"
+
+
+def save_checkpoint(state: State, folder: Path) -> None:
+    """Write `resume.pt`: parameters, buffers, optimiser, step, best score and the random state; at once or not at all."""
+    content = {
+        "objective": state.objective.state_dict(),
+        "optimiser": state.optimiser.state_dict(),
+        "step": state.step,
+        "best": state.best,
+        "random": torch.get_rng_state(),
+    }
+    write_whole(folder / FILE, lambda file: torch.save(content, file))
+
+
+def load_checkpoint(state: State, folder: Path) -> None:
+    """Bring `state` and torch's generator to where `resume.pt` stands.
+
+    Raises:
+        InputError: there is no checkpoint, or it does not fit.
+    """
+    file = folder / FILE
+    if not file.is_file():
+        raise InputError(f"{folder} holds no {FILE}: there is nothing to resume")
+    try:
+        content = torch.load(file, weights_only=True)
+        state.objective.load_state_dict(content["objective"])
+        state.optimiser.load_state_dict(content["optimiser"])
+        state.step, state.best = content["step"], content["best"]
+        torch.set_rng_state(content["random"])
+    except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(f"{file} is damaged or belongs to another training: {error}") from error

@@ -1,0 +1,83 @@
+"""The numbers of a run as it goes: a CSV that needs no tool, and TensorBoard's events."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from torch.utils.tensorboard import SummaryWriter
+
+from foldless.io import write_whole
+from foldless.objective import Terms
+from foldless.training.validation import Scores
+
+COLUMNS = ("step", *Terms._fields, *(f"val_{name}" for name in Scores._fields))
+
+
+class Log:
+    """Writes `log.csv` (a row per step) and TensorBoard events; rows after `from_step` of an earlier try are dropped."""
+
+    def __init__(self, folder: Path, from_step: int = 0) -> None:
+        self.path = folder / "log.csv"
+        kept = _rows_until(self.path, from_step)
+        write_whole(self.path, lambda file: _write(file, kept))
+        self._file = self.path.open("a", newline="")
+        self._writer = csv.DictWriter(self._file, COLUMNS)
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=from_step + 1)  # type: ignore[no-untyped-call]
+        self._row: dict[str, float] = {}
+
+    def step(self, step: int, terms: Terms) -> None:
+        """A training step's terms."""
+        self._flush()
+        values = {name: float(value) for name, value in terms._asdict().items()}
+        self._row = {"step": step, **values}
+        self._add("train", step, values)
+
+    def scores(self, step: int, scores: Scores) -> None:
+        """The validation's scores at that step."""
+        values = scores._asdict()
+        self._row.update({f"val_{name}": value for name, value in values.items()})
+        self._add("val", step, values)
+        self._flush()
+
+    def _add(self, part: str, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._board.add_scalar(f"{part}/{name}", value, step)  # type: ignore[no-untyped-call]
+
+    def _flush(self) -> None:
+        if self._row:
+            self._writer.writerow(self._row)
+            self._row = {}
+            self._file.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._flush()
+        self._file.close()
+        self._board.close()  # type: ignore[no-untyped-call]
+
+
+def read_log(path: Path) -> list[dict[str, float]]:
+    """The rows of a `log.csv`; what a row does not hold is missing from it."""
+    with path.open(newline="") as file:
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def _rows_until(path: Path, step: int) -> list[dict[str, str]]:
+    if not path.is_file() or step == 0:
+        return []
+    with path.open(newline="") as file:
+        return [row for row in csv.DictReader(file) if row["step"] and int(row["step"]) <= step]
+
+
+def _write(path: Path, rows: list[dict[str, str]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,159 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import cos, isfinite, pi
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from foldless.data.images import ImageSet, RandomPairs, Split, ordered_pairs
+from foldless.data.prepare import Preparation
+from foldless.errors import InputError
+from foldless.model import Model, build_registration
+from foldless.objective import Objective, Terms
+from foldless.recipe import Recipe
+from foldless.regularity import ICON, Diffusion, GradICON, Regularity
+from foldless.similarity import LNCC, MSE, NCC
+from foldless.training.checkpoints import load_checkpoint, save_checkpoint
+from foldless.training.log import Log
+from foldless.training.state import State
+from foldless.training.validation import Scores, validate
+from foldless.weighting import Constant, Ramp, Weight
+
+VALIDATION_PAIRS = 16
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the last good checkpoint is intact."""
+
+
+def train(
+    recipe: Recipe,
+    split: Split,
+    preparation: Preparation,
+    folder: Path,
+    resume: bool = False,
+    on_step: Callable[[int, Terms], None] = lambda step, terms: None,
+    on_scores: Callable[[int, Scores], None] = lambda step, scores: None,
+) -> Model:
+    """Learn from random pairs of `split.train` until the recipe's last step; the model with the best validation.
+
+    `folder` receives `log.csv`, TensorBoard's events, `last.safetensors`, `best.safetensors` and `resume.pt`. With
+    `resume` the training goes on where `resume.pt` stands and ends with the same bits as if it had never stopped.
+
+    Raises:
+        TrainingError: the objective is no longer finite, or the disk is full.
+        InputError: fewer than two images, or nothing to resume.
+    """
+    state = new_state(recipe, preparation, split.train.lattice)
+    pairs = RandomPairs(split.train, recipe.batch)
+    if resume:
+        load_checkpoint(state, folder)
+    model = Model(state.objective.registration, recipe, preparation)
+    with Log(folder, from_step=state.step) as log:
+        while state.step < recipe.steps:
+            terms = training_step(state, recipe, *pairs.draw())
+            log.step(state.step, terms)
+            on_step(state.step, terms)
+            last = state.step == recipe.steps
+            improved = False
+            if last or state.step % recipe.validate_every == 0:
+                scores = validate(state.objective, split.val, _held_out(split.val))
+                log.scores(state.step, scores)
+                on_scores(state.step, scores)
+                if improved := scores.total < state.best:
+                    state.best = scores.total
+            if last or improved or state.step % recipe.save_every == 0:
+                _save(model, state, folder, improved)
+    return Model.load(folder)
+
+
+def training_step(state: State, recipe: Recipe, image_A: Tensor, image_B: Tensor) -> Terms:
+    """One step of Adam on one batch of pairs."""
+    for group in state.optimiser.param_groups:
+        group["lr"] = recipe.rate * (1 + cos(pi * state.step / recipe.steps)) / 2
+    terms: Terms = state.objective(image_A, image_B)
+    if not isfinite(terms.total.item()):
+        raise TrainingError(
+            f"the objective became {terms.total.item()} at step {state.step + 1}; the last good checkpoint is intact: "
+            f"resume from it with a smaller --rate than {recipe.rate:g}"
+        )
+    state.optimiser.zero_grad(set_to_none=True)
+    terms.total.backward()  # type: ignore[no-untyped-call]
+    state.optimiser.step()
+    state.objective.weight.advance()
+    state.step += 1
+    return Terms(*(term.detach() for term in terms))
+
+
+def new_state(recipe: Recipe, preparation: Preparation, lattice: tuple[int, ...]) -> State:
+    """A training at step 0: everything random comes from the recipe's seed."""
+    del preparation
+    torch.manual_seed(recipe.seed)
+    registration = build_registration(recipe, lattice)
+    registration.run_networks_in(network_dtype(recipe))
+    objective = Objective(registration, similarity_of(recipe), regularity_of(recipe), weight_of(recipe))
+    optimiser = torch.optim.Adam(objective.parameters(), recipe.rate)
+    return State(objective, optimiser)
+
+
+def similarity_of(recipe: Recipe) -> MSE | NCC | LNCC:
+    """The similarity a recipe names."""
+    match recipe.similarity:
+        case "mse":
+            return MSE()
+        case "ncc":
+            return NCC()
+        case "lncc":
+            return LNCC(sigma=recipe.sigma)
+        case "lncc-squared":
+            return LNCC(window=recipe.window, squared=True)
+
+
+def regularity_of(recipe: Recipe) -> Regularity:
+    """The regularity a recipe names."""
+    penalties: dict[str, Regularity] = {"icon": ICON(), "gradicon": GradICON(), "diffusion": Diffusion()}
+    return penalties[recipe.regularity]
+
+
+def weight_of(recipe: Recipe) -> Weight:
+    """The weight rule a recipe describes."""
+    if recipe.ramp:
+        return Ramp(recipe.weight / 10, recipe.weight, recipe.ramp)
+    return Constant(recipe.weight)
+
+
+def network_dtype(recipe: Recipe) -> torch.dtype:
+    """float32 or bfloat16, as the recipe says or as the processor gains."""
+    if recipe.precision == "auto":
+        return torch.bfloat16 if multiplies_bfloat16() else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[recipe.precision]
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 natively; elsewhere it would be slower than float32."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def _held_out(images: ImageSet) -> list[tuple[int, int]]:
+    if len(images) < 2:
+        raise InputError(f"validation takes two images; split.json names {len(images)} under val")
+    return ordered_pairs(len(images), VALIDATION_PAIRS)
+
+
+def _save(model: Model, state: State, folder: Path, improved: bool) -> None:
+    try:
+        model.save(folder / "last.safetensors")
+        if improved:
+            model.save(folder / "best.safetensors")
+        save_checkpoint(state, folder)
+    except OSError as error:
+        raise TrainingError(
+            f"the checkpoint of step {state.step} could not be written ({error.strerror or error}); the one before is "
+            "intact: make room and resume"
+        ) from error
