@@ -1,5 +1,9 @@
-"""The error that a user can mend: it becomes one plain sentence and exit code 2 on the command line."""
+"""The errors that become one plain sentence on the command line."""
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used; the message says what was expected, what came and what to do."""
+    """What the user gave cannot be used: what was expected, what came, what to do. Exit code 2, nothing written."""
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the last good checkpoint is intact. Exit code 1."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from foldless import kernels
@@ -94,9 +94,13 @@ def sample_with_jacobian(
     return value.reshape(*value.shape[:2], *at), jacobian.reshape(*jacobian.shape[:3], *at)
 
 
-def resize(values: Values, grid: Grid) -> Float[Tensor, "batch channels *grid"]:
-    """`values` read at the nodes of another lattice on the same unit cube."""
-    return sample(values, grid.points(values)) if tuple(values.shape[2:]) != grid.shape else values
+def sample_labels(labels: Integer[Tensor, "*lattice"], points: Float[Tensor, "one dim *at"]) -> Integer[Tensor, "*at"]:
+    """Labels (*lattice) at points (1, dim, *at) of the unit cube, nearest neighbour; 0 outside."""
+    scale = per_axis([float(n - 1) for n in labels.shape], points)
+    index = (points * scale).round()[0]
+    inside = ((index >= 0) & (index <= scale[0])).all(0)
+    places = tuple(index.clamp_min(0).minimum(scale[0]).long())
+    return torch.where(inside, labels[places], 0)
 
 
 def _broadcast(values: Values, points: Points) -> tuple[Tensor, Tensor]:

@@ -369,7 +369,8 @@ def _solve(matrix: Jacobian, vector: Points) -> Points:
     safe = determinant(matrix).abs() > 0.05
     matrix = torch.where(safe[:, None, None], matrix, eye)
     rows = matrix.movedim((1, 2), (-2, -1))
-    return torch.linalg.solve(rows, vector.movedim(1, -1)).movedim(-1, 1)
+    solution: Tensor = torch.linalg.solve(rows, vector.movedim(1, -1))
+    return solution.movedim(-1, 1)
 
 
 def determinant(matrix: Jacobian) -> Float[Tensor, "#batch *at"]:

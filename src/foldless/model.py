@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from foldless.build import build_registration
 from foldless.data.prepare import Preparation
 from foldless.errors import InputError
-from foldless.io import write_whole
-from foldless.maps import Displacement, Exponential, Map
-from foldless.networks import MLP, ConvOnly, EncoderDecoder, ResidualUNet, VoxelMorphUNet
+from foldless.io.files import write_whole
 from foldless.recipe import Recipe
-from foldless.registration import Downsample, Predict, Registration, TwoStep
+from foldless.registration import Registration
 
 FORMAT = "foldless-model-1"
 
@@ -31,10 +28,16 @@ class Model:
     registration: Registration
     recipe: Recipe
     preparation: Preparation
+    trained_on: tuple[str, ...] = ()
 
     def save(self, path: Path) -> None:
         """Write weights and settings as safetensors, at once or not at all."""
-        about = {"format": FORMAT, "recipe": self.recipe.as_dict(), "preparation": asdict(self.preparation)}
+        about = {
+            "format": FORMAT,
+            "recipe": self.recipe.as_dict(),
+            "preparation": asdict(self.preparation),
+            "trained_on": self.trained_on,
+        }
         tensors = {name: tensor.contiguous() for name, tensor in self.registration.state_dict().items()}
         write_whole(path, lambda file: save_file(tensors, file, metadata={"foldless": json.dumps(about)}))
 
@@ -58,41 +61,7 @@ class Model:
         except RuntimeError as error:
             raise InputError(f"{file}: its weights do not fit the network it describes; the file is damaged") from error
         registration.eval()
-        return cls(registration, recipe, preparation)
-
-
-def build_registration(recipe: Recipe, lattice: tuple[int, ...]) -> Registration:
-    """The registration a recipe describes, with fresh weights drawn from torch's global generator."""
-    result: Registration | None = None
-    for level in recipe.levels:
-        pooled = tuple(-(-n // level) for n in lattice)
-        step: Registration = Predict(_network(recipe, pooled), _as_map(recipe))
-        if level > 1:
-            step = Downsample(step, level)
-        result = step if result is None else TwoStep(result, step)
-    assert result is not None
-    return result
-
-
-def _network(recipe: Recipe, lattice: tuple[int, ...]) -> torch.nn.Module:
-    dim = len(lattice)
-    match recipe.network:
-        case "residual-unet":
-            net: torch.nn.Module = ResidualUNet(dim, (2, *recipe.widths), recipe.widths_up, recipe.normalisation)
-        case "voxelmorph":
-            net = VoxelMorphUNet(dim)
-        case "encoder-decoder":
-            net = EncoderDecoder(dim)
-        case "conv-only":
-            net = ConvOnly(dim)
-        case "mlp":
-            net = MLP(lattice)
-    formats = {2: torch.channels_last, 3: torch.channels_last_3d}
-    return net.to(memory_format=formats[dim]) if dim in formats else net  # type: ignore[call-overload,no-any-return]
-
-
-def _as_map(recipe: Recipe) -> Callable[[Tensor], Map]:
-    return {"displacement": Displacement, "exponential": Exponential}[recipe.as_map]
+        return cls(registration, recipe, preparation, tuple(about.get("trained_on", ())))
 
 
 def _weights_file(path: Path) -> Path:

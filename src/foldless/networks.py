@@ -7,6 +7,7 @@ every registration starts at the identity. Sizes and widths are those of the pap
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from math import prod
 from typing import Literal
 
@@ -39,7 +40,7 @@ class MLP(nn.Module):
         super().__init__()
         self.shape = tuple(shape)
         widths = [channels * prod(shape), *hidden]
-        self.hidden = nn.ModuleList(nn.Linear(i, o) for i, o in zip(widths[:-1], widths[1:], strict=True))
+        self.hidden = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(widths))
         self.last = _zero(nn.Linear(widths[-1], len(self.shape) * prod(shape)))
 
     def forward(self, image_A: Image, image_B: Image) -> Prediction:
@@ -61,12 +62,8 @@ class EncoderDecoder(nn.Module):
         self, dim: int, down: Sequence[int] = (2, 16, 32, 64, 256, 512), up: Sequence[int] = (512, 256, 128, 64, 32, 16)
     ) -> None:
         super().__init__()
-        self.down = nn.ModuleList(
-            _CONVOLUTION[dim](i, o, 3, stride=2, padding=1) for i, o in zip(down[:-1], down[1:], strict=True)
-        )
-        self.up = nn.ModuleList(
-            _TRANSPOSED[dim](i, o, 4, stride=2, padding=1) for i, o in zip(up[:-1], up[1:], strict=True)
-        )
+        self.down = nn.ModuleList(_CONVOLUTION[dim](i, o, 3, stride=2, padding=1) for i, o in pairwise(down))
+        self.up = nn.ModuleList(_TRANSPOSED[dim](i, o, 4, stride=2, padding=1) for i, o in pairwise(up))
         self.last = _zero(_CONVOLUTION[dim](up[-1], dim, 3, padding=1))
 
     def forward(self, image_A: Image, image_B: Image) -> Prediction:
@@ -120,9 +117,7 @@ class ResidualUNet(nn.Module):
             raise ValueError(f"{len(down) - 1} steps down need as many up; got {len(up)}")
         self.dim = dim
         inputs = [coarse + skip for coarse, skip in zip(down[1:], [*up[1:], 0], strict=True)]
-        self.down = nn.ModuleList(
-            _CONVOLUTION[dim](i, o, 3, stride=2, padding=1) for i, o in zip(down[:-1], down[1:], strict=True)
-        )
+        self.down = nn.ModuleList(_CONVOLUTION[dim](i, o, 3, stride=2, padding=1) for i, o in pairwise(down))
         self.up = nn.ModuleList(_TRANSPOSED[dim](i, o, 4, stride=2, padding=1) for i, o in zip(inputs, up, strict=True))
         self.normalise = nn.ModuleList(_normalisation(normalisation, dim, o) for o in up)
         self.last = _zero(_CONVOLUTION[dim](down[0] + up[0], dim, 3, padding=1))
@@ -135,7 +130,8 @@ class ResidualUNet(nn.Module):
             pooled = _AVERAGE_POOL[self.dim](x, 2, ceil_mode=True)
             x = _add_matching(layer(F.leaky_relu(x)), pooled)
         for layer, normalise, skip in zip(reversed(self.up), reversed(self.normalise), reversed(skips), strict=True):
-            x = normalise(layer(F.leaky_relu(x)) + self._doubled(x, layer.out_channels))
+            y = layer(F.leaky_relu(x))
+            x = normalise(y + self._doubled(x, y.shape[1]))
             x = torch.cat([_crop(x, skip.shape[2:]), skip], dim=1)
         return _in_float32(self.last, x) / 10
 
@@ -172,9 +168,7 @@ class VoxelMorphUNet(nn.Module):
         convolution = _CONVOLUTION[dim]
         self.depth = len(encoder)
         widths = [channels, *encoder]
-        self.encoder = nn.ModuleList(
-            convolution(i, o, 3, stride=2, padding=1) for i, o in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.encoder = nn.ModuleList(convolution(i, o, 3, stride=2, padding=1) for i, o in pairwise(widths))
         skips = [0, *list(encoder[:-1])[::-1]]
         inputs = [encoder[-1], *decoder[:-1]]
         self.decoder = nn.ModuleList(
@@ -218,8 +212,7 @@ def _zero(layer: nn.Module) -> nn.Module:
 def _in_float32(layer: nn.Module, x: Tensor) -> Tensor:
     """Coordinates never pass through bfloat16: its 8 bits are 1/256 of a displacement."""
     with torch.autocast(x.device.type, enabled=False):
-        result = layer(x.to(next(layer.parameters()).dtype))
-    return result  # type: ignore[no-any-return]
+        return layer(x.to(next(layer.parameters()).dtype))  # type: ignore[no-any-return]
 
 
 def _normalisation(name: Normalisation, dim: int, channels: int) -> nn.Module:
@@ -250,7 +243,9 @@ def _add_matching(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _crop(x: Tensor, size: Sequence[int]) -> Tensor:
-    return x[(..., *[slice(0, n) for n in size])]
+    for axis, n in enumerate(size, start=2):
+        x = x.narrow(axis, 0, n)
+    return x
 
 
 def _pad_to_multiple(x: Tensor, multiple: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from foldless.grid import Grid, sample
 from foldless.registration import Registration
 from foldless.regularity import Regularity
-from foldless.similarity import LNCC, MSE, NCC
+from foldless.similarity import Similarity
 from foldless.weighting import Weight
 
 Image = Float[Tensor, "batch channels *lattice"]
@@ -34,7 +34,7 @@ class Objective(nn.Module):
     """
 
     def __init__(
-        self, registration: Registration, similarity: MSE | NCC | LNCC, regularity: Regularity, weight: Weight
+        self, registration: Registration, similarity: Similarity, regularity: Regularity, weight: Weight
     ) -> None:
         super().__init__()
         self.registration = registration

@@ -1,10 +1,9 @@
-"""Everything that decides what a training does, as one plain value: it is the options, the run record and the model."""
+"""Everything that decides what a training does, as plain values: options, run record and model file share them."""
 
 from __future__ import annotations
 
-import types
 import typing
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from foldless.errors import InputError
@@ -75,10 +74,6 @@ class Recipe:
         if self.window % 2 == 0:
             raise InputError(f"window must be odd, so that it has a centre; got {self.window}")
 
-    def changed(self, **options: Any) -> Recipe:
-        """The recipe with every option that is not None."""
-        return replace(self, **{name: value for name, value in options.items() if value is not None})
-
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for a run record."""
         return asdict(self)
@@ -97,6 +92,40 @@ class Recipe:
         return cls(**{name: _checked(name, value, hints[name]) for name, value in values.items()})
 
 
+@dataclass(frozen=True)
+class Source:
+    """Which images, and how they are laid on one lattice."""
+
+    data: str = ""
+    """`shapes`, `mnist:FOLDER`, or a folder with images/, optional labels/ and optional split.json."""
+    placement: Literal["centre", "world"] = "centre"
+    """Folders: lay images centre on centre, or where their headers say (for cohorts aligned in scanner space)."""
+    percentiles: tuple[float, float] = (1.0, 99.0)
+    """Folders: intensities that become 0 and 1, in percent."""
+    size: int = 28
+    """Shapes: pixels a side."""
+    digit: int = 5
+    """MNIST: which digit."""
+
+    def __post_init__(self) -> None:
+        low, high = self.percentiles
+        if not 0 <= low < high <= 100:
+            raise InputError(f"percentiles are two growing numbers from 0 to 100; got {low:g} and {high:g}")
+        if self.size < 8:
+            raise InputError(f"shapes need 8 pixels a side or more; got {self.size}")
+
+    @property
+    def is_folder(self) -> bool:
+        return self.data != "shapes" and not self.data.startswith("mnist:")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Source:
+        """What `asdict` returned, checked."""
+        hints = typing.get_type_hints(cls)
+        known = {name: value for name, value in values.items() if name in hints}
+        return cls(**{name: _checked(name, value, hints[name]) for name, value in known.items()})
+
+
 def recipe_for(volumes: bool) -> Recipe:
     """Settings that train well on two cores: real volumes within an hour, synthetic pictures within minutes."""
     if not volumes:
@@ -113,13 +142,14 @@ def recipe_for(volumes: bool) -> Recipe:
 
 def _checked(name: str, value: Any, hint: Any) -> Any:
     origin = typing.get_origin(hint)
-    if origin is tuple and isinstance(value, list | tuple) and all(isinstance(v, int) for v in value):
+    if origin is tuple and isinstance(value, list | tuple) and all(isinstance(v, int | float) for v in value):
         return tuple(value)
+    if hint is str and isinstance(value, str):
+        return value
     if origin is Literal and value in typing.get_args(hint):
         return value
-    if isinstance(hint, type) and not isinstance(hint, types.GenericAlias):
-        if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-        if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
-            return value
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if hint is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
     raise InputError(f"the record's setting {name} cannot be {value!r}")

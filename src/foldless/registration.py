@@ -55,8 +55,9 @@ class TwoStep(Registration):
         self.second = second
 
     def forward(self, image_A: Image, image_B: Image) -> Map:
-        first = self.first(image_A, image_B)
-        return first @ self.second(warp(image_A, first, Grid.of(image_B)), image_B)
+        first: Map = self.first(image_A, image_B)
+        phi: Map = first @ self.second(warp(image_A, first, Grid.of(image_B)), image_B)
+        return phi
 
 
 class Downsample(Registration):
@@ -72,7 +73,8 @@ class Downsample(Registration):
         self.factor = factor
 
     def forward(self, image_A: Image, image_B: Image) -> Map:
-        return self.inner(average_pool(image_A, self.factor), average_pool(image_B, self.factor))  # type: ignore[no-any-return]
+        phi: Map = self.inner(average_pool(image_A, self.factor), average_pool(image_B, self.factor))
+        return phi
 
 
 def warp(image: Image, phi: Map, grid: Grid | None = None) -> Image:
@@ -83,7 +85,7 @@ def warp(image: Image, phi: Map, grid: Grid | None = None) -> Image:
 def average_pool(image: Image, factor: int) -> Image:
     """Means of `factor`-wide blocks on every axis; incomplete blocks at the end average what they hold."""
     pool = {1: nn.functional.avg_pool1d, 2: nn.functional.avg_pool2d, 3: nn.functional.avg_pool3d}[image.ndim - 2]
-    return pool(image, factor, ceil_mode=True)  # type: ignore[operator, no-any-return]
+    return pool(image, factor, ceil_mode=True)
 
 
 def _channels_last(image: Image) -> Image:

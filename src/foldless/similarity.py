@@ -6,8 +6,9 @@ mean over voxels, so that it means the same on every lattice.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
@@ -16,6 +17,12 @@ from torch import Tensor
 Image = Float[Tensor, "batch channels *lattice"]
 Mask = Float[Tensor, "#batch 1 *lattice"]
 Score = Float[Tensor, ""]
+
+
+class Similarity(Protocol):
+    """How unlike two images are."""
+
+    def __call__(self, warped: Image, target: Image, mask: Mask | None = None) -> Score: ...
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ class NCC:
 
         a, b = warped - average(warped), target - average(target)
         correlation = average(a * b) / ((average(a * a) + self.epsilon) * (average(b * b) + self.epsilon)).sqrt()
-        return 1 - correlation.mean()
+        return (1 - correlation).mean()
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,7 @@ class LNCC:
             correlation = covariance * ((variance_a + self.epsilon) * (variance_b + self.epsilon)).rsqrt()
         return 1 - _mean(correlation, mask)
 
-    def _local(self, a: Image, b: Image, weight: Tensor | None = None) -> tuple[Tensor, ...]:
+    def _local(self, a: Image, b: Image, weight: Tensor | None = None) -> Sequence[Tensor]:
         maps = torch.cat([a, b, a * a, b * b, a * b], dim=1)
         if weight is not None:
             maps = maps * weight.repeat(1, 5, *[1] * (a.ndim - 2))
@@ -97,7 +104,7 @@ class LNCC:
     def _average(self, maps: Tensor) -> Tensor:
         if self.sigma is not None:
             return gaussian_average(maps, self.sigma)
-        return box_sum(maps, self.window) / self.window ** (maps.ndim - 2)
+        return box_sum(maps, self.window) / float(self.window ** (maps.ndim - 2))
 
 
 def box_sum(image: Image, window: int) -> Image:

@@ -31,9 +31,7 @@ def case_names(folder: Path) -> dict[str, Path]:
         raise InputError(f"the data folder {folder} does not exist")
     images = folder / "images"
     if not images.is_dir():
-        raise InputError(
-            f"{folder} has no folder images/; put the volumes there, and labels of the same names in labels/"
-        )
+        raise InputError(f"{folder} has no folder images/; put the volumes there, labels of the same names in labels/")
     files = {_stem(path): path for path in images.iterdir() if path.name.endswith(SUFFIXES) and path.is_file()}
     if not files:
         raise InputError(f"{images} holds no image ({', '.join(SUFFIXES)})")
@@ -83,11 +81,11 @@ def world_preparation(geometries: Iterable[Geometry], percentiles: tuple[float, 
     """A lattice in scanner space that holds every training image, for cohorts whose headers agree."""
     known = list(geometries)
     fitting = fitting_preparation(known, percentiles)
-    corners = np.array([_corners(g) for g in known])
+    corners = np.array([g.corners for g in known])
     low, high = corners.min((0, 1)), corners.max((0, 1))
     lattice = tuple(
-        -(-(int(np.ceil((h - l) / s - 1e-6)) + 1) // MULTIPLE) * MULTIPLE
-        for l, h, s in zip(low[::-1], high[::-1], fitting.spacing, strict=True)
+        -(-(int(np.ceil(length / s - 1e-6)) + 1) // MULTIPLE) * MULTIPLE
+        for length, s in zip((high - low)[::-1], fitting.spacing, strict=True)
     )
     middle = (low + high) / 2
     half = np.array([(n - 1) * s / 2 for n, s in zip(lattice, fitting.spacing, strict=True)])[::-1]
@@ -164,11 +162,6 @@ def _read_split(file: Path, names: set[str]) -> dict[str, list[str]]:
     if len(split["train"]) < 2:
         raise InputError(f"{file} names {len(split['train'])} cases under train; registration learns from pairs")
     return {**split, "val": split["val"] or split["train"], "test": split["test"] or split["val"] or split["train"]}
-
-
-def _corners(geometry: Geometry) -> list[list[float]]:
-    ends = np.array(np.meshgrid(*[(0, n - 1) for n in geometry.size], indexing="ij")).reshape(geometry.dim, -1).T
-    return geometry.index_to_physical(ends.astype(np.float64)).tolist()  # type: ignore[no-any-return]
 
 
 def _stem(path: Path) -> str:

@@ -82,7 +82,7 @@ class RandomPairs:
 
 
 def ordered_pairs(count: int, wanted: int, seed: int = 0) -> list[tuple[int, int]]:
-    """`wanted` different ordered pairs (moving, fixed) out of `count` cases, drawn by `seed`; all if there are fewer."""
+    """`wanted` different ordered pairs (moving, fixed) of `count` cases, drawn by `seed`; all if there are fewer."""
     generator = torch.Generator().manual_seed(seed)
     everything = count * (count - 1)
     chosen = torch.randperm(everything, generator=generator)[:wanted].tolist()

@@ -37,7 +37,7 @@ def _part(folder: Path, part: str, digit: int) -> ImageSet:
 
 
 def _read_idx(folder: Path, name: str, dim: int) -> Tensor:
-    """An idx file of unsigned bytes: two zeros, 8, the number of dimensions, the sizes as big-endian 32-bit integers."""
+    """An idx file of unsigned bytes: 0, 0, 8, the number of dimensions, the sizes as big-endian 32-bit integers."""
     for path in (folder / f"{name}.gz", folder / name):
         if path.is_file():
             break

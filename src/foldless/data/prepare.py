@@ -26,7 +26,8 @@ class Preparation:
         placement: "centre" lays the lattice on each image's own centre, node on voxel; "world" is one lattice in
             scanner space, read through the headers.
         origin: of the world lattice, LPS mm in x, y, z.
-        percentiles: intensities that become 0 and 1; beyond, clamped.
+        percentiles: intensities that become the two ends of `intensities`; beyond, clamped.
+        intensities: what the network was trained to see.
     """
 
     lattice: tuple[int, ...]
@@ -34,11 +35,12 @@ class Preparation:
     placement: Placement = "centre"
     origin: tuple[float, ...] | None = None
     percentiles: tuple[float, float] = (1.0, 99.0)
+    intensities: tuple[float, float] = (0.0, 1.0)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preparation:
         """From plain values, such as a model file holds."""
-        known = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        known: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
         return cls(**known)
 
     @property
@@ -56,7 +58,9 @@ class Preparation:
         """The network's view of a volume: intensities (*lattice), and where that lattice lies."""
         volume = reoriented(volume)
         geometry = self.geometry(volume.geometry)
-        return normalised(resampled(volume, geometry, order=1).array, volume.array, self.percentiles), geometry
+        low, high = self.intensities
+        scaled = normalised(resampled(volume, geometry, order=1).array, volume.array, self.percentiles)
+        return np.float32(low) + np.float32(high - low) * scaled, geometry
 
     def labels(self, volume: Volume) -> NDArray[np.int32]:
         """A label map on the same lattice, nearest neighbour."""

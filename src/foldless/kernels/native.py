@@ -15,6 +15,11 @@ from torch import Tensor
 from foldless.kernels import plain
 
 LIBRARY = Path(__file__).with_name("libfoldless.so")
+SCHEMA = "(Tensor values, Tensor points, bool with_jacobian) -> (Tensor, Tensor)"
+BACKWARD_SCHEMA = (
+    "(Tensor values, Tensor points, Tensor? g_value, Tensor? g_jacobian, bool for_values, bool for_points)"
+    " -> (Tensor, Tensor)"
+)
 _TYPES = {torch.float32: "f32", torch.float64: "f64"}
 
 
@@ -45,7 +50,7 @@ def sample(values: Tensor, points: Tensor, with_jacobian: bool) -> tuple[Tensor,
     return value, jacobian if with_jacobian else None
 
 
-@torch.library.custom_op("foldless::sample", mutates_args=())
+@torch.library.custom_op("foldless::sample", mutates_args=(), schema=SCHEMA)
 def _sample(values: Tensor, points: Tensor, with_jacobian: bool) -> tuple[Tensor, Tensor]:
     values, points = _dense(values), _dense(points)
     (batch, dim, count), channels = points.shape, values.shape[1]
@@ -62,7 +67,7 @@ def _(values: Tensor, points: Tensor, with_jacobian: bool) -> tuple[Tensor, Tens
     return points.new_empty(batch, channels, count), jacobian
 
 
-@torch.library.custom_op("foldless::sample_backward", mutates_args=())
+@torch.library.custom_op("foldless::sample_backward", mutates_args=(), schema=BACKWARD_SCHEMA)
 def _sample_backward(
     values: Tensor,
     points: Tensor,

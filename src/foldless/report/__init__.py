@@ -18,9 +18,19 @@ from typing import Any, SupportsFloat
 import numpy as np
 from jaxtyping import Bool, Shaped
 
+from foldless.report.arrays import CONSTANTS, Arrays, embed, views_of
 from foldless.report.curves import draw_curve
-from foldless.report.pictures import Arrays, embed, overview, views_of, warped_grid_figure
-from foldless.report.verdict import Finding, format_dice, format_number, judge, label_rows, level_of, number_rows, overall
+from foldless.report.pictures import overview, warped_grid_figure
+from foldless.report.verdict import (
+    Finding,
+    format_number,
+    judge,
+    label_rows,
+    level_of,
+    number_rows,
+    overall,
+    pairs_table,
+)
 
 __all__ = ["Finding", "Pair", "judge", "warped_grid_figure", "write_report"]
 
@@ -59,7 +69,7 @@ class Pair:
         folded_rule: the rule that found `folded`, to be named beside the picture.
         moving_spacing: spacing of the moving image where its lattice differs; by default the fixed image's.
         orientation: the letter towards which the index grows on each array axis, e.g. "SPL" for (z, y, x) arrays in
-            LPS order; the letters are then written beside the slices. By default 3-D is shown as "SPL", without letters.
+            LPS order; the letters are then written beside the slices. By default as "SPL", without letters.
 
     Raises:
         ValueError: shapes that do not fit together.
@@ -140,8 +150,13 @@ def write_report(
             places[one.pair.dim] -= 1
             budget -= sum(map(len, texts.values()))
     curves = [draw_curve(name, [(int(s), float(v)) for s, v in points]) for name, points in (history or {}).items()]
+    columns, table = pairs_table([pair.metrics for pair in pairs])
     page = _render(
         title=title,
+        columns=columns,
+        table=table,
+        constants=CONSTANTS,
+        volumes=any(pair.dim == 3 for pair in pairs),
         pairs=shown,
         verdict=overall([one.findings for one in shown]),
         summary=[(name, format_number(value)) for name, value in summary.items()],
@@ -181,13 +196,6 @@ class _Shown:
     @property
     def labels(self) -> list[tuple[str, str, str, float]]:
         return label_rows(self.pair.metrics)
-
-    def number_of(self, *keys: str) -> str:
-        """A metric by its path, as the table of pairs prints it."""
-        value: Any = self.pair.metrics
-        for key in keys:
-            value = value.get(key) if isinstance(value, Mapping) else None
-        return "–" if value is None else format_dice(value) or "–" if keys[0].startswith("dice") else format_number(value)
 
 
 def _render(**what: Any) -> str:

@@ -56,13 +56,20 @@ def draw_curve(name: str, points: Sequence[tuple[int, float]]) -> Curve | None:
     return Curve(
         name,
         "".join(pieces),
-        format_number(float(f"{low:.2g}")),
-        format_number(float(f"{high:.2g}")),
+        _short(low),
+        _short(high),
         format_number(start),
         format_number(stop),
-        format_number(float(f"{finite[-1]:.3g}")),
+        _short(finite[-1]),
         logarithmic,
     )
+
+
+def _short(value: float) -> str:
+    """Three digits, in a space for seven characters."""
+    if value != 0 and not 1e-3 <= abs(value) < 1e6:
+        return f"{value:.1e}".replace("-", "−")
+    return format_number(float(f"{value:.3g}"))
 
 
 def _thinned(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:

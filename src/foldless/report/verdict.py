@@ -60,11 +60,16 @@ def overall(verdicts: Sequence[Sequence[Finding]]) -> tuple[str, str]:
     sentence = {"good": "Passed every check", "care": "Passed with reservations", "bad": "Failed a check"}[worst]
     if len(levels) == 1:
         return worst, sentence
-    counts = [f"{judged.count(level)} {word}" for level, word in zip(LEVELS, _COUNTED, strict=True) if level in judged]
+    counts = [f"{levels.count(level)} {word}" for level, word in _COUNTED.items() if level in levels]
     return worst, f"{len(levels)} pairs: " + ", ".join(counts)
 
 
-_COUNTED = ("passed every check", "passed with reservations", "failed a check")
+_COUNTED = {
+    "good": "passed every check",
+    "care": "passed with reservations",
+    "bad": "failed a check",
+    "none": "not judged",
+}
 
 
 def _finite(pair: Pair) -> Finding | None:
@@ -176,6 +181,37 @@ def number_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         for name, before, after, unit in rows
         if after is not None
     ]
+
+
+def pairs_table(metrics: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of the table of pairs, the mean over the pairs that have the number as the last row."""
+    columns = {
+        "Dice before": ("dice_before",),
+        "Dice": ("dice",),
+        **{f"Folds ({rule.replace('_', ' ')}), %": ("folds_percent", rule) for rule in RULES},
+        "NDV, %": ("ndv_percent",),
+        "SDlogJ": ("sdlogj",),
+        "Inverse error, mean": ("inverse_consistency_voxels", "mean"),
+        "p99": ("inverse_consistency_voxels", "p99"),
+        "Seconds": ("seconds",),
+    }
+    headings, cells = [], []
+    for heading, keys in columns.items():
+        numbers = [_at(one, keys) for one in metrics]
+        known = [number for number in numbers if number is not None]
+        if not known:
+            continue
+        text = format_dice if keys[0].startswith("dice") else format_number
+        headings.append(heading)
+        cells.append(["–" if n is None else str(text(n)) for n in (*numbers, sum(known) / len(known))])
+    return headings, [list(row) for row in zip(*cells, strict=True)] or [[] for _ in range(len(metrics) + 1)]
+
+
+def _at(metrics: Mapping[str, Any], keys: Sequence[str]) -> float | None:
+    value: Any = metrics
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return _number(value)
 
 
 def label_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str, str, float]]:

@@ -1,10 +1,8 @@
 (() => {
 "use strict";
 
-const DIVERGING = ["#143a78", "#2f6db5", "#82b1dd", "#f3f1ec", "#e0bd6a", "#b98413", "#6b4700"];
-const SEQUENTIAL = ["#0b0a1f", "#2b1e5e", "#5b2c83", "#8d4089", "#bf5a80", "#e6826f", "#f7b56b", "#fbe98c"];
-const FOLD = "#ff2323", GRID = "#ffd34d", FIXED_LABELS = "#3fd0ff", OTHER_LABELS = "#ff9d2e";
-const FOLDED_CODE = 255;
+const { DIVERGING, SEQUENTIAL, FOLD, GRID, FIXED_LABELS, OTHER_LABELS, FOLDED_CODE, DELTA_ZERO } =
+  JSON.parse(document.getElementById("constants").textContent);
 
 // ---- data ----------------------------------------------------------------------------------------------------------
 
@@ -14,11 +12,15 @@ async function decode(text, spec) {
   const raw = new Uint8Array(await new Response(stream).arrayBuffer());
   let codes = raw;
   if (spec.dtype !== "uint8") {
-    const n = raw.length / 2;
+    const n = raw.length / 2, zero = spec.delta ? DELTA_ZERO : 0;
     codes = new (spec.dtype === "int16" ? Int16Array : Uint16Array)(n);
-    for (let i = 0; i < n; i++) codes[i] = raw[i] | raw[n + i] << 8;
+    for (let i = 0; i < n; i++) codes[i] = (raw[i] | raw[n + i] << 8) - zero;
   }
-  if (spec.delta) for (let i = 1; i < codes.length; i++) codes[i] += codes[i - 1];
+  if (spec.delta) {  // typed arrays wrap around, as the differences did
+    const [rows, columns] = spec.shape.slice(-2), size = rows * columns;
+    for (let i = 0; i < codes.length; i++) if (i % size >= columns) codes[i] += codes[i - columns];
+    for (let i = 0; i < codes.length; i++) if (i % columns) codes[i] += codes[i - 1];
+  }
   return { ...spec, codes };
 }
 
@@ -225,6 +227,7 @@ async function view(host) {
 
   const grid = (context, box, slice, view) => {
     grey(data.warped, .72)(context, box, slice);
+    folds(context, box, slice);
     const size = stride[0] * head.shape[0], u = data.displacement;
     stroke(context, GRID, 1.15 * (window.devicePixelRatio || 1), () => {
       for (const [axis, along] of [[view.row, 0], [view.column, 1]]) {
@@ -238,7 +241,6 @@ async function view(host) {
         levelSets(context, box, slice.rows, slice.columns, (i, j) => values[i * slice.columns + j], every);
       }
     });
-    folds(context, box, slice);
   };
 
   const compare = (context, box, slice, view) => {
@@ -290,12 +292,12 @@ async function view(host) {
         fade: [dim(`${Math.round(100 - 100 * state.opacity)} % fixed, ${Math.round(100 * state.opacity)} % ${state.other}`)],
       })[state.compare] },
     { title: "Warped grid", draw: grid, legend: () => [
-      line(key(GRID, `every ${short(state.every)} voxels`), key(FOLD, "fold", true)),
+      line(key(GRID, `every ${short(state.every)} voxels`), ...(folded.length ? [key(FOLD, "fold", true)] : [])),
       dim(`displacement ${state.at.map((_, axis) => data.displacement.step * data.displacement.codes[axis * stride[0] * head.shape[0] + here()]).map(x => short(x, 2)).join(", ")} voxels`)] },
     { title: "log Jacobian", draw: (context, box, slice) => { coloured(data.log_jacobian, LOG_COLOURS)(context, box, slice); folds(context, box, slice); },
       legend: () => [
         scale(DIVERGING, [`−${short(head.log_limit)}`, "0", `+${short(head.log_limit)}`]),
-        line(foldKey()),
+        folded.length ? line(foldKey()) : dim(head.folded_rule ? `no fold (${head.folded_rule})` : "no fold"),
         dim(`here ${logAt()}`)] },
   ];
   if (data.inverse_error) panels.push({
@@ -426,7 +428,8 @@ async function view(host) {
     for (const { panel, stage, canvas, legend, card } of cards) {
       const plan = arrange(panel);
       canvas.style.aspectRatio = `${plan.w} / ${plan.h}`;
-      if (plan.corner) {
+      const pixels = canvas.clientWidth / plan.w;
+      if (plan.corner && (plan.w - plan.corner.x) * pixels > 140 && (plan.h - plan.corner.y) * pixels > 120) {
         stage.append(legend);
         legend.classList.add("inset");
         legend.style.cssText = `left:${100 * plan.corner.x / plan.w}%;top:${100 * plan.corner.y / plan.h}%;right:0;bottom:0`;
@@ -440,7 +443,18 @@ async function view(host) {
 
   function drawAll() {
     redraw.asked = false;
-    cards.forEach(drawCard);
+    for (const card of cards) card.stale = true;
+    drawVisible();
+  }
+
+  function drawVisible() {
+    for (const card of cards) {
+      const edge = card.card.getBoundingClientRect();
+      const away = edge.bottom < -200 || edge.top > window.innerHeight + 200;
+      if (!card.stale || away && card.boxes.length) continue;
+      card.stale = false;
+      drawCard(card);
+    }
   }
 
   function drawCard(card) {
@@ -496,18 +510,21 @@ async function view(host) {
   const table = element("div", { className: "cards" }, ...cards.map(c => c.card));
   host.classList.toggle("flat", dims === 2);
   table.style.setProperty("--columns", dims === 2 && cards.length % 4 !== 1 && cards.length % 4 !== 2 ? 4 : 3);
-  layout();
   comparing("checkerboard");
   host.replaceChildren(controls, table);
-  new ResizeObserver(redraw).observe(table);
+  layout();
   drawAll();
+  new ResizeObserver(() => { layout(); redraw(); }).observe(table);
+  window.addEventListener("scroll", drawVisible, { passive: true });
+  window.addEventListener("resize", drawVisible);
+  window.addEventListener("beforeprint", () => cards.forEach(drawCard));
 }
 
 if (!("DecompressionStream" in window)) return;  // the still pictures stay
 const watch = new IntersectionObserver(entries => {
   for (const entry of entries) if (entry.isIntersecting) {
     watch.unobserve(entry.target);
-    view(entry.target).catch(error => console.error(error));
+    view(entry.target).catch(error => entry.target.append(`The viewer could not start: ${error.message}`));
   }
 }, { rootMargin: "1200px" });
 document.querySelectorAll(".viewer[data-pair]").forEach(host => watch.observe(host));

@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 
 from foldless.errors import InputError
-from foldless.io import write_whole
+from foldless.io.files import write_whole
 from foldless.training.state import State
 
 FILE = "resume.pt"
 
 
 def save_checkpoint(state: State, folder: Path) -> None:
-    """Write `resume.pt`: parameters, buffers, optimiser, step, best score and the random state; at once or not at all."""
+    """Write `resume.pt`: parameters, buffers, optimiser, step, best score, random state; all or nothing."""
     content = {
         "objective": state.objective.state_dict(),
         "optimiser": state.optimiser.state_dict(),

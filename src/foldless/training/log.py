@@ -9,7 +9,7 @@ from typing import Self
 
 from torch.utils.tensorboard import SummaryWriter
 
-from foldless.io import write_whole
+from foldless.io.files import write_whole
 from foldless.objective import Terms
 from foldless.training.validation import Scores
 
@@ -17,7 +17,7 @@ COLUMNS = ("step", *Terms._fields, *(f"val_{name}" for name in Scores._fields))
 
 
 class Log:
-    """Writes `log.csv` (a row per step) and TensorBoard events; rows after `from_step` of an earlier try are dropped."""
+    """`log.csv`, a row per step, and TensorBoard events; rows after `from_step` of an earlier try are dropped."""
 
     def __init__(self, folder: Path, from_step: int = 0) -> None:
         self.path = folder / "log.csv"
@@ -25,7 +25,7 @@ class Log:
         write_whole(self.path, lambda file: _write(file, kept))
         self._file = self.path.open("a", newline="")
         self._writer = csv.DictWriter(self._file, COLUMNS)
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=from_step + 1)  # type: ignore[no-untyped-call]
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=from_step + 1)
         self._row: dict[str, float] = {}
 
     def step(self, step: int, terms: Terms) -> None:
@@ -44,7 +44,7 @@ class Log:
 
     def _add(self, part: str, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
-            self._board.add_scalar(f"{part}/{name}", value, step)  # type: ignore[no-untyped-call]
+            self._board.add_scalar(f"{part}/{name}", value, step)
 
     def _flush(self) -> None:
         if self._row:
@@ -60,7 +60,7 @@ class Log:
     ) -> None:
         self._flush()
         self._file.close()
-        self._board.close()  # type: ignore[no-untyped-call]
+        self._board.close()
 
 
 def read_log(path: Path) -> list[dict[str, float]]:

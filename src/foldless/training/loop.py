@@ -7,27 +7,22 @@ from math import cos, isfinite, pi
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
+from foldless.build import build_objective
 from foldless.data.images import ImageSet, RandomPairs, Split, ordered_pairs
 from foldless.data.prepare import Preparation
-from foldless.errors import InputError
-from foldless.model import Model, build_registration
-from foldless.objective import Objective, Terms
+from foldless.errors import InputError, TrainingError
+from foldless.model import Model
+from foldless.objective import Terms
 from foldless.recipe import Recipe
-from foldless.regularity import ICON, Diffusion, GradICON, Regularity
-from foldless.similarity import LNCC, MSE, NCC
 from foldless.training.checkpoints import load_checkpoint, save_checkpoint
 from foldless.training.log import Log
 from foldless.training.state import State
 from foldless.training.validation import Scores, validate
-from foldless.weighting import Constant, Ramp, Weight
 
 VALIDATION_PAIRS = 16
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the last good checkpoint is intact."""
 
 
 def train(
@@ -48,11 +43,11 @@ def train(
         TrainingError: the objective is no longer finite, or the disk is full.
         InputError: fewer than two images, or nothing to resume.
     """
-    state = new_state(recipe, preparation, split.train.lattice)
+    state = new_state(recipe, split.train.lattice)
     pairs = RandomPairs(split.train, recipe.batch)
     if resume:
         load_checkpoint(state, folder)
-    model = Model(state.objective.registration, recipe, preparation)
+    model = Model(state.objective.registration, recipe, preparation, split.train.names)
     with Log(folder, from_step=state.step) as log:
         while state.step < recipe.steps:
             terms = training_step(state, recipe, *pairs.draw())
@@ -89,55 +84,11 @@ def training_step(state: State, recipe: Recipe, image_A: Tensor, image_B: Tensor
     return Terms(*(term.detach() for term in terms))
 
 
-def new_state(recipe: Recipe, preparation: Preparation, lattice: tuple[int, ...]) -> State:
+def new_state(recipe: Recipe, lattice: tuple[int, ...]) -> State:
     """A training at step 0: everything random comes from the recipe's seed."""
-    del preparation
     torch.manual_seed(recipe.seed)
-    registration = build_registration(recipe, lattice)
-    registration.run_networks_in(network_dtype(recipe))
-    objective = Objective(registration, similarity_of(recipe), regularity_of(recipe), weight_of(recipe))
-    optimiser = torch.optim.Adam(objective.parameters(), recipe.rate)
-    return State(objective, optimiser)
-
-
-def similarity_of(recipe: Recipe) -> MSE | NCC | LNCC:
-    """The similarity a recipe names."""
-    match recipe.similarity:
-        case "mse":
-            return MSE()
-        case "ncc":
-            return NCC()
-        case "lncc":
-            return LNCC(sigma=recipe.sigma)
-        case "lncc-squared":
-            return LNCC(window=recipe.window, squared=True)
-
-
-def regularity_of(recipe: Recipe) -> Regularity:
-    """The regularity a recipe names."""
-    penalties: dict[str, Regularity] = {"icon": ICON(), "gradicon": GradICON(), "diffusion": Diffusion()}
-    return penalties[recipe.regularity]
-
-
-def weight_of(recipe: Recipe) -> Weight:
-    """The weight rule a recipe describes."""
-    if recipe.ramp:
-        return Ramp(recipe.weight / 10, recipe.weight, recipe.ramp)
-    return Constant(recipe.weight)
-
-
-def network_dtype(recipe: Recipe) -> torch.dtype:
-    """float32 or bfloat16, as the recipe says or as the processor gains."""
-    if recipe.precision == "auto":
-        return torch.bfloat16 if multiplies_bfloat16() else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[recipe.precision]
-
-
-def multiplies_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 natively; elsewhere it would be slower than float32."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    return bool(torch.cpu._is_avx512_bf16_supported())
+    objective = build_objective(recipe, lattice)
+    return State(objective, torch.optim.Adam(objective.parameters(), recipe.rate))
 
 
 def _held_out(images: ImageSet) -> list[tuple[int, int]]:
@@ -152,8 +103,8 @@ def _save(model: Model, state: State, folder: Path, improved: bool) -> None:
         if improved:
             model.save(folder / "best.safetensors")
         save_checkpoint(state, folder)
-    except OSError as error:
+    except (OSError, InputError, SafetensorError) as error:
         raise TrainingError(
-            f"the checkpoint of step {state.step} could not be written ({error.strerror or error}); the one before is "
-            "intact: make room and resume"
+            f"the checkpoint of step {state.step} could not be written ({error}); the one before is intact: make room "
+            "and resume"
         ) from error

@@ -1,0 +1,56 @@
+"""The command line: one frozen dataclass a command, each with `run()`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+
+from foldless.cli.apply import Apply
+from foldless.cli.console import say_error, say_warning
+from foldless.cli.demo import Demo
+from foldless.cli.doctor import Doctor
+from foldless.cli.evaluate import Evaluate
+from foldless.cli.register import Register
+from foldless.cli.train import Train, with_defaults_for_the_data
+from foldless.errors import InputError, TrainingError
+
+ABOUT = """Register medical images with learned maps that do not fold.
+
+`foldless demo` shows the whole of it in a few minutes; `foldless COMMAND --help` explains a command."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 done, 1 it failed on the way, 2 it was given something that cannot be used."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads are ruinous where cores are shared
+    warnings.showwarning = say_warning
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        train = with_defaults_for_the_data(words)
+        command: Train | Register | Apply | Evaluate | Demo | Doctor = tyro.cli(
+            Annotated[Demo, tyro.conf.subcommand("demo")]
+            | Annotated[Train, tyro.conf.subcommand("train", default=train)]
+            | Annotated[Register, tyro.conf.subcommand("register")]
+            | Annotated[Apply, tyro.conf.subcommand("apply")]
+            | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+            | Annotated[Doctor, tyro.conf.subcommand("doctor")],
+            prog="foldless",
+            description=ABOUT,
+            args=words,
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
+        command.run()
+    except InputError as error:
+        say_error(error)
+        return 2
+    except TrainingError as error:
+        say_error(error)
+        return 1
+    except KeyboardInterrupt:
+        say_error("stopped; what was saved stays")
+        return 130
+    return 0

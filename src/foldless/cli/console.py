@@ -1,0 +1,149 @@
+"""What a person sees in the terminal, and where results go."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from foldless.errors import InputError
+
+OUT = Console(highlight=False)
+ERR = Console(stderr=True, highlight=False)
+RECORD = "run.json"
+
+
+def say(text: str) -> None:
+    """A line on standard output."""
+    OUT.print(text, soft_wrap=True)
+
+
+def say_error(error: object) -> None:
+    """One plain sentence on standard error."""
+    ERR.print(f"[bold red]foldless:[/] {escape(str(error))}", soft_wrap=True)
+
+
+def say_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning as one line, without the place in the code."""
+    del category, filename, lineno, file, line
+    ERR.print(f"[yellow]note:[/] {escape(str(message))}", soft_wrap=True)
+
+
+def progress() -> Progress:
+    """A bar with an estimate; without a terminal, nothing but the last line."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left:"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[news]}"),
+        console=OUT,
+        refresh_per_second=2,
+        disable=not OUT.is_terminal,
+    )
+
+
+def table(title: str, rows: Sequence[Sequence[str]], columns: Sequence[str]) -> None:
+    """A table; the first column reads left, the others right."""
+    grid = Table(title=title, title_justify="left", title_style="bold", show_edge=False, pad_edge=False)
+    for place, name in enumerate(columns):
+        grid.add_column(name, justify="right" if place else "left")
+    for row in rows:
+        grid.add_row(*row)
+    OUT.print(grid)
+
+
+def score_rows(scores: Mapping[str, Any], before: str = "_before") -> list[tuple[str, str, str]]:
+    """Scores as (name, before, after) rows; nested ones dotted, per-label ones left to the report."""
+    rows = []
+    for name, value in scores.items():
+        if name.endswith(before) or "per_label" in name:
+            continue
+        if isinstance(value, Mapping):
+            rows += [(f"{name} {part}", "", number(v)) for part, v in value.items()]
+        else:
+            stem = name.removesuffix("_after")
+            rows.append((stem, number(scores.get(f"{stem}{before}")), number(value)))
+    return rows
+
+
+def number(value: object) -> str:
+    """A number as a person reads it."""
+    if value is None:
+        return ""
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+@contextmanager
+def results_in(output: Path, overwrite: bool, inputs: Sequence[Path] = ()) -> Iterator[Path]:
+    """A fresh folder that becomes `output` when all went well; until then, and on any failure, `output` is untouched.
+
+    Raises:
+        InputError: see `check_output`.
+    """
+    check_output(output, overwrite, inputs)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    fresh.chmod(0o755)
+    try:
+        yield fresh
+        if output.exists():
+            shutil.rmtree(output)
+        fresh.rename(output)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+
+
+def check_output(output: Path, overwrite: bool, inputs: Sequence[Path] = ()) -> None:
+    """Make sure before any computing that results may go to `output`.
+
+    Raises:
+        InputError: it exists and may not be replaced, it is no result of foldless, or it holds one of the inputs.
+    """
+    home = output.resolve()
+    for path in inputs:
+        if (
+            home == path.resolve()
+            or home in path.resolve().parents
+            or (path.is_dir() and path.resolve() in home.parents)
+        ):
+            raise InputError(f"the output {output} and the input {path} lie within each other; choose another --output")
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise InputError(f"the output {output} is a file; a folder is needed")
+    if not any(output.iterdir()):
+        return
+    if not overwrite:
+        raise InputError(f"the output folder {output} exists; choose another, or add --overwrite to replace it")
+    if not (output / RECORD).is_file():
+        raise InputError(f"{output} holds no {RECORD}, so foldless did not write it and will not delete it")

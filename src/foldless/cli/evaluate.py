@@ -1,0 +1,117 @@
+"""`foldless evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from foldless.cli.console import check_output, number, progress, results_in, say, table
+from foldless.errors import InputError
+from foldless.recipe import Source
+
+if TYPE_CHECKING:
+    from foldless.evaluation import Judged
+
+DRAWN = 3
+SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Register many pairs with a model and score them: a row per pair, and the means."""
+
+    model: Path
+    """A run of `foldless train` (its folder) or a .safetensors file."""
+    data: str
+    """A folder with images/ and, for Dice, labels/; or shapes, or mnist:FOLDER."""
+    output: Path
+    """Folder for metrics.json, pairs.csv, run.json and report.html."""
+    pairs: Path | None = None
+    """CSV with the columns moving,fixed (case names); otherwise 100 ordered pairs drawn with seed 0 from the test part
+    of split.json or, without one, from the cases that the model has not seen."""
+    overwrite: bool = False
+    """Replace an earlier result at --output."""
+
+    def run(self) -> None:
+        source = Source(data=self.data)
+        inputs = [self.model, *([Path(self.data)] if source.is_folder else []), *([self.pairs] if self.pairs else [])]
+        check_output(self.output, self.overwrite, inputs)
+        if self.pairs is not None and not source.is_folder:
+            raise InputError("--pairs names cases of a folder; generated data draws its own pairs")
+
+        from foldless.model import Model
+        from foldless.record import FILE, file_digest, run_record, write_json
+
+        model = Model.load(self.model)
+        wanted, judging = self._pairs(model, source)
+        judged: list[Judged] = []
+        with results_in(self.output, self.overwrite, inputs) as folder:
+            with progress() as bar:
+                task = bar.add_task("judging", total=wanted, news="")
+                for pair in judging:
+                    judged.append(pair if len(judged) < DRAWN else pair.without_pictures())
+                    bar.update(task, completed=len(judged), news=f"Dice {number(pair.scores.get('dice'))}")
+            digests = {str(path): file_digest(path) for path in inputs if path.is_file()}
+            record = {**run_record("evaluate", asdict(self), digests), "recipe": model.recipe.as_dict()}
+            means = write_results(folder, judged, record, f"{self.data}: {wanted} pairs")
+            write_json(record, folder / FILE)
+        show(judged, means)
+        say(f"Written to {self.output}: metrics.json, pairs.csv, report.html")
+
+    def _pairs(self, model: Any, source: Source) -> tuple[int, Iterator[Judged]]:
+        from foldless.data.images import ordered_pairs
+        from foldless.data.source import open_source
+        from foldless.evaluation import PAIRS, folder_pairs, judge_folder, judge_images
+
+        if source.is_folder:
+            names = folder_pairs(model, Path(self.data), self.pairs)
+            return len(names), judge_folder(model, Path(self.data), names)
+        lattice = model.preparation.lattice
+        split, _ = open_source(Source(data=self.data, size=lattice[0]))
+        if split.test.lattice != lattice:
+            raise InputError(f"the model was trained on {lattice}, but {self.data} has images of {split.test.lattice}")
+        places = ordered_pairs(len(split.test), PAIRS)
+        return len(places), judge_images(model, split.test, places)
+
+
+def write_results(
+    folder: Path, judged: list[Judged], record: dict[str, Any], title: str, **extra: Any
+) -> dict[str, Any]:
+    """metrics.json, pairs.csv and report.html of judged pairs; their mean scores."""
+    from foldless.evaluation import mean_scores, write_table
+    from foldless.outcome import headline
+    from foldless.record import write_json
+    from foldless.report import write_report
+
+    means = mean_scores([pair.scores for pair in judged])
+    rows = [{"moving": pair.moving, "fixed": pair.fixed, **pair.scores} for pair in judged]
+    write_json({"mean": means, "pairs": rows}, folder / "metrics.json")
+    write_table(judged, folder / "pairs.csv")
+    write_report(
+        folder / "report.html",
+        title,
+        [pair.drawn for pair in judged if pair.drawn is not None],
+        {"pairs": len(judged), **headline(means)},
+        command=" ".join(["foldless", *map(str, record["arguments"])]),
+        record=record,
+        **extra,
+    )
+    return means
+
+
+def show(judged: list[Judged], means: dict[str, Any]) -> None:
+    """The first pairs and the means, as a table."""
+    from foldless.evaluation import flat
+
+    names = ("dice_before", "dice", "folds_forward", "folds_percent.ten", "inverse_consistency_voxels.mean", "seconds")
+    kept = [name for name in names if flat(means).get(name) is not None]
+    rows = [
+        (f"{pair.moving} → {pair.fixed}", *(number(flat(pair.scores).get(name)) for name in kept))
+        for pair in judged[:SHOWN]
+    ]
+    if len(judged) > SHOWN:
+        rows.append((f"… {len(judged) - SHOWN} more in pairs.csv", *("" for _ in kept)))
+    rows.append(("mean", *(number(flat(means)[name]) for name in kept)))
+    table("Pairs", rows, ("moving → fixed", *kept))

@@ -1,0 +1,151 @@
+"""`foldless train`."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from foldless.cli.console import check_output, number, progress, say, table
+from foldless.errors import InputError
+from foldless.recipe import Recipe, Source, recipe_for
+
+if TYPE_CHECKING:
+    from foldless.objective import Terms
+    from foldless.training.validation import Scores
+
+PLAIN_LINE_EVERY = 100
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a registration network on a folder of images: no labels, no true deformations.
+
+    foldless train --data FOLDER --output RUN            (images/, optional labels/, optional split.json in FOLDER)
+    foldless train --data shapes --output RUN            (triangles and circles, generated)
+    foldless train --data mnist:FOLDER --output RUN      (one digit of MNIST)
+    foldless train --resume RUN                          (go on after a kill, with the same bits)
+
+    The defaults below suit the data named before --help.
+    """
+
+    source: Source = field(default_factory=Source)
+    output: Path | None = None
+    """Folder of the run: checkpoints, log.csv, TensorBoard events, run.json."""
+    resume: Path | None = None
+    """Go on with this run as its record says; takes no other option."""
+    config: Path | None = None
+    """Start from the settings in the run record of an earlier run (its folder or run.json)."""
+    overwrite: bool = False
+    """Replace an earlier run at --output."""
+    recipe: Recipe = field(default_factory=lambda: recipe_for(volumes=True))
+
+    def run(self) -> None:
+        if self.resume is not None:
+            self._resume(self.resume)
+            return
+        if not self.source.data or self.output is None:
+            raise InputError("train needs --data (a folder, shapes or mnist:FOLDER) and --output, or --resume RUN")
+        inputs = [Path(self.source.data)] if self.source.is_folder else []
+        check_output(self.output, self.overwrite, inputs)
+
+        from foldless.data.source import open_source
+        from foldless.record import FILE, run_record, write_json
+
+        split, preparation = open_source(self.source, self.recipe.seed)
+        settings = {"source": asdict(self.source), "recipe": self.recipe.as_dict()}
+        digests = {part: getattr(split, part).digest() for part in ("train", "val", "test")}
+        record = {
+            **run_record("train", settings, digests),
+            "preparation": asdict(preparation),
+            "cases": {part: list(getattr(split, part).names) for part in ("train", "val", "test")}
+            if self.source.is_folder
+            else {},
+        }
+        if self.output.exists():
+            shutil.rmtree(self.output)
+        self.output.mkdir(parents=True)
+        write_json(record, self.output / FILE)
+        _learn(self.recipe, split, preparation, self.output, resume=False)
+
+    def _resume(self, folder: Path) -> None:
+        from foldless.data.source import open_source
+        from foldless.record import read_record
+
+        record = read_record(folder)
+        try:
+            source = Source.from_dict(record["settings"]["source"])
+            recipe = Recipe.from_dict(record["settings"]["recipe"])
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{folder} is not the run of a training: its record lacks {error}") from error
+        split, preparation = open_source(source, recipe.seed)
+        if split.train.digest() != record["data_sha256"].get("train"):
+            raise InputError(f"the images of {source.data} are not those that {folder} was trained on; start a new run")
+        _learn(recipe, split, preparation, folder, resume=True)
+
+
+def with_defaults_for_the_data(words: Sequence[str]) -> Train:
+    """The defaults of `train`, from the data or the record named among the words, so that --help shows the true ones."""
+
+    @dataclass(frozen=True)
+    class Named:
+        data: str = ""
+        config: str = ""
+
+    if not words or words[0] != "train":
+        return Train()
+    named, _ = tyro.cli(Named, args=list(words[1:]), return_unknown_args=True, add_help=False)
+    if named.config:
+        from foldless.record import read_record
+
+        settings = read_record(Path(named.config))["settings"]
+        try:
+            source, recipe = Source.from_dict(settings["source"]), Recipe.from_dict(settings["recipe"])
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{named.config} is not the record of a training: it lacks {error}") from error
+        return Train(source=source, recipe=recipe)
+    return Train(recipe=recipe_for(volumes=Source(named.data or "folder").is_folder))
+
+
+def _learn(recipe: Recipe, split: Any, preparation: Any, folder: Path, resume: bool) -> None:
+    from foldless.training.loop import train
+
+    _announce(recipe, split, preparation)
+    with progress() as bar:
+        task = bar.add_task("training", total=recipe.steps, news="")
+
+        def on_step(step: int, terms: Terms) -> None:
+            news = f"similarity {number(terms.similarity.item())}  regularity {number(terms.regularity.item())}"
+            bar.update(task, completed=step, news=news)
+            if bar.disable and step % PLAIN_LINE_EVERY == 0:
+                say(f"step {step} of {recipe.steps}  {news}")
+
+        def on_scores(step: int, scores: Scores) -> None:
+            bar.print(_news(step, scores)) if not bar.disable else say(_news(step, scores))
+
+        train(recipe, split, preparation, folder, resume, on_step, on_scores)
+    say(f"The model is {folder / 'best.safetensors'}. Next:")
+    say(f"  foldless register MOVING FIXED --model {folder} --output DIR")
+    say(f"  foldless evaluate --model {folder} --data FOLDER --output DIR")
+
+
+def _news(step: int, scores: Scores) -> str:
+    overlap = "" if scores.dice != scores.dice else f"  Dice {scores.dice:.3f}"
+    return (
+        f"step {step}: held-out pairs: objective {scores.total:.4f}{overlap}  forward folds a pair {scores.folds:.2f}"
+    )
+
+
+def _announce(recipe: Recipe, split: Any, preparation: Any) -> None:
+    lattice = " x ".join(map(str, preparation.lattice))
+    spacing = " x ".join(f"{s:g}" for s in preparation.spacing)
+    say(
+        f"{len(split.train)} images to learn from, {len(split.val)} to watch, {len(split.test)} to judge by; "
+        f"lattice {lattice}, spacing {spacing}, placed by {preparation.placement}"
+    )
+    rows = [(f.name.replace("_", "-"), str(getattr(recipe, f.name))) for f in fields(recipe)]
+    table("Settings", rows, ("option", "value"))

@@ -1,0 +1,199 @@
+"""A model judged on many pairs."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from foldless.build import similarity_of
+from foldless.data.folder import case_names, label_file, split_names
+from foldless.data.images import ImageSet, ordered_pairs
+from foldless.errors import InputError
+from foldless.grid import Grid, per_axis, sample, sample_labels
+from foldless.io import Volume, read_volume
+from foldless.io.files import write_whole
+from foldless.maps import Identity, Map
+from foldless.metrics import folded, inverse_consistency_error, jacobian_determinant, summary
+from foldless.model import Model
+from foldless.outcome import Outcome, field_scores, padded, predict, register_volumes, same_lattice
+from foldless.overlap import overlap
+from foldless.report import Pair
+
+Scores = dict[str, Any]
+PAIRS = 100
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """One pair's names and scores, and a way to draw it."""
+
+    moving: str
+    fixed: str
+    scores: Scores
+    draw: Callable[[], Pair] | None = None
+
+    @property
+    def drawn(self) -> Pair | None:
+        """The pair as a report shows it, if it was kept."""
+        return None if self.draw is None else self.draw()
+
+    def without_pictures(self) -> Judged:
+        """The numbers only, so that many pairs fit in memory."""
+        return replace(self, draw=None)
+
+
+def folder_pairs(model: Model, folder: Path, file: Path | None) -> list[tuple[str, str]]:
+    """The pairs (moving, fixed) to judge by: those of a CSV, else 100 ordered pairs drawn with seed 0.
+
+    Drawn from the test part of split.json or, without one, from the cases that the model was not trained on.
+
+    Raises:
+        InputError: the CSV is malformed or names a case that is not there; fewer than two cases.
+    """
+    names = list(case_names(folder))
+    if file is not None:
+        return _read_pairs(file, set(names))
+    if (folder / "split.json").is_file():
+        chosen = split_names(folder, names)["test"]
+    else:
+        known = set(model.trained_on)
+        chosen = [name for name in names if name not in known] or names
+    if len(chosen) < 2:
+        raise InputError(f"{folder} holds {len(chosen)} case to judge by; a pair takes two")
+    return [(chosen[i], chosen[j]) for i, j in ordered_pairs(len(chosen), PAIRS)]
+
+
+def judge_folder(model: Model, folder: Path, pairs: Sequence[tuple[str, str]]) -> Iterator[Judged]:
+    """Every pair of a folder, scored on the fixed image's own lattice from the fields that would be written."""
+    files = case_names(folder)
+    cache: dict[str, tuple[Volume, Volume | None]] = {}
+
+    def case(name: str) -> tuple[Volume, Volume | None]:
+        if name not in cache:
+            image = read_volume(files[name])
+            label = label_file(folder, files[name])
+            cache[name] = image, None if label is None else same_lattice(read_volume(label, labels=True), image, name)
+        return cache[name]
+
+    for moving, fixed in pairs:
+        (image_A, labels_A), (image_B, labels_B) = case(moving), case(fixed)
+        outcome = Outcome(image_A, image_B, register_volumes(model, image_A, image_B), model, labels_A, labels_B)
+        scores = outcome.metrics()
+        yield Judged(moving, fixed, scores, partial(outcome.drawn, f"{moving} → {fixed}", scores))
+
+
+def judge_images(model: Model, images: ImageSet, pairs: Sequence[tuple[int, int]]) -> Iterator[Judged]:
+    """Pairs of prepared images, scored on their lattice."""
+    for i, j in pairs:
+        started = perf_counter()
+        phi_AB, phi_BA = predict(model, images.images[i : i + 1], images.images[j : j + 1])
+        seconds = perf_counter() - started
+        scores = {**image_scores(model, images, i, j, phi_AB, phi_BA), "seconds": seconds}
+        draw = partial(draw_images, images, i, j, phi_AB, phi_BA, scores)
+        yield Judged(images.names[i], images.names[j], scores, draw)
+
+
+def image_scores(model: Model, images: ImageSet, i: int, j: int, phi_AB: Map, phi_BA: Map) -> Scores:
+    """Every score of one pair of prepared images and its maps."""
+    grid, target = Grid(images.lattice), images.images[j : j + 1]
+    nodes = phi_AB.on(grid)
+    similarity = similarity_of(model.recipe)
+    start = images.images[i : i + 1]
+    after = overlap(phi_AB, images, i, j)
+    scores: Scores = {}
+    if after:
+        scores["dice"] = float(np.mean(list(after.values())))
+        scores["dice_before"] = float(np.mean(list(overlap(Identity(grid.dim), images, i, j).values())))
+        scores["dice_per_label"] = {str(label): score for label, score in after.items()}
+    return {
+        **scores,
+        **field_scores((nodes - grid.points(nodes)) / per_axis(grid.voxel, nodes)),
+        "inverse_consistency_voxels": summary(inverse_consistency_error(phi_AB, phi_BA, grid)),
+        "similarity_before": similarity(start, target).item(),
+        "similarity_after": similarity(sample(start, nodes), target).item(),
+    }
+
+
+def draw_images(images: ImageSet, i: int, j: int, phi_AB: Map, phi_BA: Map, scores: Scores) -> Pair:
+    """One pair of prepared images as a report shows it."""
+    grid = Grid(images.lattice)
+    nodes = phi_AB.on(grid)
+    voxels = (nodes - grid.points(nodes)) / per_axis(grid.voxel, nodes)
+    labels: dict[str, Any] = {}
+    if images.labels is not None:
+        warped_labels = sample_labels(images.labels[i], nodes).numpy()
+        labels = {"moving_labels": images.labels[i].numpy(), "fixed_labels": images.labels[j].numpy()}
+        labels["warped_labels"] = warped_labels
+    return Pair(
+        name=f"{images.names[i]} → {images.names[j]}",
+        moving=images.images[i, 0].numpy(),
+        fixed=images.images[j, 0].numpy(),
+        warped=sample(images.images[i : i + 1], nodes)[0, 0].numpy(),
+        displacement_voxels=voxels[0].numpy(),
+        spacing=images.spacing,
+        determinant=jacobian_determinant(voxels, "central")[0].numpy(),
+        folded=padded(folded(voxels, "ten")[0].numpy(), grid.shape),
+        folded_rule="ten",
+        inverse_error=inverse_consistency_error(phi_AB, phi_BA, grid)[0].numpy(),
+        metrics=scores,
+        **labels,
+    )
+
+
+def mean_scores(judged: Sequence[Mapping[str, Any]]) -> Scores:
+    """Means over pairs, name by name and nested name by nested name; a pair without a score does not count."""
+    names = dict.fromkeys(name for scores in judged for name in scores)
+    means: Scores = {}
+    for name in names:
+        values = [scores[name] for scores in judged if scores.get(name) is not None]
+        if isinstance(values[0], Mapping):
+            means[name] = mean_scores(values)
+        else:
+            finite = [float(v) for v in values if np.isfinite(v)]
+            means[name] = float(np.mean(finite)) if finite else None
+    return means
+
+
+def write_table(judged: Sequence[Judged], path: Path) -> None:
+    """A CSV with a row per pair; nested scores get dotted names."""
+    rows = [{"moving": pair.moving, "fixed": pair.fixed, **flat(pair.scores)} for pair in judged]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+
+    def fill(file: Path) -> None:
+        with file.open("w", newline="", encoding="utf-8") as out:
+            writer = csv.DictWriter(out, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    write_whole(path, fill)
+
+
+def flat(scores: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested scores as one level with dotted names."""
+    result: dict[str, Any] = {}
+    for name, value in scores.items():
+        result |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return result
+
+
+def _read_pairs(file: Path, names: set[str]) -> list[tuple[str, str]]:
+    if not file.is_file():
+        raise InputError(f"the pairs file {file} does not exist")
+    with file.open(newline="", encoding="utf-8") as content:
+        reader = csv.DictReader(content)
+        if not {"moving", "fixed"} <= set(reader.fieldnames or ()):
+            raise InputError(f"{file} must be a CSV whose first line is moving,fixed; it is {reader.fieldnames}")
+        pairs = [(row["moving"], row["fixed"]) for row in reader]
+    if not pairs:
+        raise InputError(f"{file} names no pair")
+    for name in (name for pair in pairs for name in pair):
+        if name not in names:
+            raise InputError(f"{file} names the case {name}, but images/ has no such case")
+    return pairs

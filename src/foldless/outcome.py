@@ -1,0 +1,273 @@
+"""What a registration of two volumes came to: the fields that are written, and every score of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from foldless.build import similarity_of
+from foldless.data.prepare import normalised
+from foldless.errors import InputError
+from foldless.io import (
+    Geometry,
+    Volume,
+    displacement_mm,
+    inverse_consistency_of_files,
+    like,
+    opening_lines,
+    reoriented,
+    sitk_transform,
+    voxel_displacement,
+)
+from foldless.io.volumes import through
+from foldless.maps import Identity, Map
+from foldless.metrics import (
+    FOLD_RULES,
+    dice,
+    folded,
+    folds,
+    folds_percent,
+    jacobian_determinant,
+    ndv_percent,
+    sdlogj,
+    sdlogj_learn2reg,
+    summary,
+)
+from foldless.model import Model
+from foldless.report import Pair
+
+Field = Float[np.ndarray, "*shape dim"]
+
+
+@dataclass(frozen=True, eq=False)
+class Fields:
+    """Both displacements as they are written: (*shape, dim) in LPS mm, float32.
+
+    Attributes:
+        forward: on the fixed image's lattice; takes fixed to moving space and so carries the moving image over.
+        inverse: on the moving image's lattice.
+        untouched: the forward field of doing nothing but laying the two lattices on each other, as before training.
+        seconds: what the network and the reading off took.
+    """
+
+    forward: Field
+    inverse: Field
+    untouched: Field
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """Two volumes, the fields between them and, if known, their label maps (same lattices)."""
+
+    moving: Volume
+    fixed: Volume
+    fields: Fields
+    model: Model
+    moving_labels: Volume | None = None
+    fixed_labels: Volume | None = None
+
+    @cached_property
+    def warped(self) -> Volume:
+        """The moving image on the fixed lattice, resampled by SimpleITK through the forward field."""
+        return self._carried(self.moving, self.fields.forward)
+
+    @cached_property
+    def warped_labels(self) -> Volume | None:
+        """The moving labels on the fixed lattice, nearest neighbour."""
+        return None if self.moving_labels is None else self._carried(self.moving_labels, self.fields.forward)
+
+    @cached_property
+    def displacement_voxels(self) -> Float[np.ndarray, dim * shape]:
+        """The forward field in voxels of the fixed lattice, array order: what folds are counted from."""
+        return voxel_displacement(self.fields.forward, self.fixed.geometry)
+
+    @cached_property
+    def inverse_error(self) -> Float[np.ndarray, "*shape"]:
+        """|phi_BA(phi_AB(x)) - x| at every fixed voxel, in fixed voxels, from the written fields."""
+        return inverse_consistency_of_files(
+            self.fields.forward, self.fixed.geometry, self.fields.inverse, self.moving.geometry
+        )
+
+    def metrics(self) -> dict[str, Any]:
+        """Every score, under the names of `metrics.json`; a score that does not apply is left out."""
+        scores = {
+            **field_scores(torch.from_numpy(self.displacement_voxels.copy())[None]),
+            "inverse_consistency_voxels": summary(torch.from_numpy(self.inverse_error)),
+            "similarity_before": self._similarity(self._carried(self.moving, self.fields.untouched)),
+            "similarity_after": self._similarity(self.warped),
+            "seconds": self.fields.seconds,
+        }
+        return {**self._overlap(), **scores}
+
+    def drawn(self, name: str, metrics: Mapping[str, Any] | None = None) -> Pair:
+        """The pair as the report draws it, on the fixed image's lattice turned to the common orientation."""
+        fixed = reoriented(self.fixed)
+        moving = reoriented(self.moving)
+        on = fixed.geometry
+        field = self._turned(self.fields.forward, fixed)
+        voxels = voxel_displacement(field, on)
+        labels: dict[str, Any] = {}
+        if self.warped_labels is not None and self.fixed_labels is not None and self.moving_labels is not None:
+            labels = {
+                "moving_labels": reoriented(self.moving_labels).array,
+                "fixed_labels": reoriented(self.fixed_labels).array,
+                "warped_labels": reoriented(self.warped_labels).array,
+            }
+        tensor = torch.from_numpy(voxels.copy())[None]
+        return Pair(
+            name=name,
+            moving=moving.array,
+            fixed=fixed.array,
+            warped=reoriented(self.warped).array,
+            displacement_voxels=voxels,
+            spacing=on.spacing[::-1],
+            determinant=jacobian_determinant(tensor, "central")[0].numpy(),
+            folded=padded(folded(tensor, "ten")[0].numpy(), on.shape),
+            folded_rule="ten",
+            inverse_error=reoriented(like(self.inverse_error.astype(np.float32), self.fixed)).array,
+            moving_spacing=moving.geometry.spacing[::-1],
+            orientation="SPL" if self.fixed.dim == 3 else "",
+            metrics=metrics if metrics is not None else self.metrics(),
+            **labels,
+        )
+
+    def opening_lines(self, warp: Path) -> list[str]:
+        """Lines that open the written warp in other programs."""
+        return opening_lines(self.moving.path, self.fixed.path, warp, self.fixed.dim)
+
+    def _turned(self, field: Field, onto: Volume) -> Field:
+        """A field of the fixed lattice read on the same lattice in the common orientation; LPS components stay."""
+        components = [
+            reoriented(like(np.ascontiguousarray(field[..., c]).astype(np.float32), self.fixed)).array
+            for c in range(onto.dim)
+        ]
+        return np.stack(components, -1)
+
+    def _overlap(self) -> dict[str, Any]:
+        if self.moving_labels is None or self.fixed_labels is None or self.warped_labels is None:
+            return {}
+        before = self._carried(self.moving_labels, self.fields.untouched)
+        return overlap_scores(self.warped_labels.array, before.array, self.fixed_labels.array, self.moving_labels.array)
+
+    def _similarity(self, warped: Volume) -> float:
+        percentiles = self.model.preparation.percentiles
+        a = normalised(warped.array, self.moving.array, percentiles)
+        b = normalised(self.fixed.array, self.fixed.array, percentiles)
+        score = similarity_of(self.model.recipe)(torch.from_numpy(a)[None, None], torch.from_numpy(b)[None, None])
+        return score.item()
+
+    def _carried(self, volume: Volume, field: Field) -> Volume:
+        transform = sitk_transform(field, self.fixed.geometry)
+        return through(transform, volume, self.fixed.geometry, order=0 if volume.holds_labels else 1)
+
+
+def padded(places: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Flags of a lattice's interior as flags of the whole lattice."""
+    missing = [n - m for n, m in zip(shape, places.shape, strict=True)]
+    return np.pad(places, [(n // 2, n - n // 2) for n in missing])
+
+
+def headline(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The few numbers that a report opens with."""
+    nested = {
+        "folds, % (ten)": metrics.get("folds_percent", {}).get("ten"),
+        "inverse consistency, voxels": metrics.get("inverse_consistency_voxels", {}).get("mean"),
+    }
+    named = {"Dice before": metrics.get("dice_before"), "Dice": metrics.get("dice"), **nested}
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def register_volumes(model: Model, moving: Volume, fixed: Volume) -> Fields:
+    """Both fields between two volumes, in whatever orientation and spacing they come.
+
+    Raises:
+        InputError: the volumes or the model differ in dimension.
+    """
+    for volume in (moving, fixed):
+        if volume.dim != model.preparation.dim:
+            raise InputError(
+                f"{volume.path} is {volume.dim}-D, but the model was trained on {model.preparation.dim}-D images"
+            )
+    started = perf_counter()
+    image_A, lattice_A = model.preparation.image(moving)
+    image_B, lattice_B = model.preparation.image(fixed)
+    phi_AB, phi_BA = predict(model, torch.from_numpy(image_A)[None, None], torch.from_numpy(image_B)[None, None])
+
+    def written(phi: Map, source: Geometry, target: Geometry, on: Geometry) -> Field:
+        return displacement_mm(phi, source, target, on).astype(np.float32)
+
+    forward = written(phi_AB, lattice_A, lattice_B, fixed.geometry)
+    inverse = written(phi_BA, lattice_B, lattice_A, moving.geometry)
+    seconds = perf_counter() - started
+    untouched = written(Identity(fixed.dim), lattice_A, lattice_B, fixed.geometry)
+    return Fields(forward, inverse, untouched, seconds)
+
+
+def predict(model: Model, image_A: Tensor, image_B: Tensor) -> tuple[Map, Map]:
+    """phi_AB and phi_BA of prepared images (batch, 1, *lattice), from one pass of the network."""
+    model.registration.eval()
+    count = image_A.shape[0]
+    with torch.no_grad():
+        phi: Map = model.registration(torch.cat([image_A, image_B]), torch.cat([image_B, image_A]))
+    return phi[:count], phi[count:]
+
+
+def field_scores(voxels: Float[Tensor, "one dim *lattice"]) -> dict[str, Any]:
+    """Folds under every rule and the spread of volume change of one displacement in voxels of its lattice."""
+    measures: dict[str, Callable[[Tensor], Tensor]] = {
+        "ndv_percent": ndv_percent,
+        "sdlogj": sdlogj,
+        "sdlogj_learn2reg": sdlogj_learn2reg,
+    }
+    scores: dict[str, Any] = {
+        "folds_forward": int(folds(voxels, "forward").item()),
+        "folds_percent": {rule: folds_percent(voxels, rule).item() for rule in FOLD_RULES},
+    }
+    for name, measure in measures.items():
+        try:
+            scores[name] = measure(voxels).item()
+        except ValueError:  # a lattice too small for the published crop has no such score
+            continue
+    return scores
+
+
+def overlap_scores(
+    warped: Int[np.ndarray, "*lattice"],
+    before: Int[np.ndarray, "*lattice"],
+    fixed: Int[np.ndarray, "*lattice"],
+    moving: Int[np.ndarray, "*other"],
+) -> dict[str, Any]:
+    """Dice per label and its mean, before and after; labels that either original lacks are left out (Learn2Reg)."""
+    after, earlier = dice(warped, fixed, moving=moving), dice(before, fixed, moving=moving)
+    if not after:
+        return {}
+    return {
+        "dice": float(np.mean(list(after.values()))),
+        "dice_before": float(np.mean(list(earlier.values()))),
+        "dice_per_label": {str(label): score for label, score in after.items()},
+        "dice_per_label_before": {str(label): score for label, score in earlier.items()},
+    }
+
+
+def same_lattice(labels: Volume, image: Volume, what: str) -> Volume:
+    """`labels`, once it is sure that they lie on their image's lattice.
+
+    Raises:
+        InputError: they do not.
+    """
+    if labels.dim != image.dim or not labels.geometry.fits(image.geometry):
+        raise InputError(
+            f"the {what} labels {labels.path} have shape {labels.geometry.shape} and do not lie on the lattice of "
+            f"{image.path} with shape {image.geometry.shape}; resample them with nearest neighbour"
+        )
+    return labels

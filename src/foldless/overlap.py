@@ -1,0 +1,29 @@
+"""How far the structures of two prepared images overlap after a map."""
+
+from __future__ import annotations
+
+from foldless.data.images import ImageSet
+from foldless.grid import Grid, sample, sample_labels
+from foldless.maps import Map
+from foldless.metrics import dice
+
+
+def overlap(phi: Map, images: ImageSet, moving: int, fixed: int) -> dict[int, float]:
+    """Dice by label of one pair on the set's lattice, `phi` a map of one sample.
+
+    Labels are read by nearest neighbour. Without labels, warped pixels above the foreground are label 1 (ICON's Dice);
+    without either there is nothing to compare.
+    """
+    nodes = phi.on(Grid(images.lattice)).to(images.images.dtype)
+    if images.labels is not None:
+        return dice(sample_labels(images.labels[moving], nodes), images.labels[fixed], moving=images.labels[moving])
+    if images.foreground is None:
+        return {}
+    warped = sample(images.images[moving : moving + 1], nodes)[0, 0] > images.foreground
+    return dice(warped.int(), (images.images[fixed, 0] > images.foreground).int(), labels=[1])
+
+
+def mean_overlap(phi: Map, images: ImageSet, moving: int, fixed: int) -> float:
+    """Mean of `overlap` over its labels; NaN where there is none."""
+    scores = [score for score in overlap(phi, images, moving, fixed).values() if score == score]
+    return sum(scores) / len(scores) if scores else float("nan")
