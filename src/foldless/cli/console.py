@@ -131,11 +131,8 @@ def check_output(output: Path, overwrite: bool, inputs: Sequence[Path] = ()) -> 
     """
     home = output.resolve()
     for path in inputs:
-        if (
-            home == path.resolve()
-            or home in path.resolve().parents
-            or (path.is_dir() and path.resolve() in home.parents)
-        ):
+        there = path.resolve()
+        if home == there or home in there.parents or (path.is_dir() and there in home.parents):
             raise InputError(f"the output {output} and the input {path} lie within each other; choose another --output")
     if not output.exists():
         return

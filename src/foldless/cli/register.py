@@ -14,7 +14,7 @@ from foldless.errors import InputError
 
 @dataclass(frozen=True)
 class Register:
-    """Find the map that carries MOVING onto FIXED; write it in both directions, as ANTs, SimpleITK and Slicer read it."""
+    """Find the map that carries MOVING onto FIXED and back; write both as ANTs, SimpleITK and 3D Slicer read them."""
 
     moving: Positional[Path]
     """The image to warp: NIfTI, NRRD, MHA, PNG, ...; any orientation and spacing."""

@@ -25,12 +25,8 @@ PLAIN_LINE_EVERY = 100
 class Train:
     """Train a registration network on a folder of images: no labels, no true deformations.
 
-    foldless train --data FOLDER --output RUN            (images/, optional labels/, optional split.json in FOLDER)
-    foldless train --data shapes --output RUN            (triangles and circles, generated)
-    foldless train --data mnist:FOLDER --output RUN      (one digit of MNIST)
-    foldless train --resume RUN                          (go on after a kill, with the same bits)
-
-    The defaults below suit the data named before --help.
+    `train --data FOLDER --output RUN` is all that is needed: the defaults suit the data, and --help after --data shows
+    them. `train --resume RUN` goes on after a kill and ends with the same bits as if nothing had happened.
     """
 
     source: Source = field(default_factory=Source)
@@ -89,7 +85,7 @@ class Train:
 
 
 def with_defaults_for_the_data(words: Sequence[str]) -> Train:
-    """The defaults of `train`, from the data or the record named among the words, so that --help shows the true ones."""
+    """The defaults for the data or record named among the words, so that --help shows the true ones."""
 
     @dataclass(frozen=True)
     class Named:
