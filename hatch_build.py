@@ -11,30 +11,33 @@ from pathlib import Path
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FLAGS = ["-O3", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
+FLAGS += ["-Wno-psabi"]
+VARIANTS = {"libfoldless.so": [], "libfoldless-avx2.so": ["-march=x86-64-v3"]}  # the loader takes what the CPU runs
 
 
 class NativeKernel(BuildHookInterface):
     def initialize(self, version, build_data):
-        source = Path(self.root, "src/foldless/kernels/sample.cpp")
-        library = source.with_name("libfoldless.so")
-        if self.target_name == "wheel" and compiled(source, library):
-            build_data["artifacts"].append("src/foldless/kernels/libfoldless.so")
+        folder = Path(self.root, "src/foldless/kernels")
+        built = [name for name, flags in VARIANTS.items() if compiled(folder / "sample.cpp", folder / name, flags)]
+        if self.target_name == "wheel" and built:
+            build_data["artifacts"] += [f"src/foldless/kernels/{name}" for name in built]
             build_data["pure_python"] = False
             platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
             build_data["tag"] = f"py3-none-{platform}"
 
 
-def compiled(source, library):
+def compiled(source, library, flags):
+    """Whether the variant could be built; without OpenMP if there is none."""
     compiler = os.environ.get("CXX") or next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
     if compiler is None:
         print("foldless: no C++ compiler; the plain kernel will serve", file=sys.stderr)
         return False
     with tempfile.TemporaryDirectory() as folder:
         built = Path(folder, library.name)
-        for extra in (["-fopenmp"], []):
-            command = [compiler, *FLAGS, *extra, "-o", str(built), str(source)]
+        for openmp in (["-fopenmp"], []):
+            command = [compiler, *FLAGS, *flags, *openmp, "-o", str(built), str(source)]
             if subprocess.run(command, capture_output=True).returncode == 0:
                 shutil.copyfile(built, library)
                 return True
-    print(f"foldless: {compiler} could not build the kernel; the plain kernel will serve", file=sys.stderr)
+    print(f"foldless: {compiler} could not build {library.name}; another form will serve", file=sys.stderr)
     return False

@@ -258,7 +258,7 @@ class Composition(Map):
         points, total = self.parts[-1].with_jacobian(points)
         for part in reversed(self.parts[:-1]):
             points, slope = part.with_jacobian(points)
-            total = torch.einsum("bij...,bjk...->bik...", slope, total)
+            total = matrix_product(slope, total)
         return points, total
 
     def on(self, grid: Grid) -> Points:
@@ -371,6 +371,14 @@ def _solve(matrix: Jacobian, vector: Points) -> Points:
     rows = matrix.movedim((1, 2), (-2, -1))
     solution: Tensor = torch.linalg.solve(rows, vector.movedim(1, -1))
     return solution.movedim(-1, 1)
+
+
+def matrix_product(a: Jacobian, b: Jacobian) -> Jacobian:
+    """a · b at every point, (batch, dim, dim, *at); elementwise, which beats batching such small matrices."""
+    product = a[:, :, 0, None] * b[:, None, 0]
+    for j in range(1, a.shape[2]):
+        product = product + a[:, :, j, None] * b[:, None, j]
+    return product
 
 
 def determinant(matrix: Jacobian) -> Float[Tensor, "#batch *at"]:

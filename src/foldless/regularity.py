@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from foldless.grid import Grid, Points, per_axis
-from foldless.maps import Identity, Map
+from foldless.maps import Identity, Map, matrix_product
 
 Score = Float[Tensor, ""]
 
@@ -89,6 +89,5 @@ def _points(at: Literal["jittered", "lattice"], phi: Map, grid: Grid) -> Points:
 
 
 def _product_error(outer: Tensor, inner: Tensor, points: Points) -> Score:
-    product = torch.einsum("bij...,bjk...->bik...", outer, inner)
-    error = product - Identity(points.shape[1]).jacobian(points)
+    error = matrix_product(outer, inner) - Identity(points.shape[1]).jacobian(points)
     return error.square().sum(2).mean()

@@ -15,6 +15,7 @@ from torch import Tensor
 from foldless.kernels import plain
 
 LIBRARY = Path(__file__).with_name("libfoldless.so")
+AVX2 = Path(__file__).with_name("libfoldless-avx2.so")
 SCHEMA = "(Tensor values, Tensor points, bool with_jacobian) -> (Tensor, Tensor)"
 BACKWARD_SCHEMA = (
     "(Tensor values, Tensor points, Tensor? g_value, Tensor? g_jacobian, bool for_values, bool for_points)"
@@ -27,10 +28,12 @@ _TYPES = {torch.float32: "f32", torch.float64: "f64"}
 def _library() -> tuple[ctypes.CDLL | None, str]:
     if os.environ.get("FOLDLESS_NATIVE", "1") == "0":
         return None, "switched off by FOLDLESS_NATIVE=0"
-    if not LIBRARY.is_file():
+    wide = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") and AVX2.is_file()
+    file = AVX2 if wide else LIBRARY
+    if not file.is_file():
         return None, "not built: there was no C++ compiler when foldless was installed"
     try:
-        return ctypes.CDLL(str(LIBRARY)), "compiled C++ with OpenMP"
+        return ctypes.CDLL(str(file)), f"compiled C++, {'AVX2' if wide else 'baseline'} instructions"
     except OSError as error:
         return None, f"cannot be loaded: {error}"
 

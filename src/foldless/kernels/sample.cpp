@@ -28,17 +28,31 @@ struct Lattice {
     }
 };
 
+// One number a corner, in one register where the processor has registers that wide.
+template <typename T, int K>
+struct Lanes {
+    typedef T type __attribute__((vector_size(K * sizeof(T))));
+};
+
+template <typename T, int K>
+inline T sum(typename Lanes<T, K>::type v) {
+    T total = T(0);
+    for (int k = 0; k < K; ++k) total += v[k];
+    return total;
+}
+
 // The 2^D corners around a point: where they are, their weights, and the weights' derivatives by the point.
 template <typename T, int D>
 struct Corners {
     static constexpr int K = 1 << D;
+    using V = typename Lanes<T, K>::type;
     Size base = 0;
     Size step[K];
-    T axis[D][2];
-    T slope[D];
+    V weight[D];  // of each axis: 1 - fraction at the low corners, fraction at the high ones
+    V slope[D];   // its derivative: -(n - 1) and n - 1 inside, 0 where the point is clamped
 
     Corners(const Lattice<D>& lattice, const T* point, Size point_stride) {
-        Size stride[D];
+        for (int k = 0; k < K; ++k) step[k] = 0;
         for (int d = 0; d < D; ++d) {
             const T last = static_cast<T>(lattice.shape[d] - 1);
             const T index = point[d * point_stride] * last;
@@ -47,53 +61,43 @@ struct Corners {
             const Size low = std::min(static_cast<Size>(clamped), std::max<Size>(lattice.shape[d] - 2, 0));
             T fraction = clamped - static_cast<T>(low);
             if (index != index) fraction = index;
-            axis[d][0] = T(1) - fraction;
-            axis[d][1] = fraction;
-            slope[d] = inside ? last : T(0);
-            stride[d] = lattice.shape[d] > 1 ? lattice.stride[d] : 0;
+            const T rise = inside ? last : T(0);
+            const Size stride = lattice.shape[d] > 1 ? lattice.stride[d] : 0;
             base += low * lattice.stride[d];
-        }
-        for (int k = 0; k < K; ++k) {
-            step[k] = 0;
-            for (int d = 0; d < D; ++d) step[k] += (k >> d & 1) * stride[d];
-        }
-    }
-
-    void weights(T* w) const {
-        for (int k = 0; k < K; ++k) {
-            w[k] = T(1);
-            for (int d = 0; d < D; ++d) w[k] *= axis[d][k >> d & 1];
-        }
-    }
-
-    // Derivative of the weights by axis a, and by axis b as well where b >= 0.
-    void derivative(T* w, int a, int b = -1) const {
-        for (int k = 0; k < K; ++k) {
-            w[k] = T(1);
-            for (int d = 0; d < D; ++d) {
+            for (int k = 0; k < K; ++k) {
                 const bool high = k >> d & 1;
-                w[k] *= d == a || d == b ? (high ? slope[d] : -slope[d]) : axis[d][high];
+                weight[d][k] = high ? fraction : T(1) - fraction;
+                slope[d][k] = high ? rise : -rise;
+                if (high) step[k] += stride;
             }
         }
     }
+
+    V weights() const {
+        V w = weight[0];
+        for (int d = 1; d < D; ++d) w *= weight[d];
+        return w;
+    }
+
+    // Derivative of the weights by axis a, and by axis b as well where b >= 0.
+    V derivative(int a, int b = -1) const {
+        V w = a == 0 || b == 0 ? slope[0] : weight[0];
+        for (int d = 1; d < D; ++d) w *= d == a || d == b ? slope[d] : weight[d];
+        return w;
+    }
+
+    V load(const T* from) const {
+        V v;
+        for (int k = 0; k < K; ++k) v[k] = from[step[k]];
+        return v;
+    }
 };
-
-template <typename T, int K>
-inline void load(const T* from, const Size* step, T* v) {
-    for (int k = 0; k < K; ++k) v[k] = from[step[k]];
-}
-
-template <typename T, int K>
-inline T dot(const T* a, const T* b) {
-    T sum = T(0);
-    for (int k = 0; k < K; ++k) sum += a[k] * b[k];
-    return sum;
-}
 
 template <typename T, int D>
 void forward(const T* values, const T* points, T* value, T* jacobian, Size batch, Size channels, const Size* shape,
              Size count, Size values_stride, Size points_stride, int threads) {
     constexpr int K = 1 << D;
+    using V = typename Lanes<T, K>::type;
     const Lattice<D> lattice(shape);
     constexpr Size chunk = 4096;
     const Size chunks = (count + chunk - 1) / chunk;
@@ -104,16 +108,15 @@ void forward(const T* values, const T* points, T* value, T* jacobian, Size batch
         const T* p_b = points + b * points_stride;
         for (Size n = begin; n < end; ++n) {
             const Corners<T, D> corners(lattice, p_b + n, count);
-            T w[K], dw[D][K], v[K];
-            corners.weights(w);
-            if (jacobian)
-                for (int d = 0; d < D; ++d) corners.derivative(dw[d], d);
+            const V w = corners.weights();
+            V dw[D];
+            for (int d = 0; d < D; ++d) dw[d] = corners.derivative(d);
             for (Size c = 0; c < channels; ++c) {
-                load<T, K>(v_b + c * lattice.nodes + corners.base, corners.step, v);
+                const V v = corners.load(v_b + c * lattice.nodes + corners.base);
                 const Size at = b * channels + c;
-                value[at * count + n] = dot<T, K>(w, v);
+                value[at * count + n] = sum<T, K>(w * v);
                 if (jacobian)
-                    for (int d = 0; d < D; ++d) jacobian[(at * D + d) * count + n] = dot<T, K>(dw[d], v);
+                    for (int d = 0; d < D; ++d) jacobian[(at * D + d) * count + n] = sum<T, K>(dw[d] * v);
             }
         }
     }
@@ -124,44 +127,40 @@ template <typename T, int D>
 void backward_range(const Lattice<D>& lattice, const T* values, const T* points, const T* g_value,
                     const T* g_jacobian, T* g_values, T* g_points, Size channels, Size count, Size begin, Size end) {
     constexpr int K = 1 << D;
+    using V = typename Lanes<T, K>::type;
     for (Size n = begin; n < end; ++n) {
         const Corners<T, D> corners(lattice, points + n, count);
-        T w[K], dw[D][K], ddw[D][D][K], v[K], g_point[D];
-        corners.weights(w);
+        const V w = corners.weights();
+        V dw[D], g_point[D];
         for (int d = 0; d < D; ++d) {
-            corners.derivative(dw[d], d);
-            g_point[d] = T(0);
+            dw[d] = corners.derivative(d);
+            g_point[d] = V{};
         }
-        if (g_jacobian && g_points)
-            for (int d = 0; d < D; ++d)
-                for (int e = d + 1; e < D; ++e) corners.derivative(ddw[d][e], d, e);
         for (Size c = 0; c < channels; ++c) {
             const T g = g_value ? g_value[c * count + n] : T(0);
             T g_j[D];
             for (int d = 0; d < D; ++d) g_j[d] = g_jacobian ? g_jacobian[(c * D + d) * count + n] : T(0);
             const Size at = c * lattice.nodes + corners.base;
             if (g_values) {
-                T share[K];
-                for (int k = 0; k < K; ++k) share[k] = g * w[k];
+                V share = g * w;
                 if (g_jacobian)
-                    for (int d = 0; d < D; ++d)
-                        for (int k = 0; k < K; ++k) share[k] += g_j[d] * dw[d][k];
+                    for (int d = 0; d < D; ++d) share += g_j[d] * dw[d];
                 for (int k = 0; k < K; ++k) g_values[at + corners.step[k]] += share[k];
             }
             if (g_points) {
-                load<T, K>(values + at, corners.step, v);
-                for (int d = 0; d < D; ++d) g_point[d] += g * dot<T, K>(dw[d], v);
+                const V v = corners.load(values + at);
+                for (int d = 0; d < D; ++d) g_point[d] += g * (dw[d] * v);
                 if (g_jacobian)
                     for (int d = 0; d < D; ++d)
                         for (int e = d + 1; e < D; ++e) {
-                            const T mixed = dot<T, K>(ddw[d][e], v);
+                            const V mixed = corners.derivative(d, e) * v;
                             g_point[d] += g_j[e] * mixed;
                             g_point[e] += g_j[d] * mixed;
                         }
             }
         }
         if (g_points)
-            for (int d = 0; d < D; ++d) g_points[d * count + n] = g_point[d];
+            for (int d = 0; d < D; ++d) g_points[d * count + n] = sum<T, K>(g_point[d]);
     }
 }
 

@@ -88,7 +88,7 @@ def new_state(recipe: Recipe, lattice: tuple[int, ...]) -> State:
     """A training at step 0: everything random comes from the recipe's seed."""
     torch.manual_seed(recipe.seed)
     objective = build_objective(recipe, lattice)
-    return State(objective, torch.optim.Adam(objective.parameters(), recipe.rate))
+    return State(objective, torch.optim.Adam(objective.parameters(), recipe.rate, fused=True))
 
 
 def _held_out(images: ImageSet) -> list[tuple[int, int]]:

@@ -1,0 +1,239 @@
+"""The compiled form against the plain one, and against autograd's own checks."""
+
+import pytest
+import torch
+from tables import DIMS, SHAPES, random_points
+from torch.testing import assert_close
+
+from foldless import kernels
+from foldless.grid import Grid, sample, sample_with_jacobian
+from foldless.kernels import native, plain
+from foldless.maps import Displacement
+
+compiled = pytest.mark.skipif(
+    not kernels.native_status()[0], reason=f"no compiled kernel: {kernels.native_status()[1]}"
+)
+DTYPES = (torch.float32, torch.float64)
+# The same sums in another order, of terms about 1; derivatives are larger by the lattice, gradients by the points.
+CLOSE = {torch.float32: {"rtol": 2e-5, "atol": 5e-4}, torch.float64: {"rtol": 1e-11, "atol": 1e-10}}
+LATTICES = [(9,), (1,), (2,), (6, 7), (1, 5), (4, 2), (5, 4, 6), (1, 3, 2)]
+
+
+def places(kind: str, shape: tuple[int, ...], batch: int) -> torch.Tensor:
+    """Points (batch, dim, count) of one kind."""
+    dim = len(shape)
+    nodes = Grid(shape).points(torch.zeros((), dtype=torch.float64)).flatten(2).expand(batch, -1, -1)
+    inner = random_points(dim, batch)
+    return {
+        "inside": inner,
+        "outside": random_points(dim, batch, low=-1, high=2),
+        "on nodes": nodes,
+        "at the border": torch.where(torch.rand_like(inner) < 0.5, inner.round(), inner),
+        "far": 1e6 * (inner - 0.5),
+    }[kind]
+
+
+def everything(function, values, points, with_jacobian):
+    """Value, derivative, and the gradients of a random functional of both."""
+    values, points = values.detach().requires_grad_(), points.detach().requires_grad_()
+    value, jacobian = function(values, points, with_jacobian)
+    torch.manual_seed(1)
+    total = (value * torch.randn_like(value)).sum()
+    if jacobian is not None:
+        total = total + (jacobian * torch.randn_like(jacobian)).sum()
+    return value, jacobian, *torch.autograd.grad(total, [values, points])
+
+
+def assert_forms_agree(values, points, with_jacobian=True):
+    got = everything(native.sample, values, points, with_jacobian)
+    expected = everything(plain.sample, values, points, with_jacobian)
+    for name, ours, referee in zip(("value", "jacobian", "by values", "by points"), got, expected, strict=True):
+        if referee is not None:
+            assert_close(ours, referee, equal_nan=True, **CLOSE[points.dtype], msg=lambda m, name=name: f"{name}: {m}")
+        else:
+            assert ours is None
+
+
+# Both forms agree
+
+
+@compiled
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", LATTICES)
+@pytest.mark.parametrize("kind", ["inside", "outside", "on nodes", "at the border", "far"])
+def test_the_compiled_form_equals_the_plain_one(kind, shape, dtype):
+    if dtype == torch.float32 and kind == "on nodes":
+        shape = tuple({1: 1, 2: 2}.get(n, 5) for n in shape)  # k / 4 is exact: both forms agree on which side a node is
+    values = torch.randn(2, 3, *shape, dtype=dtype)
+    points = places(kind, shape, 2).to(dtype)
+    assert_forms_agree(values, points, with_jacobian=True)
+    assert_forms_agree(values, points, with_jacobian=False)
+
+
+@compiled
+@pytest.mark.parametrize("dim", DIMS)
+def test_points_that_are_not_numbers_come_back_as_nan(dim):
+    values = torch.randn(2, 3, *SHAPES[dim], dtype=torch.float64)
+    points = random_points(dim, batch=2)
+    points[0, 0, 3] = torch.nan
+    points[1, -1, 5] = torch.nan
+    assert_forms_agree(values, points)
+    value, _ = native.sample(values, points, True)
+    assert torch.isnan(value[0, :, 3]).all()
+    assert torch.isnan(value[1, :, 5]).all()
+    assert torch.isnan(value).sum() == 6
+
+
+@compiled
+@pytest.mark.parametrize("dim", DIMS)
+def test_infinite_points_are_the_border(dim):
+    values = torch.randn(1, 2, *SHAPES[dim], dtype=torch.float64)
+    points = random_points(dim)
+    points[:, 0, ::2], points[:, 0, 1::2] = torch.inf, -torch.inf
+    value, jacobian = native.sample(values, points, True)
+    assert_close(value, native.sample(values, points.clamp(0, 1), False)[0], rtol=0, atol=0)
+    assert (jacobian[:, :, 0] == 0).all()
+
+
+@compiled
+@pytest.mark.parametrize("dim", DIMS)
+def test_memory_may_have_any_layout(dim):
+    shape = SHAPES[dim]
+    values = torch.randn(*shape[::-1], 3, 2, dtype=torch.float64).permute(*range(dim + 1, -1, -1))
+    points = random_points(dim, batch=4, count=60)[::2, :, 1::3]
+    assert not values.is_contiguous()
+    assert not points.is_contiguous()
+    assert_forms_agree(values, points)
+    strided = torch.randn(2, 3, *[2 * n for n in shape], dtype=torch.float64)[(..., *[slice(None, None, 2)] * dim)]
+    assert_forms_agree(strided, points)
+
+
+@compiled
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("which", ["values", "points", "both"])
+def test_a_sample_may_stand_for_a_whole_batch(dim, which):
+    values = torch.randn(3, 2, *SHAPES[dim], dtype=torch.float64)
+    points = random_points(dim, batch=3)
+    if which != "points":
+        values = values[:1].expand(3, *values.shape[1:])
+    if which != "values":
+        points = points[:1].expand(3, -1, -1)
+    assert 0 in (values.stride(0), points.stride(0))
+    assert_forms_agree(values, points)
+
+
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("batch, count", [(0, 5), (2, 0), (0, 0)])
+def test_nothing_in_nothing_out(dim, batch, count):
+    values = torch.randn(batch, 2, *SHAPES[dim], requires_grad=True)
+    points = torch.rand(batch, dim, count, requires_grad=True)
+    value, jacobian = kernels.sample(values, points, True)
+    assert value.shape == (batch, 2, count)
+    assert jacobian.shape == (batch, 2, dim, count)
+    by_values, by_points = torch.autograd.grad(value.sum() + jacobian.sum(), [values, points])
+    assert (by_values == 0).all()
+    assert by_points.shape == points.shape
+
+
+@compiled
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_many_threads_compute_what_one_does(dim, batch):
+    values = torch.randn(batch, 2, *SHAPES[dim], dtype=torch.float64)
+    points = random_points(dim, batch, count=10_001)  # more than one chunk, and no multiple of a thread's share
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = everything(native.sample, values, points, True)
+        torch.set_num_threads(4)
+        many = everything(native.sample, values, points, True)
+    finally:
+        torch.set_num_threads(before)
+    for alone, together in zip(one[:2], many[:2], strict=True):
+        assert torch.equal(alone, together)
+    for alone, together in zip(one[2:], many[2:], strict=True):
+        assert_close(alone, together, **CLOSE[torch.float64])
+
+
+@compiled
+def test_the_plain_form_answers_where_the_compiled_one_cannot():
+    values, points = torch.randn(1, 1, 4, 4).half(), torch.rand(1, 2, 5).half()
+    assert native.sample(values, points, False)[0].dtype == torch.float16
+    values, points = torch.randn(1, 1, 2, 3, 2, 3), torch.rand(1, 4, 5)
+    assert native.sample(values, points, True)[1].shape == (1, 1, 4, 5)
+
+
+def test_the_status_says_why():
+    built, why = kernels.native_status()
+    assert isinstance(built, bool)
+    assert why
+
+
+# Derivatives
+
+
+def away_from_kinks(shape, batch):
+    """Points in the middle six tenths of random cells."""
+    dim = len(shape)
+    cells = torch.tensor([n - 1 for n in shape], dtype=torch.float64)[:, None]
+    low = (torch.rand(batch, dim, 4, dtype=torch.float64) * cells).floor()
+    return (low + random_points(dim, batch, count=4, low=0.2, high=0.8)) / cells
+
+
+@pytest.mark.parametrize("form", [pytest.param(native.sample, marks=compiled), plain.sample], ids=["compiled", "plain"])
+@pytest.mark.parametrize("shape", [(4,), (3, 4), (3, 2, 4)])
+@pytest.mark.parametrize("with_jacobian", [False, True])
+def test_gradients_are_the_derivatives(form, shape, with_jacobian):
+    values = torch.randn(2, 2, *shape, dtype=torch.float64, requires_grad=True)
+    points = away_from_kinks(shape, 2).requires_grad_()
+    some = (lambda v, p: form(v, p, True)) if with_jacobian else (lambda v, p: form(v, p, False)[0])
+    assert torch.autograd.gradcheck(some, (values, points), eps=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 4), (3, 2, 4)])
+def test_the_jacobian_is_the_derivative_of_the_value(shape):
+    values = torch.randn(1, 2, *shape, dtype=torch.float64)
+    points = away_from_kinks(shape, 1).requires_grad_()
+    value, jacobian = kernels.sample(values, points, True)
+    for channel in range(2):
+        (expected,) = torch.autograd.grad(value[:, channel].sum(), points, retain_graph=True)
+        assert_close(jacobian[:, channel], expected, **CLOSE[torch.float64])
+
+
+@compiled
+def test_only_wanted_gradients_are_computed():
+    values, points = torch.randn(1, 2, 5, 5), torch.rand(1, 2, 7)
+    for wants_values in (True, False):
+        v, p = values.clone().requires_grad_(wants_values), points.clone().requires_grad_(not wants_values)
+        native.sample(v, p, True)[1].sum().backward()
+        assert (v.grad is not None) == wants_values
+        assert (p.grad is not None) != wants_values
+
+
+# As a torch operator
+
+
+@compiled
+@pytest.mark.parametrize("with_jacobian", [False, True])
+def test_torch_finds_nothing_wrong_with_the_operator(with_jacobian):
+    values = torch.randn(2, 2, 4, 5, dtype=torch.float64, requires_grad=True)
+    points = away_from_kinks((4, 5), 2).requires_grad_()
+    operator = torch.ops.foldless.sample.default
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(operator, (values, points, with_jacobian), test_utils=checks)
+    g_value, g_jacobian = torch.randn(2, 2, 4).double(), torch.randn(2, 2, 2, 4).double() if with_jacobian else None
+    backward = torch.ops.foldless.sample_backward.default
+    arguments = (values.detach(), points.detach(), g_value, g_jacobian, True, True)
+    torch.library.opcheck(backward, arguments, test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize("dim", DIMS)
+def test_autocast_leaves_coordinates_alone(dim):
+    phi = Displacement(0.05 * torch.randn(2, dim, *SHAPES[dim]))
+    points = torch.rand(2, dim, 20)
+    expected = sample(phi.field, points), *sample_with_jacobian(phi.field, points), phi(points)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = sample(phi.field, points), *sample_with_jacobian(phi.field, points), phi(points)
+    for ours, referee in zip(got, expected, strict=True):
+        assert ours.dtype == torch.float32
+        assert torch.equal(ours, referee)
