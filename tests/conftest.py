@@ -1,6 +1,9 @@
 """Fixtures of every test: one seed, the folder of real images."""
 
 import os
+import sys
+import threading
+import warnings
 from pathlib import Path
 
 import pytest
@@ -19,3 +22,25 @@ def real_data() -> Path:
     if not REAL_DATA.is_dir():
         pytest.skip(f"no real images: set FOLDLESS_DATA to their folder ({REAL_DATA} does not exist)")
     return REAL_DATA
+
+
+@pytest.fixture
+def foldless(monkeypatch, capsys):
+    """The command line, in this process: (exit code, what was said, what was complained about)."""
+    from foldless.cli import main
+
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+
+    def run(*words: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        arguments = [str(word) for word in words]
+        monkeypatch.setattr(sys, "argv", ["foldless", *arguments])
+        try:
+            code = main(arguments)
+        except SystemExit as left:  # tyro's way of refusing
+            code = int(left.code or 0)
+        return code, *capsys.readouterr()
+
+    return run

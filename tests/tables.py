@@ -74,7 +74,7 @@ def every_network(dim: int, shape: tuple[int, ...]) -> dict[str, nn.Module]:
     down, up = (2, 6, 8, 5), (4, 7, 6)
     return {
         "MLP": MLP(shape, hidden=(20, 10)),
-        "EncoderDecoder": EncoderDecoder(dim, down=(2, 4, 6), up=(6, 5, 4)),
+        "EncoderDecoder": EncoderDecoder(dim, down=(2, 8, 12), up=(12, 10, 8)),
         "ConvOnly": ConvOnly(dim, features=3, layers=4),
         "ResidualUNet": ResidualUNet(dim, down, up),
         "ResidualUNet instance": ResidualUNet(dim, down, up, normalisation="instance"),

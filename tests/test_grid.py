@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import scipy.ndimage
+import SimpleITK
 import torch
 from tables import DIMS, SHAPES, SLACK, SLACK_32, random_points
 from torch.testing import assert_close
@@ -71,7 +72,8 @@ def test_a_grid_without_nodes_is_refused(shape):
 
 def test_per_axis_multiplies_each_coordinate():
     points = random_points(3)
-    assert_close(points * per_axis((2, 3, 5), points), torch.stack([points[:, 0] * 2, points[:, 1] * 3, points[:, 2] * 5], 1))
+    scaled = points * per_axis((2.0, 3.0, 5.0), points)
+    assert torch.equal(scaled, torch.stack([points[:, 0] * 2, points[:, 1] * 3, points[:, 2] * 5], dim=1))
 
 
 # Jitter
@@ -223,3 +225,16 @@ def test_labels_outside_are_background(dim):
     for points in (-random_points(dim) - voxel, 1 + voxel + random_points(dim)):
         assert (sample_labels(labels, points) == 0).all()
     assert (sample_labels(labels, random_points(dim)) > 0).all()
+
+
+@pytest.mark.parametrize("move", [-0.6, -0.4, 0.4, 0.6])
+def test_a_border_label_reaches_half_a_voxel_out_as_in_itk(move):
+    """SciPy's order 0 ends at the last node instead; ITK's voxels are boxes around their nodes."""
+    labels = torch.randint(1, 9, (5, 6))
+    points = Grid((5, 6)).points(torch.zeros((), dtype=torch.float64)) + move * per_axis(
+        (0.25, 0.2), torch.zeros(1, 2, 1, 1)
+    )
+    image = SimpleITK.GetImageFromArray(labels.numpy())
+    nearest, shift = SimpleITK.sitkNearestNeighbor, SimpleITK.TranslationTransform(2, (move, move))
+    expected = SimpleITK.GetArrayFromImage(SimpleITK.Resample(image, image, shift, nearest, 0))
+    assert torch.equal(sample_labels(labels, points), torch.from_numpy(expected))

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from foldless import kernels
 from foldless.grid import Grid, sample, sample_with_jacobian
-from foldless.kernels import native, plain
+from foldless.kernels import convolution, native, plain
 from foldless.maps import Displacement
 
 compiled = pytest.mark.skipif(
@@ -123,7 +123,7 @@ def test_a_sample_may_stand_for_a_whole_batch(dim, which):
 
 
 @pytest.mark.parametrize("dim", DIMS)
-@pytest.mark.parametrize("batch, count", [(0, 5), (2, 0), (0, 0)])
+@pytest.mark.parametrize(("batch", "count"), [(0, 5), (2, 0), (0, 0)])
 def test_nothing_in_nothing_out(dim, batch, count):
     values = torch.randn(batch, 2, *SHAPES[dim], requires_grad=True)
     points = torch.rand(batch, dim, count, requires_grad=True)
@@ -237,3 +237,42 @@ def test_autocast_leaves_coordinates_alone(dim):
     for ours, referee in zip(got, expected, strict=True):
         assert ours.dtype == torch.float32
         assert torch.equal(ours, referee)
+
+
+# Convolutions
+
+SHORT = {
+    torch.float64: 1e-10,
+    torch.bfloat16: 0.03,
+}  # relative to the largest entry: rounding; bfloat16's 8 bits, summed
+PLAIN = {
+    "halve": {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d},
+    "double": {1: torch.conv_transpose1d, 2: torch.conv_transpose2d, 3: torch.conv_transpose3d},
+}
+
+
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("dtype", SHORT)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_halving_and_doubling_are_torchs_convolutions(dim, name, dtype, channels_last):
+    ours = {"halve": convolution.halve, "double": convolution.double}[name]
+    x = torch.randn(2, 3, *SHAPES[dim], dtype=torch.float64)
+    weight = torch.randn(*((5, 3) if name == "halve" else (3, 5)), *[3 if name == "halve" else 4] * dim).double()
+    inputs = [tensor.to(dtype) for tensor in (x, weight, torch.randn(5).double())]
+    if channels_last and dim > 1:
+        inputs[0] = inputs[0].contiguous(memory_format={2: torch.channels_last, 3: torch.channels_last_3d}[dim])
+
+    def value_and_gradients(function, inputs):
+        leaves = [tensor.detach().requires_grad_() for tensor in inputs]
+        value = function(*leaves)
+        torch.manual_seed(1)
+        return value, *torch.autograd.grad(value, leaves, torch.randn(value.shape).to(value.dtype))
+
+    def plain_form(x, weight, bias):
+        return PLAIN[name][dim](x, weight, bias, stride=2, padding=1)
+
+    expected = value_and_gradients(plain_form, [tensor.double() for tensor in inputs])
+    for got, referee in zip(value_and_gradients(ours, inputs), expected, strict=True):
+        assert got.dtype == dtype
+        assert_close(got.double(), referee, rtol=0, atol=SHORT[dtype] * referee.abs().max().item())

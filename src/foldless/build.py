@@ -86,11 +86,10 @@ def weight_of(recipe: Recipe) -> Weight:
     return Constant(recipe.weight)
 
 
-def network_dtype(recipe: Recipe) -> torch.dtype:
-    """float32 or bfloat16, as the recipe says or, for "auto", as the processor gains."""
-    if recipe.precision == "auto":
-        return torch.bfloat16 if multiplies_bfloat16() else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[recipe.precision]
+def network_dtype(recipe: Recipe) -> torch.dtype | None:
+    """bfloat16 or, for None, what the images have; "auto" is what the processor gains by."""
+    bfloat16 = multiplies_bfloat16() if recipe.precision == "auto" else recipe.precision == "bfloat16"
+    return torch.bfloat16 if bfloat16 else None
 
 
 def multiplies_bfloat16() -> bool:

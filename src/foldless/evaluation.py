@@ -22,7 +22,7 @@ from foldless.io.files import write_whole
 from foldless.maps import Identity, Map
 from foldless.metrics import folded, inverse_consistency_error, jacobian_determinant, summary
 from foldless.model import Model
-from foldless.outcome import Outcome, field_scores, padded, predict, register_volumes, same_lattice
+from foldless.outcome import Outcome, check_dimension, field_scores, padded, predict, register_volumes, same_lattice
 from foldless.overlap import overlap
 from foldless.report import Pair
 
@@ -71,19 +71,25 @@ def folder_pairs(model: Model, folder: Path, file: Path | None) -> list[tuple[st
 
 
 def judge_folder(model: Model, folder: Path, pairs: Sequence[tuple[str, str]]) -> Iterator[Judged]:
-    """Every pair of a folder, scored on the fixed image's own lattice from the fields that would be written."""
+    """Every pair of a folder, scored on the fixed image's own lattice from the fields that would be written.
+
+    Raises:
+        InputError: an image or its labels cannot be used, which is known before the first pair is registered.
+    """
     files = case_names(folder)
-    cache: dict[str, tuple[Volume, Volume | None]] = {}
+    cases: dict[str, tuple[Volume, Volume | None]] = {}
+    for name in dict.fromkeys(name for pair in pairs for name in pair):
+        image, label = read_volume(files[name]), label_file(folder, files[name])
+        check_dimension(model, image)
+        cases[name] = image, None if label is None else same_lattice(read_volume(label, labels=True), image, name)
+    return _judged(model, cases, pairs)
 
-    def case(name: str) -> tuple[Volume, Volume | None]:
-        if name not in cache:
-            image = read_volume(files[name])
-            label = label_file(folder, files[name])
-            cache[name] = image, None if label is None else same_lattice(read_volume(label, labels=True), image, name)
-        return cache[name]
 
+def _judged(
+    model: Model, cases: Mapping[str, tuple[Volume, Volume | None]], pairs: Sequence[tuple[str, str]]
+) -> Iterator[Judged]:
     for moving, fixed in pairs:
-        (image_A, labels_A), (image_B, labels_B) = case(moving), case(fixed)
+        (image_A, labels_A), (image_B, labels_B) = cases[moving], cases[fixed]
         outcome = Outcome(image_A, image_B, register_volumes(model, image_A, image_B), model, labels_A, labels_B)
         scores = outcome.metrics()
         yield Judged(moving, fixed, scores, partial(outcome.drawn, f"{moving} → {fixed}", scores))
@@ -186,11 +192,15 @@ def flat(scores: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _read_pairs(file: Path, names: set[str]) -> list[tuple[str, str]]:
     if not file.is_file():
         raise InputError(f"the pairs file {file} does not exist")
-    with file.open(newline="", encoding="utf-8") as content:
-        reader = csv.DictReader(content)
-        if not {"moving", "fixed"} <= set(reader.fieldnames or ()):
-            raise InputError(f"{file} must be a CSV whose first line is moving,fixed; it is {reader.fieldnames}")
-        pairs = [(row["moving"], row["fixed"]) for row in reader]
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as content:  # spreadsheets begin with a mark
+            reader = csv.DictReader(content, skipinitialspace=True)
+            first, rows = list(reader.fieldnames or ()), list(reader)
+    except (csv.Error, UnicodeDecodeError, OSError) as error:
+        raise InputError(f"{file} cannot be read as a CSV with the columns moving,fixed: {error}") from error
+    if not {"moving", "fixed"} <= set(first):
+        raise InputError(f"{file} must be a CSV whose first line is moving,fixed; it is {','.join(first)}")
+    pairs = [(row["moving"], row["fixed"]) for row in rows]
     if not pairs:
         raise InputError(f"{file} names no pair")
     for name in (name for pair in pairs for name in pair):

@@ -130,7 +130,7 @@ class Affine(Map):
     def __call__(self, points: Points) -> Points:
         _check_dim(self, points)
         ones = [1] * (points.ndim - 2)
-        return torch.einsum("bij,bj...->bi...", self.linear, points) + self.shift.reshape(*self.shift.shape, *ones)
+        return contract("bij,bj...->bi...", self.linear, points) + self.shift.reshape(*self.shift.shape, *ones)
 
     def with_jacobian(self, points: Points) -> tuple[Points, Jacobian]:
         image = self(points)
@@ -141,7 +141,7 @@ class Affine(Map):
     @property
     def inverse(self) -> Map:
         linear = torch.linalg.inv(self.linear)
-        return Affine(linear, -torch.einsum("bij,bj->bi", linear, self.shift))
+        return Affine(linear, -contract("bij,bj->bi", linear, self.shift))
 
 
 @dataclass(frozen=True, eq=False)
@@ -396,6 +396,13 @@ def determinant(matrix: Jacobian) -> Float[Tensor, "#batch *at"]:
             + m[0][2] * (m[1][0] * m[2][1] - m[1][1] * m[2][0])
         )
     raise ValueError(f"determinants are written out for 1, 2 and 3 dimensions; got {dim}")
+
+
+def contract(equation: str, *tensors: Tensor) -> Tensor:
+    """`torch.einsum` in the tensors' own precision: autocast would round coordinates to bfloat16."""
+    with torch.autocast(tensors[0].device.type, enabled=False):
+        result: Tensor = torch.einsum(equation, *tensors)
+    return result
 
 
 def _length(vector: Points) -> Tensor:

@@ -29,6 +29,7 @@ class Model:
     recipe: Recipe
     preparation: Preparation
     trained_on: tuple[str, ...] = ()
+    """Names of the cases that training has seen, those that it was watched by included."""
 
     def save(self, path: Path) -> None:
         """Write weights and settings as safetensors, at once or not at all."""
@@ -48,12 +49,12 @@ class Model:
         Raises:
             InputError: no such file, or not a model of foldless.
         """
-        file = _weights_file(path)
+        file = weights_file(path)
         about, tensors = _read(file)
         try:
             recipe = Recipe.from_dict(about["recipe"])
             preparation = Preparation.from_dict(about["preparation"])
-        except (KeyError, TypeError, InputError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise InputError(f"{file} describes a model that this version cannot build: {error}") from error
         registration = build_registration(recipe, preparation.lattice)
         try:
@@ -64,7 +65,12 @@ class Model:
         return cls(registration, recipe, preparation, tuple(about.get("trained_on", ())))
 
 
-def _weights_file(path: Path) -> Path:
+def weights_file(path: Path) -> Path:
+    """The weights of a run's folder, its best checkpoint; of a file, the file itself.
+
+    Raises:
+        InputError: there are none.
+    """
     if path.is_dir():
         for name in ("best.safetensors", "last.safetensors"):
             if (path / name).is_file():

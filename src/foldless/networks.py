@@ -1,7 +1,8 @@
 """Networks: two images (batch, channels, *lattice) in, one tensor (batch, dim, *lattice) out.
 
 What the tensor means (a displacement, a velocity) is decided by `Predict`. Every last layer starts at zero, so that
-every registration starts at the identity. Sizes and widths are those of the papers; `docs/design.md` cites them.
+every registration starts at the identity. A network computes in the dtype of its images (bfloat16 where that is
+fast), but its last layer in the dtype of its parameters: coordinates never pass through bfloat16.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from foldless.kernels.convolution import double, halve
+
 Image = Float[Tensor, "batch channels *lattice"]
 Prediction = Float[Tensor, "batch dim *lattice"]
 Normalisation = Literal["batch", "instance", "none"]
@@ -25,6 +28,14 @@ _TRANSPOSED: dict[int, type[nn.Module]] = {1: nn.ConvTranspose1d, 2: nn.ConvTran
 _BATCH_NORM: dict[int, type[nn.Module]] = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _AVERAGE_POOL: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 _LINEAR_INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+
+class InstanceNorm(nn.GroupNorm):
+    """Each channel of each sample to mean 0 and variance 1, then scaled; nothing depends on the batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        # torch's backward is 20 times slower on channels-last memory than the two copies that avoid it
+        return _laid_out_as(super().forward(x.contiguous()), x)
 
 
 class MLP(nn.Module):
@@ -51,8 +62,8 @@ class MLP(nn.Module):
             )
         x = torch.cat([image_A, image_B], dim=1).flatten(1)
         for layer in self.hidden:
-            x = F.relu(layer(x))
-        return self.last(x).unflatten(1, (len(self.shape), *self.shape))  # type: ignore[no-any-return]
+            x = F.relu(F.linear(x, *_cast(layer, x)))
+        return _last(self.last, x).reshape(-1, len(self.shape), *self.shape)
 
 
 class EncoderDecoder(nn.Module):
@@ -71,10 +82,10 @@ class EncoderDecoder(nn.Module):
         sizes = []
         for layer in self.down:
             sizes.append(x.shape[2:])
-            x = F.relu(layer(x))
+            x = F.relu(_halve(layer, x))
         for layer, size in zip(self.up, reversed(sizes), strict=True):
-            x = _crop(F.relu(layer(x)), size)
-        return _in_float32(self.last, x) / 10
+            x = _crop(F.relu(_double(layer, x)), size)
+        return _last(self.last, x) / 10
 
 
 class ConvOnly(nn.Module):
@@ -89,8 +100,8 @@ class ConvOnly(nn.Module):
     def forward(self, image_A: Image, image_B: Image) -> Prediction:
         x = torch.cat([image_A, image_B], dim=1)
         for layer in self.hidden:
-            x = torch.cat([x, F.relu(layer(x))], dim=1)
-        return _in_float32(self.last, x)
+            x = torch.cat([x, F.relu(_same(layer, x))], dim=1)
+        return _last(self.last, x)
 
 
 class ResidualUNet(nn.Module):
@@ -127,13 +138,13 @@ class ResidualUNet(nn.Module):
         skips = []
         for layer in self.down:
             skips.append(x)
-            pooled = _AVERAGE_POOL[self.dim](x, 2, ceil_mode=True)
-            x = _add_matching(layer(F.leaky_relu(x)), pooled)
+            pooled = _pooled(x)
+            x = _add_matching(_halve(layer, F.leaky_relu(x)), pooled)
         for layer, normalise, skip in zip(reversed(self.up), reversed(self.normalise), reversed(skips), strict=True):
-            y = layer(F.leaky_relu(x))
+            y = _double(layer, F.leaky_relu(x))
             x = normalise(y + self._doubled(x, y.shape[1]))
             x = torch.cat([_crop(x, skip.shape[2:]), skip], dim=1)
-        return _in_float32(self.last, x) / 10
+        return _last(self.last, x) / 10
 
     def _doubled(self, x: Tensor, channels: int) -> Tensor:
         x = _match_channels(x, channels)
@@ -190,15 +201,15 @@ class VoxelMorphUNet(nn.Module):
         x, skips = images, []
         for layer in self.encoder:
             skips.append(x)
-            x = F.leaky_relu(layer(x), 0.2)
+            x = F.leaky_relu(_halve(layer, x), 0.2)
         for level, layer in enumerate(self.decoder):
             if level:
                 x = torch.cat([F.interpolate(x, scale_factor=2, mode="nearest"), skips[-level]], dim=1)
-            x = F.leaky_relu(layer(x), 0.2)
-        x = F.leaky_relu(self.before(x), 0.2)
+            x = F.leaky_relu(_same(layer, x), 0.2)
+        x = F.leaky_relu(_same(self.before, x), 0.2)
         x = torch.cat([F.interpolate(x, scale_factor=2, mode="nearest"), images], dim=1)
-        x = F.leaky_relu(self.after(x), 0.2)
-        voxels = _crop(_in_float32(self.last, x), size)
+        x = F.leaky_relu(_same(self.after, x), 0.2)
+        voxels = _crop(_last(self.last, x), size)
         scale = torch.tensor([1.0 / max(n - 1, 1) for n in size], dtype=voxels.dtype, device=voxels.device)
         return voxels * scale.reshape(1, -1, *[1] * len(size))
 
@@ -209,10 +220,32 @@ def _zero(layer: nn.Module) -> nn.Module:
     return layer
 
 
-def _in_float32(layer: nn.Module, x: Tensor) -> Tensor:
-    """Coordinates never pass through bfloat16: its 8 bits are 1/256 of a displacement."""
+def _last(layer: nn.Module, x: Tensor) -> Tensor:
+    """The last layer, in its parameters' own dtype: bfloat16's 8 bits are 1/256 of a displacement."""
     with torch.autocast(x.device.type, enabled=False):
-        return layer(x.to(next(layer.parameters()).dtype))  # type: ignore[no-any-return]
+        result: Tensor = layer(x.to(next(layer.parameters()).dtype))
+    return result
+
+
+def _same(layer: nn.Module, x: Tensor) -> Tensor:
+    """A convolution that keeps the lattice, in the dtype of its input; odd width, padding to match."""
+    weight, bias = _cast(layer, x)
+    dim, padding = x.ndim - 2, [n // 2 for n in weight.shape[2:]]
+    return torch.convolution(x, weight, bias, [1] * dim, padding, [1] * dim, False, [0] * dim, 1)
+
+
+def _halve(layer: nn.Module, x: Tensor) -> Tensor:
+    return halve(x, *_cast(layer, x))
+
+
+def _double(layer: nn.Module, x: Tensor) -> Tensor:
+    return double(x, *_cast(layer, x))
+
+
+def _cast(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """A layer's weight and bias in the dtype of its input."""
+    weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
+    return weight.to(x.dtype), bias.to(x.dtype)
 
 
 def _normalisation(name: Normalisation, dim: int, channels: int) -> nn.Module:
@@ -220,10 +253,23 @@ def _normalisation(name: Normalisation, dim: int, channels: int) -> nn.Module:
         case "batch":
             return _BATCH_NORM[dim](channels)
         case "instance":
-            return nn.GroupNorm(channels, channels)
+            return InstanceNorm(channels, channels)
         case "none":
             return nn.Identity()
     raise ValueError(f'normalisation is "batch", "instance" or "none"; got {name!r}')
+
+
+def _laid_out_as(x: Tensor, like: Tensor) -> Tensor:
+    for layout, ndim in ((torch.channels_last, 4), (torch.channels_last_3d, 5)):
+        if like.ndim == ndim and like.is_contiguous(memory_format=layout):
+            return x.contiguous(memory_format=layout)
+    return x
+
+
+def _pooled(x: Tensor) -> Tensor:
+    """Means of 2-wide blocks, in float32 where torch pools no bfloat16."""
+    block = [min(2, n) for n in x.shape[2:]]
+    return _AVERAGE_POOL[x.ndim - 2](x.float() if x.dtype == torch.bfloat16 else x, block, ceil_mode=True).to(x.dtype)
 
 
 def _match_channels(x: Tensor, channels: int) -> Tensor:

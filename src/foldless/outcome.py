@@ -60,7 +60,7 @@ class Fields:
     """
 
     forward: Field
-    inverse: Field
+    inverse: Float[np.ndarray, "*elsewhere dim"]
     untouched: Field
     seconds: float
 
@@ -87,7 +87,7 @@ class Outcome:
         return None if self.moving_labels is None else self._carried(self.moving_labels, self.fields.forward)
 
     @cached_property
-    def displacement_voxels(self) -> Float[np.ndarray, dim * shape]:
+    def displacement_voxels(self) -> Float[np.ndarray, " dim *shape"]:
         """The forward field in voxels of the fixed lattice, array order: what folds are counted from."""
         return voxel_displacement(self.fields.forward, self.fixed.geometry)
 
@@ -193,11 +193,8 @@ def register_volumes(model: Model, moving: Volume, fixed: Volume) -> Fields:
     Raises:
         InputError: the volumes or the model differ in dimension.
     """
-    for volume in (moving, fixed):
-        if volume.dim != model.preparation.dim:
-            raise InputError(
-                f"{volume.path} is {volume.dim}-D, but the model was trained on {model.preparation.dim}-D images"
-            )
+    check_dimension(model, moving)
+    check_dimension(model, fixed)
     started = perf_counter()
     image_A, lattice_A = model.preparation.image(moving)
     image_B, lattice_B = model.preparation.image(fixed)
@@ -211,6 +208,18 @@ def register_volumes(model: Model, moving: Volume, fixed: Volume) -> Fields:
     seconds = perf_counter() - started
     untouched = written(Identity(fixed.dim), lattice_A, lattice_B, fixed.geometry)
     return Fields(forward, inverse, untouched, seconds)
+
+
+def check_dimension(model: Model, volume: Volume) -> None:
+    """Make sure that a model can register a volume.
+
+    Raises:
+        InputError: it was trained on images of another dimension.
+    """
+    if volume.dim != model.preparation.dim:
+        raise InputError(
+            f"{volume.path} is {volume.dim}-D, but the model was trained on {model.preparation.dim}-D images"
+        )
 
 
 def predict(model: Model, image_A: Tensor, image_B: Tensor) -> tuple[Map, Map]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typing
 from dataclasses import asdict, dataclass, fields
+from math import inf
 from typing import Any, Literal
 
 from foldless.errors import InputError
@@ -67,12 +68,16 @@ class Recipe:
             raise InputError(f"levels are pooling factors of 1 or more, one a network; got {self.levels}")
         if not self.widths or min(self.widths) < 1:
             raise InputError(f"widths are channel counts of 1 or more, one a halving; got {self.widths}")
-        if len(self.widths_up) != len(self.widths):
-            raise InputError(f"widths and widths-up must be equally many; got {self.widths} and {self.widths_up}")
-        if self.rate <= 0 or self.sigma <= 0 or self.weight < 0 or self.ramp < 0:
-            raise InputError("rate and sigma must be above 0, weight and ramp not below")
-        if self.window % 2 == 0:
+        if len(self.widths_up) != len(self.widths) or min(self.widths_up) < 1:
+            raise InputError(
+                f"widths and widths-up are equally many channel counts; got {self.widths} and {self.widths_up}"
+            )
+        if not (0 < self.rate < inf and 0 < self.sigma < inf and 0 <= self.weight < inf and self.ramp >= 0):
+            raise InputError("rate and sigma must be above 0, weight and ramp not below, and all of them finite")
+        if self.window < 1 or self.window % 2 == 0:
             raise InputError(f"window must be odd, so that it has a centre; got {self.window}")
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"the seed must be 0 or more and fit in 63 bits; got {self.seed}")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for a run record."""
@@ -111,6 +116,8 @@ class Source:
         low, high = self.percentiles
         if not 0 <= low < high <= 100:
             raise InputError(f"percentiles are two growing numbers from 0 to 100; got {low:g} and {high:g}")
+        if not 0 <= self.digit <= 9:
+            raise InputError(f"the digit is 0 to 9; got {self.digit}")
         if self.size < 8:
             raise InputError(f"shapes need 8 pixels a side or more; got {self.size}")
 
@@ -142,8 +149,10 @@ def recipe_for(volumes: bool) -> Recipe:
 
 def _checked(name: str, value: Any, hint: Any) -> Any:
     origin = typing.get_origin(hint)
-    if origin is tuple and isinstance(value, list | tuple) and all(isinstance(v, int | float) for v in value):
-        return tuple(value)
+    if origin is tuple and isinstance(value, list | tuple):
+        kinds = typing.get_args(hint)
+        if kinds[-1] is Ellipsis or len(value) == len(kinds):
+            return tuple(_checked(name, part, kinds[0]) for part in value)
     if hint is str and isinstance(value, str):
         return value
     if origin is Literal and value in typing.get_args(hint):

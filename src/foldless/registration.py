@@ -24,8 +24,8 @@ class Registration(nn.Module):
     @abstractmethod
     def forward(self, image_A: Image, image_B: Image) -> Map: ...
 
-    def run_networks_in(self, dtype: torch.dtype) -> None:
-        """Let every network inside compute in `dtype` (float32 or bfloat16); maps stay in float32."""
+    def run_networks_in(self, dtype: torch.dtype | None) -> None:
+        """Let every network inside compute in `dtype`, None for that of its images; maps keep the parameters'."""
         for module in self.modules():
             if isinstance(module, Predict):
                 module.dtype = dtype
@@ -38,11 +38,11 @@ class Predict(Registration):
         super().__init__()
         self.net = net
         self.as_map = as_map
-        self.dtype = torch.float32
+        self.dtype: torch.dtype | None = None
 
     def forward(self, image_A: Image, image_B: Image) -> Map:
-        with torch.autocast(image_A.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            prediction = self.net(_channels_last(image_A), _channels_last(image_B))
+        images = (_channels_last(image.to(self.dtype or image.dtype)) for image in (image_A, image_B))
+        prediction = self.net(*images)
         return self.as_map(prediction.contiguous())
 
 
@@ -77,15 +77,15 @@ class Downsample(Registration):
         return phi
 
 
-def warp(image: Image, phi: Map, grid: Grid | None = None) -> Image:
+def warp(image: Image, phi: Map, grid: Grid | None = None) -> Float[Tensor, "#batch channels *grid"]:
     """image ∘ phi on a lattice, (batch, channels, *grid): the image's own lattice unless another is given."""
     return sample(image, phi.on(grid or Grid.of(image)))
 
 
-def average_pool(image: Image, factor: int) -> Image:
+def average_pool(image: Image, factor: int) -> Float[Tensor, "batch channels *coarse"]:
     """Means of `factor`-wide blocks on every axis; incomplete blocks at the end average what they hold."""
     pool = {1: nn.functional.avg_pool1d, 2: nn.functional.avg_pool2d, 3: nn.functional.avg_pool3d}[image.ndim - 2]
-    return pool(image, factor, ceil_mode=True)
+    return pool(image, [min(factor, n) for n in image.shape[2:]], ceil_mode=True)
 
 
 def _channels_last(image: Image) -> Image:

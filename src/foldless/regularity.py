@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,7 @@ from foldless.maps import Identity, Map, matrix_product
 Score = Float[Tensor, ""]
 
 
+@runtime_checkable
 class Regularity(Protocol):
     """A penalty on both maps of a pair, evaluated on or around a lattice."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -19,6 +19,7 @@ Mask = Float[Tensor, "#batch 1 *lattice"]
 Score = Float[Tensor, ""]
 
 
+@runtime_checkable
 class Similarity(Protocol):
     """How unlike two images are."""
 
@@ -123,7 +124,8 @@ def gaussian_average(image: Image, sigma: float) -> Image:
         offsets = torch.arange(-reach, reach + 1, dtype=image.dtype, device=image.device)
         total = torch.exp(-0.5 * (offsets / sigma).square()).sum()
         kernel = torch.where(distance <= reach, torch.exp(-0.5 * (distance / sigma).square()) / total, 0.0)
-        image = (image.movedim(axis, -1) @ kernel).movedim(-1, axis)
+        with torch.autocast(image.device.type, enabled=False):  # bfloat16 would leave nothing of a local variance
+            image = (image.movedim(axis, -1) @ kernel).movedim(-1, axis)
     return image
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 from typing import Annotated
@@ -11,7 +12,7 @@ from typing import Annotated
 import tyro
 
 from foldless.cli.apply import Apply
-from foldless.cli.console import say_error, say_warning
+from foldless.cli.console import quiet_thread, say_error, say_warning
 from foldless.cli.demo import Demo
 from foldless.cli.doctor import Doctor
 from foldless.cli.evaluate import Evaluate
@@ -28,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 done, 1 it failed on the way, 2 it was given something that cannot be used."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads are ruinous where cores are shared
     warnings.showwarning = say_warning
+    threading.excepthook = quiet_thread
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         train = with_defaults_for_the_data(words)
@@ -41,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             prog="foldless",
             description=ABOUT,
             args=words,
-            config=(tyro.conf.OmitArgPrefixes,),
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
         )
         command.run()
     except InputError as error:
@@ -51,6 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say_error(error)
         return 1
     except KeyboardInterrupt:
-        say_error("stopped; what was saved stays")
+        say_error("stopped")
         return 130
+    except BrokenPipeError:  # the reader, such as `head`, has gone; Python must not meet the pipe again when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        say_error(f"{error.filename or 'a file'} could not be read or written: {error.strerror or error}")
+        return 1
     return 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,22 +23,24 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from foldless.errors import InputError
 
 OUT = Console(highlight=False)
 ERR = Console(stderr=True, highlight=False)
 RECORD = "run.json"
+NARROWEST = 12
 
 
 def say(text: str) -> None:
     """A line on standard output."""
-    OUT.print(text, soft_wrap=True)
+    OUT.print(text, soft_wrap=True, markup=False, emoji=False)
 
 
 def say_error(error: object) -> None:
     """One plain sentence on standard error."""
-    ERR.print(f"[bold red]foldless:[/] {escape(str(error))}", soft_wrap=True)
+    ERR.print(f"[bold red]foldless:[/] {escape(_one_line(error))}", soft_wrap=True, emoji=False)
 
 
 def say_warning(
@@ -49,7 +53,13 @@ def say_warning(
 ) -> None:
     """A warning as one line, without the place in the code."""
     del category, filename, lineno, file, line
-    ERR.print(f"[yellow]note:[/] {escape(str(message))}", soft_wrap=True)
+    ERR.print(f"[yellow]note:[/] {escape(_one_line(message))}", soft_wrap=True, emoji=False)
+
+
+def quiet_thread(failed: threading.ExceptHookArgs) -> None:
+    """TensorBoard's thread passes its errors on to the log, which says them once."""
+    if not isinstance(failed.exc_value, OSError):
+        threading.__excepthook__(failed)
 
 
 def progress() -> Progress:
@@ -70,12 +80,17 @@ def progress() -> Progress:
 
 
 def table(title: str, rows: Sequence[Sequence[str]], columns: Sequence[str]) -> None:
-    """A table; the first column reads left, the others right."""
+    """A table; the first column reads left and is cut where the terminal is narrow, the others right."""
     grid = Table(title=title, title_justify="left", title_style="bold", show_edge=False, pad_edge=False)
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    room = OUT.width - sum(width + len(" │ ") for width in widths[1:])
     for place, name in enumerate(columns):
-        grid.add_column(name, justify="right" if place else "left")
+        if place:
+            grid.add_column(name, justify="right")
+        else:
+            grid.add_column(name, no_wrap=True, overflow="ellipsis", max_width=max(room, NARROWEST))
     for row in rows:
-        grid.add_row(*row)
+        grid.add_row(*map(Text, row))
     OUT.print(grid)
 
 
@@ -91,6 +106,12 @@ def score_rows(scores: Mapping[str, Any], before: str = "_before") -> list[tuple
             stem = name.removesuffix("_after")
             rows.append((stem, number(scores.get(f"{stem}{before}")), number(value)))
     return rows
+
+
+def duration(seconds: float) -> str:
+    """A time as a person reads it."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def number(value: object) -> str:
@@ -110,8 +131,13 @@ def results_in(output: Path, overwrite: bool, inputs: Sequence[Path] = ()) -> It
         InputError: see `check_output`.
     """
     check_output(output, overwrite, inputs)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    output = output.resolve()
+    made = [folder for folder in output.parents if not folder.exists()]
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    except OSError as error:
+        raise InputError(f"the output folder {output} cannot be made: {error.strerror}") from error
     fresh.chmod(0o755)
     try:
         yield fresh
@@ -120,6 +146,8 @@ def results_in(output: Path, overwrite: bool, inputs: Sequence[Path] = ()) -> It
         fresh.rename(output)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
+        for folder in made:
+            folder.rmdir()
         raise
 
 
@@ -142,5 +170,16 @@ def check_output(output: Path, overwrite: bool, inputs: Sequence[Path] = ()) -> 
         return
     if not overwrite:
         raise InputError(f"the output folder {output} exists; choose another, or add --overwrite to replace it")
-    if not (output / RECORD).is_file():
-        raise InputError(f"{output} holds no {RECORD}, so foldless did not write it and will not delete it")
+    if not _is_record(output / RECORD):
+        raise InputError(f"{output} holds no {RECORD} of foldless, so something else wrote it; it will not be deleted")
+
+
+def _is_record(file: Path) -> bool:
+    try:
+        return "foldless" in json.loads(file.read_text(encoding="utf-8"))["versions"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
+def _one_line(message: object) -> str:
+    return " ".join(str(message).split())

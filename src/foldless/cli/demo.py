@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from foldless.cli.console import check_output, number, progress, results_in, say
+from foldless.cli.console import check_output, results_in, say
+from foldless.cli.watch import Watch
 from foldless.recipe import Source, recipe_for
-
-if TYPE_CHECKING:
-    from foldless.objective import Terms
 
 DRAWN = 6
 
@@ -51,13 +48,9 @@ class Demo:
         say("A network learns to register triangles and circles. It is asked for two things only: that the warped")
         say("image looks like the other one, and that going there and back again is the identity.")
         with results_in(self.output, self.overwrite) as folder:
-            with progress() as bar:
-                task = bar.add_task("training", total=recipe.steps, news="")
-
-                def on_step(step: int, terms: Terms) -> None:
-                    bar.update(task, completed=step, news=f"similarity {number(terms.similarity.item())}")
-
-                model = train(recipe, split, preparation, folder, on_step=on_step)
+            with Watch(recipe.steps) as watch:
+                model = train(recipe, split, preparation, folder, on_step=watch.on_step, on_scores=watch.on_scores)
+            watch.summarise(folder / "log.csv")
             log = read_log(folder / "log.csv")
             pairs = ordered_pairs(len(split.test), PAIRS)
             judged = [

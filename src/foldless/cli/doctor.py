@@ -35,7 +35,7 @@ class Doctor:
             ("bfloat16", "used for networks" if multiplies_bfloat16() else "not native here; networks run in float32"),
             ("sampling on the CPU", f"{'native' if native else 'plain torch'} ({why})"),
             ("GPU", _gpus()),
-            (f"writing to {self.folder.resolve()}", _write_test(self.folder)),
+            ("writing", f"{_write_test(self.folder)} in {self.folder.resolve()}"),
         ]
         table("foldless doctor", rows, ("what", "found"))
         if not native:

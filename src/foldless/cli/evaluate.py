@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 
 DRAWN = 3
 SHOWN = 12
+COLUMNS = {
+    "dice_before": "before",
+    "dice": "Dice",
+    "folds_percent.ten": "folds",
+    "inverse_consistency_voxels.mean": "inverse",
+}
+"""Scores that the terminal shows, and how their columns are called; the files hold all."""
 
 
 @dataclass(frozen=True)
@@ -31,17 +38,19 @@ class Evaluate:
     pairs: Path | None = None
     """CSV with the columns moving,fixed (case names); otherwise 100 ordered pairs drawn with seed 0 from the test part
     of split.json or, without one, from the cases that the model has not seen."""
+    digit: int = 5
+    """MNIST: which digit."""
     overwrite: bool = False
     """Replace an earlier result at --output."""
 
     def run(self) -> None:
-        source = Source(data=self.data)
+        source = Source(data=self.data, digit=self.digit)
         inputs = [self.model, *([Path(self.data)] if source.is_folder else []), *([self.pairs] if self.pairs else [])]
         check_output(self.output, self.overwrite, inputs)
         if self.pairs is not None and not source.is_folder:
             raise InputError("--pairs names cases of a folder; generated data draws its own pairs")
 
-        from foldless.model import Model
+        from foldless.model import Model, weights_file
         from foldless.record import FILE, file_digest, run_record, write_json
 
         model = Model.load(self.model)
@@ -53,7 +62,8 @@ class Evaluate:
                 for pair in judging:
                     judged.append(pair if len(judged) < DRAWN else pair.without_pictures())
                     bar.update(task, completed=len(judged), news=f"Dice {number(pair.scores.get('dice'))}")
-            digests = {str(path): file_digest(path) for path in inputs if path.is_file()}
+            read = [weights_file(self.model), *([self.pairs] if self.pairs else [])]
+            digests = {str(path): file_digest(path) for path in read}
             record = {**run_record("evaluate", asdict(self), digests), "recipe": model.recipe.as_dict()}
             means = write_results(folder, judged, record, f"{self.data}: {wanted} pairs")
             write_json(record, folder / FILE)
@@ -69,7 +79,7 @@ class Evaluate:
             names = folder_pairs(model, Path(self.data), self.pairs)
             return len(names), judge_folder(model, Path(self.data), names)
         lattice = model.preparation.lattice
-        split, _ = open_source(Source(data=self.data, size=lattice[0]))
+        split, _ = open_source(replace(source, size=lattice[0]))
         if split.test.lattice != lattice:
             raise InputError(f"the model was trained on {lattice}, but {self.data} has images of {split.test.lattice}")
         places = ordered_pairs(len(split.test), PAIRS)
@@ -105,13 +115,13 @@ def show(judged: list[Judged], means: dict[str, Any]) -> None:
     """The first pairs and the means, as a table."""
     from foldless.evaluation import flat
 
-    names = ("dice_before", "dice", "folds_forward", "folds_percent.ten", "inverse_consistency_voxels.mean", "seconds")
-    kept = [name for name in names if flat(means).get(name) is not None]
+    kept = [name for name in COLUMNS if flat(means).get(name) is not None]
     rows = [
         (f"{pair.moving} → {pair.fixed}", *(number(flat(pair.scores).get(name)) for name in kept))
         for pair in judged[:SHOWN]
     ]
     if len(judged) > SHOWN:
-        rows.append((f"… {len(judged) - SHOWN} more in pairs.csv", *("" for _ in kept)))
+        rows.append((f"… and {len(judged) - SHOWN} more in pairs.csv", *("" for _ in kept)))
     rows.append(("mean", *(number(flat(means)[name]) for name in kept)))
-    table("Pairs", rows, ("moving → fixed", *kept))
+    table("Pairs", rows, ("moving → fixed", *(COLUMNS[name] for name in kept)))
+    say("folds: % of the interior, rule of ten; inverse: mean inverse-consistency error, voxels")

@@ -41,7 +41,7 @@ class Register:
         check_output(self.output, self.overwrite, inputs)
 
         from foldless.io import apply_warp, read_volume, read_warp, write_volume, write_warp
-        from foldless.model import Model
+        from foldless.model import Model, weights_file
         from foldless.outcome import Fields, Outcome, headline, register_volumes, same_lattice
         from foldless.record import FILE, file_digest, run_record, write_json
         from foldless.report import write_report
@@ -66,7 +66,7 @@ class Register:
                 write_volume(labels_array, fixed.geometry, folder / "warped_labels.nii.gz")
             metrics = outcome.metrics()
             write_json(metrics, folder / "metrics.json")
-            digests = {str(path): file_digest(path) for path in inputs if path.is_file()}
+            digests = {str(path): file_digest(path) for path in [*inputs[:2], weights_file(self.model), *labels]}
             record = {**run_record("register", asdict(self), digests), "recipe": model.recipe.as_dict()}
             write_json(record, folder / FILE)
             lines = outcome.opening_lines(self.output / warp.name)

@@ -6,19 +6,14 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tyro
 
-from foldless.cli.console import check_output, number, progress, say, table
+from foldless.cli.console import check_output, say, table
+from foldless.cli.watch import Watch
 from foldless.errors import InputError
 from foldless.recipe import Recipe, Source, recipe_for
-
-if TYPE_CHECKING:
-    from foldless.objective import Terms
-    from foldless.training.validation import Scores
-
-PLAIN_LINE_EVERY = 100
 
 
 @dataclass(frozen=True)
@@ -42,6 +37,8 @@ class Train:
 
     def run(self) -> None:
         if self.resume is not None:
+            if self != Train(resume=self.resume):
+                raise InputError("--resume goes on exactly as the run's record says, so it takes no other option")
             self._resume(self.resume)
             return
         if not self.source.data or self.output is None:
@@ -62,9 +59,12 @@ class Train:
             if self.source.is_folder
             else {},
         }
-        if self.output.exists():
-            shutil.rmtree(self.output)
-        self.output.mkdir(parents=True)
+        try:
+            if self.output.exists():
+                shutil.rmtree(self.output)
+            self.output.mkdir(parents=True)
+        except OSError as error:
+            raise InputError(f"the output folder {self.output} cannot be made: {error.strerror}") from error
         write_json(record, self.output / FILE)
         _learn(self.recipe, split, preparation, self.output, resume=False)
 
@@ -79,7 +79,8 @@ class Train:
         except (KeyError, TypeError) as error:
             raise InputError(f"{folder} is not the run of a training: its record lacks {error}") from error
         split, preparation = open_source(source, recipe.seed)
-        if split.train.digest() != record["data_sha256"].get("train"):
+        known = record.get("data_sha256", {})
+        if any(getattr(split, part).digest() != known.get(part) for part in ("train", "val")):
             raise InputError(f"the images of {source.data} are not those that {folder} was trained on; start a new run")
         _learn(recipe, split, preparation, folder, resume=True)
 
@@ -111,29 +112,17 @@ def _learn(recipe: Recipe, split: Any, preparation: Any, folder: Path, resume: b
     from foldless.training.loop import train
 
     _announce(recipe, split, preparation)
-    with progress() as bar:
-        task = bar.add_task("training", total=recipe.steps, news="")
-
-        def on_step(step: int, terms: Terms) -> None:
-            news = f"similarity {number(terms.similarity.item())}  regularity {number(terms.regularity.item())}"
-            bar.update(task, completed=step, news=news)
-            if bar.disable and step % PLAIN_LINE_EVERY == 0:
-                say(f"step {step} of {recipe.steps}  {news}")
-
-        def on_scores(step: int, scores: Scores) -> None:
-            bar.print(_news(step, scores)) if not bar.disable else say(_news(step, scores))
-
-        train(recipe, split, preparation, folder, resume, on_step, on_scores)
+    try:
+        with Watch(recipe.steps) as watch:
+            train(recipe, split, preparation, folder, resume, watch.on_step, watch.on_scores)
+    except KeyboardInterrupt:
+        if (folder / "resume.pt").is_file():
+            say(f"To go on from the last checkpoint: foldless train --resume {folder}")
+        raise
+    watch.summarise(folder / "log.csv")
     say(f"The model is {folder / 'best.safetensors'}. Next:")
     say(f"  foldless register MOVING FIXED --model {folder} --output DIR")
     say(f"  foldless evaluate --model {folder} --data FOLDER --output DIR")
-
-
-def _news(step: int, scores: Scores) -> str:
-    overlap = "" if scores.dice != scores.dice else f"  Dice {scores.dice:.3f}"
-    return (
-        f"step {step}: held-out pairs: objective {scores.total:.4f}{overlap}  forward folds a pair {scores.folds:.2f}"
-    )
 
 
 def _announce(recipe: Recipe, split: Any, preparation: Any) -> None:

@@ -17,6 +17,7 @@ from foldless.errors import InputError
 from foldless.io import Geometry, Volume, read_volume, reoriented
 
 VALIDATION_SHARE, TEST_SHARE = 0.05, 0.15
+FEWEST_TO_SPLIT = 6
 MULTIPLE = 16
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".img", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
@@ -32,7 +33,13 @@ def case_names(folder: Path) -> dict[str, Path]:
     images = folder / "images"
     if not images.is_dir():
         raise InputError(f"{folder} has no folder images/; put the volumes there, labels of the same names in labels/")
-    files = {_stem(path): path for path in images.iterdir() if path.name.endswith(SUFFIXES) and path.is_file()}
+    files: dict[str, Path] = {}
+    for path in sorted(images.iterdir()):
+        if path.name.startswith(".") or not path.name.lower().endswith(SUFFIXES) or not path.is_file():
+            continue
+        if (name := _stem(path)) in files:
+            raise InputError(f"{images} holds {files[name].name} and {path.name}, two images of one name; keep one")
+        files[name] = path
     if not files:
         raise InputError(f"{images} holds no image ({', '.join(SUFFIXES)})")
     return dict(sorted(files.items(), key=lambda item: _natural(item[0])))
@@ -42,7 +49,7 @@ def split_names(folder: Path, names: Iterable[str]) -> dict[str, list[str]]:
     """The cases of `train`, `val` and `test`: as split.json says, else by blocks of the natural order.
 
     Neighbours in that order are often two scans of one subject, so the last 15 % are for testing and the 5 % before
-    them for validation, never a random draw.
+    them for validation, two at least, never a random draw. Fewer than six cases serve as all three parts.
 
     Raises:
         InputError: split.json is malformed or names a case that is not there; a single image.
@@ -53,11 +60,10 @@ def split_names(folder: Path, names: Iterable[str]) -> dict[str, list[str]]:
     file = folder / "split.json"
     if file.is_file():
         return _read_split(file, set(names))
-    test = round(TEST_SHARE * len(names)) if len(names) >= 6 else 0
-    val = max(1, round(VALIDATION_SHARE * len(names))) if len(names) >= 6 else 0
-    train = len(names) - test - val
-    if not test:
+    if len(names) < FEWEST_TO_SPLIT:
         return {"train": names, "val": names, "test": names}
+    val, test = (max(2, round(share * len(names))) for share in (VALIDATION_SHARE, TEST_SHARE))
+    train = len(names) - test - val
     return {"train": names[:train], "val": names[train : train + val], "test": names[train + val :]}
 
 
@@ -118,7 +124,8 @@ def folder_split(
     """Everything `foldless train` needs of a folder: the prepared images in their three parts, and how it was done."""
     files = case_names(folder)
     parts = split_names(folder, files)
-    volumes = read_images(folder, files)
+    used = {name for names in parts.values() for name in names}
+    volumes = read_images(folder, {name: path for name, path in files.items() if name in used})
     lay = {"centre": fitting_preparation, "world": world_preparation}[placement]
     preparation = lay((volumes[name].geometry for name in parts["train"]), percentiles)
     sets = {
@@ -129,8 +136,8 @@ def folder_split(
 
 def label_file(folder: Path, image: Path) -> Path | None:
     """The label map of an image: the same case name under `labels/`."""
-    for suffix in SUFFIXES:
-        path = folder / "labels" / (_stem(image) + suffix)
+    folder, name = folder / "labels", _stem(image)
+    for path in (folder / image.name, *(folder / (name + suffix) for suffix in SUFFIXES)):
         if path.is_file():
             return path
     return None
@@ -152,22 +159,34 @@ def _read_labels(folder: Path, volumes: dict[str, Volume], preparation: Preparat
 
 def _read_split(file: Path, names: set[str]) -> dict[str, list[str]]:
     try:
-        content = json.loads(file.read_text())
-        split = {part: [str(name) for name in content.get(part, [])] for part in ("train", "val", "test")}
-    except (ValueError, AttributeError, TypeError) as error:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        split = {part: [str(name) for name in _list_of(content, part)] for part in ("train", "val", "test")}
+    except (ValueError, OSError) as error:
         raise InputError(f'{file} must hold {{"train": [], "val": [], "test": []}} with case names; {error}') from error
     for part, cases in split.items():
         if missing := [name for name in cases if name not in names]:
             raise InputError(f"{file} names {missing[0]} under {part}, but images/ has no such case")
     if len(split["train"]) < 2:
-        raise InputError(f"{file} names {len(split['train'])} cases under train; registration learns from pairs")
+        raise InputError(
+            f"{file} names {len(split['train'])} under train; registration learns from pairs, so two at least"
+        )
+    for part in ("val", "test"):
+        if len(split[part]) == 1:
+            raise InputError(f"{file} names one case under {part}; pairs are judged, so name two at least, or none")
     return {**split, "val": split["val"] or split["train"], "test": split["test"] or split["val"] or split["train"]}
+
+
+def _list_of(content: object, part: str) -> list[object]:
+    names = content.get(part, []) if isinstance(content, dict) else None
+    if not isinstance(names, list):
+        raise ValueError(f"{part} is not a list of names")
+    return names
 
 
 def _stem(path: Path) -> str:
     name = path.name
     for suffix in SUFFIXES:
-        if name.endswith(suffix):
+        if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return name
 

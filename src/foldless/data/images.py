@@ -28,7 +28,7 @@ class ImageSet:
     images: Float[Tensor, "count channels *lattice"]
     names: tuple[str, ...]
     spacing: tuple[float, ...]
-    labels: Integer[Tensor, count * lattice] | None = None
+    labels: Integer[Tensor, " count *lattice"] | None = None
     foreground: float | None = None
 
     def __len__(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from math import prod
 from pathlib import Path
 
@@ -31,7 +32,11 @@ def mnist(folder: Path, digit: int = 5) -> Split:
 def _part(folder: Path, part: str, digit: int) -> ImageSet:
     images = _read_idx(folder, f"{part}-images-idx3-ubyte", 3)
     labels = _read_idx(folder, f"{part}-labels-idx1-ubyte", 1)
+    if len(images) != len(labels):
+        raise InputError(f"{folder} holds {len(images)} {part} images but {len(labels)} labels; download them again")
     chosen = (labels == digit).nonzero().flatten()
+    if len(chosen) < 2:
+        raise InputError(f"{folder} holds {len(chosen)} {part} images of the digit {digit}; a pair takes two")
     names = tuple(f"{part}-{i:05d}" for i in chosen.tolist())
     return ImageSet(images[chosen][:, None].float() / 255, names, (1.0, 1.0), foreground=0.5)
 
@@ -49,6 +54,6 @@ def _read_idx(folder: Path, name: str, dim: int) -> Tensor:
         shape = [int(n) for n in header[1:]]
         if int(header[0]) != 0x800 + dim or len(data) != 4 * (1 + dim) + prod(shape):
             raise ValueError("its header does not fit its size")
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} is no idx file of {dim}-D bytes ({error}); download it again") from error
     return torch.from_numpy(np.frombuffer(data, np.uint8, offset=4 * (1 + dim)).reshape(shape).copy())

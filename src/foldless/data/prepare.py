@@ -6,11 +6,13 @@ The same description prepares the training images and, at registration, the two 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from math import isfinite
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from foldless.errors import InputError
 from foldless.io import Geometry, Volume, centred_lattice, reoriented, resampled
 
 Placement = Literal["centre", "world"]
@@ -37,9 +39,24 @@ class Preparation:
     percentiles: tuple[float, float] = (1.0, 99.0)
     intensities: tuple[float, float] = (0.0, 1.0)
 
+    def __post_init__(self) -> None:
+        numbers = (self.lattice, self.spacing, self.percentiles, self.intensities, self.origin or (0.0,) * self.dim)
+        if (
+            not all(isinstance(n, int) and n > 0 for n in self.lattice)
+            or not all(isinstance(x, int | float) and isfinite(x) for some in numbers for x in some)
+            or [len(some) for some in numbers] != [self.dim, self.dim, 2, 2, self.dim]
+            or min(self.spacing, default=0) <= 0
+            or self.placement not in get_args(Placement)
+        ):
+            raise InputError(f"a lattice, its spacing and the scaling of intensities do not fit each other: {self}")
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preparation:
-        """From plain values, such as a model file holds."""
+        """From plain values, such as a model file holds.
+
+        Raises:
+            InputError: they describe no preparation.
+        """
         known: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
         return cls(**known)
 

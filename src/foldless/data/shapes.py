@@ -28,7 +28,7 @@ def _draw(count: int, size: int, generator: torch.Generator, name: str) -> Image
         return low + (high - low) * torch.rand(count, *shape, generator=generator)
 
     centre = uniform(0.4, 0.7, 2)
-    radius, angle = uniform(0.2, 0.4), uniform(0, 2 * pi)
+    radius, angle = uniform(0.2, 0.4), uniform(0.0, 2 * pi)
     circle = torch.rand(count, generator=generator) < 0.5
     points = Grid((size, size)).points()
     images = torch.cat(

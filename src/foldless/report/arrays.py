@@ -99,7 +99,7 @@ def views_of(dim: int, orientation: str = "") -> tuple[View, ...]:
     return view("axial", "S", "P", "L"), view("coronal", "A", "I", "L"), view("sagittal", "R", "I", "P")
 
 
-def jacobian_determinant(displacement_voxels: Float[np.ndarray, dim * lattice]) -> Float[np.ndarray, "*lattice"]:
+def jacobian_determinant(displacement_voxels: Float[np.ndarray, " dim *lattice"]) -> Float[np.ndarray, "*lattice"]:
     """det(I + Du) by central differences, of a displacement in voxels; without unit."""
     dim = displacement_voxels.shape[0]
     slopes = [[_slope(displacement_voxels[i], axis) + (i == axis) for axis in range(dim)] for i in range(dim)]

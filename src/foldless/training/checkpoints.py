@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from pathlib import Path
 
 import torch
@@ -12,6 +13,8 @@ from foldless.io.files import write_whole
 from foldless.training.state import State
 
 FILE = "resume.pt"
+UNUSABLE = (RuntimeError, LookupError, ValueError, TypeError, AttributeError, EOFError, OSError, pickle.UnpicklingError)
+"""What torch raises of a file that is no checkpoint of this training; pickles that would run code are among them."""
 
 
 def save_checkpoint(state: State, folder: Path) -> None:
@@ -34,12 +37,14 @@ def load_checkpoint(state: State, folder: Path) -> None:
     """
     file = folder / FILE
     if not file.is_file():
-        raise InputError(f"{folder} holds no {FILE}: there is nothing to resume")
+        raise InputError(f"{folder} holds no {FILE}, so there is nothing to resume; start again with --overwrite")
     try:
-        content = torch.load(file, weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of foreign pickles, which are refused in our words
+            content = torch.load(file, weights_only=True)
         state.objective.load_state_dict(content["objective"])
         state.optimiser.load_state_dict(content["optimiser"])
         state.step, state.best = content["step"], content["best"]
         torch.set_rng_state(content["random"])
-    except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise InputError(f"{file} is damaged or belongs to another training: {error}") from error
+    except UNUSABLE as error:
+        raise InputError(f"{file} is damaged or belongs to another training, so it cannot be resumed") from error

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
 
 from torch.utils.tensorboard import SummaryWriter
 
+from foldless.errors import TrainingError
 from foldless.io.files import write_whole
 from foldless.objective import Terms
 from foldless.training.validation import Scores
@@ -30,7 +32,7 @@ class Log:
 
     def step(self, step: int, terms: Terms) -> None:
         """A training step's terms."""
-        self._flush()
+        self.flush()
         values = {name: float(value) for name, value in terms._asdict().items()}
         self._row = {"step": step, **values}
         self._add("train", step, values)
@@ -40,27 +42,43 @@ class Log:
         values = scores._asdict()
         self._row.update({f"val_{name}": value for name, value in values.items()})
         self._add("val", step, values)
-        self._flush()
+        self.flush()
 
     def _add(self, part: str, step: int, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            self._board.add_scalar(f"{part}/{name}", value, step)
+        with self._writing():
+            for name, value in values.items():
+                self._board.add_scalar(f"{part}/{name}", value, step)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write the row so far: before a checkpoint, so that a run resumed from it lacks none."""
         if self._row:
-            self._writer.writerow(self._row)
-            self._row = {}
-            self._file.flush()
+            with self._writing():
+                self._writer.writerow(self._row)
+                self._row = {}
+                self._file.flush()
 
-    def __enter__(self) -> Self:
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise TrainingError(
+                f"the log in {self.path.parent} could not be written ({error.strerror or error}); the last checkpoint "
+                "is intact: make room and resume"
+            ) from error
+
+    def __enter__(self) -> Log:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._flush()
-        self._file.close()
-        self._board.close()
+        try:
+            self.flush()
+        finally:
+            with self._writing():
+                self._file.close()
+                self._board.close()
 
 
 def read_log(path: Path) -> list[dict[str, float]]:

@@ -23,6 +23,7 @@ from foldless.training.state import State
 from foldless.training.validation import Scores, validate
 
 VALIDATION_PAIRS = 16
+INTACT = "the last good checkpoint is intact"
 
 
 def train(
@@ -44,10 +45,11 @@ def train(
         InputError: fewer than two images, or nothing to resume.
     """
     state = new_state(recipe, split.train.lattice)
-    pairs = RandomPairs(split.train, recipe.batch)
+    pairs, held_out = RandomPairs(split.train, recipe.batch), _held_out(split.val)
     if resume:
         load_checkpoint(state, folder)
-    model = Model(state.objective.registration, recipe, preparation, split.train.names)
+    seen = tuple(dict.fromkeys(split.train.names + split.val.names))
+    model = Model(state.objective.registration, recipe, preparation, seen)
     with Log(folder, from_step=state.step) as log:
         while state.step < recipe.steps:
             terms = training_step(state, recipe, *pairs.draw())
@@ -56,12 +58,13 @@ def train(
             last = state.step == recipe.steps
             improved = False
             if last or state.step % recipe.validate_every == 0:
-                scores = validate(state.objective, split.val, _held_out(split.val))
+                scores = validate(state.objective, split.val, held_out)
                 log.scores(state.step, scores)
                 on_scores(state.step, scores)
                 if improved := scores.total < state.best:
                     state.best = scores.total
             if last or improved or state.step % recipe.save_every == 0:
+                log.flush()
                 _save(model, state, folder, improved)
     return Model.load(folder)
 
@@ -73,8 +76,8 @@ def training_step(state: State, recipe: Recipe, image_A: Tensor, image_B: Tensor
     terms: Terms = state.objective(image_A, image_B)
     if not isfinite(terms.total.item()):
         raise TrainingError(
-            f"the objective became {terms.total.item()} at step {state.step + 1}; the last good checkpoint is intact: "
-            f"resume from it with a smaller --rate than {recipe.rate:g}"
+            f"the objective became {terms.total.item()} at step {state.step + 1}; {INTACT}, but train again with a "
+            f"smaller --rate than {recipe.rate:g}"
         )
     state.optimiser.zero_grad(set_to_none=True)
     terms.total.backward()  # type: ignore[no-untyped-call]
@@ -98,6 +101,10 @@ def _held_out(images: ImageSet) -> list[tuple[int, int]]:
 
 
 def _save(model: Model, state: State, folder: Path, improved: bool) -> None:
+    if not all(bool(parameter.isfinite().all()) for parameter in state.objective.parameters()):
+        raise TrainingError(
+            f"a weight is no longer finite at step {state.step}; {INTACT}, but train with a smaller --rate"
+        )
     try:
         model.save(folder / "last.safetensors")
         if improved:
@@ -105,6 +112,5 @@ def _save(model: Model, state: State, folder: Path, improved: bool) -> None:
         save_checkpoint(state, folder)
     except (OSError, InputError, SafetensorError) as error:
         raise TrainingError(
-            f"the checkpoint of step {state.step} could not be written ({error}); the one before is intact: make room "
-            "and resume"
+            f"the checkpoint of step {state.step} could not be written ({error}); {INTACT}: make room and resume"
         ) from error

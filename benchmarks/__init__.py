@@ -1,0 +1,1 @@
+"""Speed and memory beside the peers that a user would pick instead."""

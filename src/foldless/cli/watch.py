@@ -1,0 +1,64 @@
+"""What a person sees of a training while it runs, and of how it went."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from foldless.cli.console import duration, number, progress, say
+
+if TYPE_CHECKING:
+    from foldless.objective import Terms
+    from foldless.training.validation import Scores
+
+PLAIN_LINE_EVERY = 100
+
+
+class Watch:
+    """A bar with an estimate or, without a terminal, a line now and then; `on_step` and `on_scores` are for `train`."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.started = perf_counter()
+        self.done = 0
+        self._bar = progress()
+        self._task = self._bar.add_task("training", total=steps, news="")
+
+    def __enter__(self) -> Watch:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def on_step(self, step: int, terms: Terms) -> None:
+        """After every training step."""
+        self.done += 1
+        news = f"similarity {number(terms.similarity.item())}  regularity {number(terms.regularity.item())}"
+        self._bar.update(self._task, completed=step, news=news)
+        if self._bar.disable and step % PLAIN_LINE_EVERY == 0:
+            left = (perf_counter() - self.started) / self.done * (self.steps - step)
+            say(f"step {step} of {self.steps}  {news}  left: {duration(left)}")
+
+    def on_scores(self, step: int, scores: Scores) -> None:
+        """After every look at the held-out pairs."""
+        say(f"step {step}: held-out pairs: {in_words(scores._asdict())}")
+
+    def summarise(self, log: Path) -> None:
+        """How long it took, and the best of the looks that `log` holds."""
+        from foldless.training.log import read_log
+
+        looks = [row for row in read_log(log) if "val_total" in row]
+        say(f"{self.done} steps in {duration(perf_counter() - self.started)}." if self.done else "All steps were done.")
+        if looks:
+            best = min(looks, key=lambda row: row["val_total"])
+            scores = {name.removeprefix("val_"): value for name, value in best.items() if name.startswith("val_")}
+            say(f"Best at step {int(best['step'])}: held-out pairs: {in_words(scores)}")
+
+
+def in_words(scores: dict[str, float]) -> str:
+    """Validation scores on a line."""
+    dice = scores.get("dice", float("nan"))
+    overlap = f"  Dice {dice:.3f}" if dice == dice else ""
+    return f"objective {scores['total']:.4f}{overlap}  forward folds a pair {scores['folds']:.2f}"

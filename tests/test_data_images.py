@@ -1,0 +1,59 @@
+"""Pairs: random ones never pair an image with itself, held-out ones are fixed and different."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foldless.data.images import ImageSet, RandomPairs, ordered_pairs
+from foldless.errors import InputError
+
+
+def numbered(count):
+    """Images whose every pixel is their number."""
+    images = torch.arange(count, dtype=torch.float32).reshape(-1, 1, 1, 1).expand(-1, 1, 2, 3).contiguous()
+    return ImageSet(images, tuple(map(str, range(count))), (1.0, 1.0))
+
+
+@given(st.integers(2, 12), st.integers(1, 40), st.integers(0, 5))
+def test_ordered_pairs_are_different_pairs_of_different_cases(count, wanted, seed):
+    pairs = ordered_pairs(count, wanted, seed)
+    assert len(pairs) == len(set(pairs)) == min(wanted, count * (count - 1))
+    assert all(i != j and 0 <= i < count and 0 <= j < count for i, j in pairs)
+    assert pairs == ordered_pairs(count, wanted, seed)
+
+
+def test_all_pairs_where_there_are_few():
+    assert set(ordered_pairs(3, 100)) == {(i, j) for i in range(3) for j in range(3) if i != j}
+
+
+def test_another_seed_draws_other_pairs():
+    assert ordered_pairs(30, 10, seed=0) != ordered_pairs(30, 10, seed=1)
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_random_pairs_never_pair_an_image_with_itself(count):
+    a, b = RandomPairs(numbered(count), batch=500).draw()
+    first, second = a[:, 0, 0, 0].int().tolist(), b[:, 0, 0, 0].int().tolist()
+    assert len(set(zip(first, second, strict=True))) == count * (count - 1)  # and every other pair comes
+    assert all(i != j for i, j in zip(first, second, strict=True))
+
+
+def test_random_pairs_follow_torchs_seed():
+    pairs = RandomPairs(numbered(9), batch=4)
+    torch.manual_seed(5)
+    first = pairs.draw()
+    torch.manual_seed(5)
+    assert all(torch.equal(x, y) for x, y in zip(first, pairs.draw(), strict=True))
+
+
+def test_a_pair_takes_two():
+    with pytest.raises(InputError, match="two"):
+        RandomPairs(numbered(1), batch=1)
+
+
+def test_the_digest_tells_images_apart():
+    images = numbered(3)
+    assert images.digest() == numbered(3).digest()
+    assert images.digest() != images.pick([0, 2, 1]).digest()
+    assert images.pick([2, 0]).names == ("2", "0")

@@ -1,0 +1,99 @@
+"""Settings are plain values that survive a record, and refuse what makes no sense."""
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+
+from foldless.build import build_objective
+from foldless.errors import InputError
+from foldless.recipe import Recipe, Source, recipe_for
+
+
+@pytest.mark.parametrize("recipe", [Recipe(), recipe_for(volumes=True), recipe_for(volumes=False)])
+def test_a_recipe_survives_its_record(recipe):
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.as_dict()))) == recipe
+
+
+def test_a_source_survives_its_record():
+    source = Source("mnist:there", "world", (2.0, 98.0), 30, 7)
+    assert Source.from_dict(json.loads(json.dumps(asdict(source)))) == source
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"steps": 0},
+        {"batch": 0},
+        {"validate_every": 0},
+        {"save_every": -1},
+        {"levels": ()},
+        {"levels": (0,)},
+        {"widths": ()},
+        {"widths": (4, 0), "widths_up": (4, 4)},
+        {"widths": (4, 4), "widths_up": (4, 0)},
+        {"widths": (4,), "widths_up": (4, 4)},
+        {"rate": 0.0},
+        {"rate": float("nan")},
+        {"rate": float("inf")},
+        {"sigma": -1.0},
+        {"weight": -1.0},
+        {"weight": float("nan")},
+        {"ramp": -1},
+        {"window": 4},
+        {"window": -1},
+        {"seed": -1},
+        {"seed": 2**64},
+    ],
+)
+def test_settings_that_make_no_sense(wrong):
+    with pytest.raises(InputError):
+        Recipe(**wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"strange": 1},
+        {"steps": "many"},
+        {"steps": 1.5},
+        {"steps": True},
+        {"rate": "fast"},
+        {"network": "resnet"},
+        {"network": ["mlp"]},
+        {"widths": [4.5, 4]},
+        {"widths": 4},
+        {"widths": ["a"]},
+        {"levels": None},
+    ],
+)
+def test_a_record_with_other_kinds_of_values(wrong):
+    with pytest.raises(InputError):
+        Recipe.from_dict(wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"percentiles": [1]}, {"percentiles": [9, 1]}, {"data": 3}, {"placement": "here"}])
+def test_a_source_with_other_kinds_of_values(wrong):
+    with pytest.raises(InputError):
+        Source.from_dict(wrong)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"network": network} for network in ("residual-unet", "voxelmorph", "encoder-decoder", "conv-only", "mlp")
+    ]
+    + [{"similarity": similarity} for similarity in ("mse", "ncc", "lncc", "lncc-squared")]
+    + [{"regularity": regularity} for regularity in ("icon", "gradicon", "diffusion")]
+    + [{"normalisation": normalisation} for normalisation in ("batch", "instance", "none")]
+    + [{"as_map": "exponential"}, {"levels": (4, 2, 1)}, {"ramp": 10}, {"precision": "bfloat16"}],
+)
+def test_every_word_names_something_that_trains(settings):
+    import torch
+
+    objective = build_objective(replace(Recipe(widths=(4, 8), widths_up=(4, 4)), **settings), (12, 10))
+    terms = objective(torch.rand(2, 1, 12, 10), torch.rand(2, 1, 12, 10))
+    terms.total.backward()
+    assert terms.total.isfinite()
+    assert terms.total.item() == pytest.approx((terms.similarity + terms.weight * terms.regularity).item())
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in objective.parameters())
