@@ -12,13 +12,18 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FLAGS = ["-O3", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
 FLAGS += ["-Wno-psabi"]
-VARIANTS = {"libfoldless.so": [], "libfoldless-avx2.so": ["-march=x86-64-v3"]}  # the loader takes what the CPU runs
+SOURCES = ("sample.cpp", "thin.cpp")
+VARIANTS = {  # the loader takes the widest that the processor runs
+    "libfoldless.so": [],
+    "libfoldless-avx2.so": ["-march=x86-64-v3"],
+    "libfoldless-avx512.so": ["-march=x86-64-v4"],
+}
 
 
 class NativeKernel(BuildHookInterface):
     def initialize(self, version, build_data):
         folder = Path(self.root, "src/foldless/kernels")
-        built = [name for name, flags in VARIANTS.items() if compiled(folder / "sample.cpp", folder / name, flags)]
+        built = [name for name, flags in VARIANTS.items() if compiled(folder, folder / name, flags)]
         if self.target_name == "wheel" and built:
             build_data["artifacts"] += [f"src/foldless/kernels/{name}" for name in built]
             build_data["pure_python"] = False
@@ -26,16 +31,17 @@ class NativeKernel(BuildHookInterface):
             build_data["tag"] = f"py3-none-{platform}"
 
 
-def compiled(source, library, flags):
+def compiled(folder, library, flags):
     """Whether the variant could be built; without OpenMP if there is none."""
     compiler = os.environ.get("CXX") or next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
     if compiler is None:
         print("foldless: no C++ compiler; the plain kernel will serve", file=sys.stderr)
         return False
-    with tempfile.TemporaryDirectory() as folder:
-        built = Path(folder, library.name)
+    sources = [str(folder / name) for name in SOURCES]
+    with tempfile.TemporaryDirectory() as scratch:
+        built = Path(scratch, library.name)
         for openmp in (["-fopenmp"], []):
-            command = [compiler, *FLAGS, *flags, *openmp, "-o", str(built), str(source)]
+            command = [compiler, *FLAGS, *flags, *openmp, "-o", str(built), *sources]
             if subprocess.run(command, capture_output=True).returncode == 0:
                 shutil.copyfile(built, library)
                 return True

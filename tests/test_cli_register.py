@@ -147,9 +147,10 @@ def test_metrics_are_those_of_the_files(foldless, pairs, tmp_path, dim):
     assert len(known) > 0.4 * len(errors)
     share = len(known) / len(errors)
     assert known.max() <= found["inverse_consistency_voxels"]["max"] + 1e-4
-    assert abs(found["inverse_consistency_voxels"]["mean"] - known.mean()) <= (1 - share) * max(
-        found["inverse_consistency_voxels"]["max"], known.max()
-    ) + 1e-4
+    assert (
+        abs(found["inverse_consistency_voxels"]["mean"] - known.mean())
+        <= (1 - share) * max(found["inverse_consistency_voxels"]["max"], known.max()) + 1e-4
+    )
 
 
 def test_the_record(foldless, pairs, tmp_path):
@@ -242,8 +243,14 @@ def test_apply_refuses(foldless, pairs, tmp_path):
     there.write_bytes(b"mine")
     for words, says in (
         ((warp, inputs["moving"], "--reference", inputs["fixed"], "--output", there), "--overwrite"),
-        ((warp, inputs["moving"], "--reference", inputs["fixed"], "--output", warp, "--overwrite"), "one of the inputs"),
-        ((inputs["moving"], inputs["moving"], "--reference", inputs["fixed"], "--output", tmp_path / "x.mha"), "displacement"),
+        (
+            (warp, inputs["moving"], "--reference", inputs["fixed"], "--output", warp, "--overwrite"),
+            "one of the inputs",
+        ),
+        (
+            (inputs["moving"], inputs["moving"], "--reference", inputs["fixed"], "--output", tmp_path / "x.mha"),
+            "displacement",
+        ),
         ((warp, inputs["moving"], "--reference", pairs[3]["fixed"], "--output", tmp_path / "x.mha"), "2-D"),
         ((warp, inputs["moving"], "--reference", inputs["fixed"], "--output", tmp_path / "x.abc"), "written"),
         ((warp, inputs["moving"], "--reference", inputs["fixed"], "--output", tmp_path / "no/x.mha"), "no does not"),

@@ -63,9 +63,7 @@ def boundary_distance(mask, step):
 
 
 def test_intensity_is_tanh_of_the_signed_distance():
-    image = next(
-        image[0].numpy() for image, name in zip(*_named(small(96)), strict=True) if name.endswith("circle")
-    )
+    image = next(image[0].numpy() for image, name in zip(*_named(small(96)), strict=True) if name.endswith("circle"))
     distance = boundary_distance(image > 0, 1 / 95)
     near = np.abs(distance) < 0.1
     assert np.abs(image - np.tanh(-40 * distance))[near].max() < 0.35  # half a pixel of 1/95, 40 times steeper

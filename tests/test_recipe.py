@@ -80,9 +80,7 @@ def test_a_source_with_other_kinds_of_values(wrong):
 
 @pytest.mark.parametrize(
     "settings",
-    [
-        {"network": network} for network in ("residual-unet", "voxelmorph", "encoder-decoder", "conv-only", "mlp")
-    ]
+    [{"network": network} for network in ("residual-unet", "voxelmorph", "encoder-decoder", "conv-only", "mlp")]
     + [{"similarity": similarity} for similarity in ("mse", "ncc", "lncc", "lncc-squared")]
     + [{"regularity": regularity} for regularity in ("icon", "gradicon", "diffusion")]
     + [{"normalisation": normalisation} for normalisation in ("batch", "instance", "none")]

@@ -1,7 +1,7 @@
 """The errors that become one plain sentence on the command line."""
 
 
-class InputError(ValueError):
+class InputError(Exception):
     """What the user gave cannot be used: what was expected, what came, what to do. Exit code 2, nothing written."""
 
 

@@ -54,7 +54,7 @@ class Model:
         try:
             recipe = Recipe.from_dict(about["recipe"])
             preparation = Preparation.from_dict(about["preparation"])
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, InputError) as error:
             raise InputError(f"{file} describes a model that this version cannot build: {error}") from error
         registration = build_registration(recipe, preparation.lattice)
         try:

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from foldless.kernels.convolution import double, halve
+from foldless.kernels.thin import thin
 
 Image = Float[Tensor, "batch channels *lattice"]
 Prediction = Float[Tensor, "batch dim *lattice"]
@@ -223,8 +224,9 @@ def _zero(layer: nn.Module) -> nn.Module:
 def _last(layer: nn.Module, x: Tensor) -> Tensor:
     """The last layer, in its parameters' own dtype: bfloat16's 8 bits are 1/256 of a displacement."""
     with torch.autocast(x.device.type, enabled=False):
-        result: Tensor = layer(x.to(next(layer.parameters()).dtype))
-    return result
+        if isinstance(layer, nn.Linear):
+            return F.linear(x.to(layer.weight.dtype), layer.weight, layer.bias)
+        return thin(x, layer.get_parameter("weight"), layer.get_parameter("bias"))
 
 
 def _same(layer: nn.Module, x: Tensor) -> Tensor:
@@ -276,7 +278,7 @@ def _match_channels(x: Tensor, channels: int) -> Tensor:
     """The published rule: drop the last channels, or put zeros before the first."""
     have = x.shape[1]
     if have >= channels:
-        return x[:, :channels]
+        return _laid_out_as(x[:, :channels], x)
     return torch.cat([x.new_zeros(x.shape[0], channels - have, *x.shape[2:]), x], dim=1)
 
 

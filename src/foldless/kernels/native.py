@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Callable
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from foldless.kernels import plain
+from foldless.kernels.library import library, pointer
 
-LIBRARY = Path(__file__).with_name("libfoldless.so")
-AVX2 = Path(__file__).with_name("libfoldless-avx2.so")
 SCHEMA = "(Tensor values, Tensor points, bool with_jacobian) -> (Tensor, Tensor)"
 BACKWARD_SCHEMA = (
     "(Tensor values, Tensor points, Tensor? g_value, Tensor? g_jacobian, bool for_values, bool for_points)"
@@ -24,30 +20,10 @@ BACKWARD_SCHEMA = (
 _TYPES = {torch.float32: "f32", torch.float64: "f64"}
 
 
-@cache
-def _library() -> tuple[ctypes.CDLL | None, str]:
-    if os.environ.get("FOLDLESS_NATIVE", "1") == "0":
-        return None, "switched off by FOLDLESS_NATIVE=0"
-    wide = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") and AVX2.is_file()
-    file = AVX2 if wide else LIBRARY
-    if not file.is_file():
-        return None, "not built: there was no C++ compiler when foldless was installed"
-    try:
-        return ctypes.CDLL(str(file)), f"compiled C++, {'AVX2' if wide else 'baseline'} instructions"
-    except OSError as error:
-        return None, f"cannot be loaded: {error}"
-
-
-def native_status() -> tuple[bool, str]:
-    """Whether the compiled kernel is in use on the CPU, and why (not)."""
-    library, why = _library()
-    return library is not None, why
-
-
 def sample(values: Tensor, points: Tensor, with_jacobian: bool) -> tuple[Tensor, Tensor | None]:
     """See `plain.sample`; compiled for float32 and float64 on the CPU in 1, 2 and 3 dimensions, plain elsewhere."""
     compiled = points.device.type == "cpu" and points.dtype in _TYPES and points.shape[1] <= 3
-    if not compiled or _library()[0] is None:
+    if not compiled or library()[0] is None:
         return plain.sample(values, points, with_jacobian)
     value, jacobian = _sample(values, points, with_jacobian)
     return value, jacobian if with_jacobian else None
@@ -132,15 +108,15 @@ def _dense(tensor: Tensor) -> Tensor:
 
 
 def _call(name: str, values: Tensor, points: Tensor, *tensors: Tensor | None) -> None:
-    library = _library()[0]
-    assert library is not None
+    compiled = library()[0]
+    assert compiled is not None
     if points.numel() == 0 or values.numel() == 0:
         return
     (batch, dim, count), channels = points.shape, values.shape[1]
-    function: Callable[..., None] = getattr(library, f"{name}_{_TYPES[points.dtype]}")
+    function: Callable[..., None] = getattr(compiled, f"{name}_{_TYPES[points.dtype]}")
     size = ctypes.c_int64
     function(
-        *(ctypes.c_void_p(None if t is None else t.data_ptr()) for t in (values, points, *tensors)),
+        *map(pointer, (values, points, *tensors)),
         size(batch),
         size(channels),
         size(dim),

@@ -1,0 +1,40 @@
+"""The compiled CPU kernels: which library is loaded, and why (not)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from functools import cache
+from pathlib import Path
+
+import torch
+
+FOLDER = Path(__file__).parent
+FILES = {"AVX512": "libfoldless-avx512.so", "AVX2": "libfoldless-avx2.so", "DEFAULT": "libfoldless.so"}
+
+
+@cache
+def library() -> tuple[ctypes.CDLL | None, str]:
+    """The library that this processor runs best, and what it is; None where there is none, and why."""
+    if os.environ.get("FOLDLESS_NATIVE", "1") == "0":
+        return None, "switched off by FOLDLESS_NATIVE=0"
+    level = torch.backends.cpu.get_cpu_capability()
+    able = list(FILES)[list(FILES).index(level) :] if level in FILES else ["DEFAULT"]
+    built = [name for name in able if (FOLDER / FILES[name]).is_file()]
+    if not built:
+        return None, "not built: there was no C++ compiler when foldless was installed"
+    try:
+        return ctypes.CDLL(str(FOLDER / FILES[built[0]])), f"compiled C++, {built[0].lower()} instructions"
+    except OSError as error:
+        return None, f"cannot be loaded: {error}"
+
+
+def native_status() -> tuple[bool, str]:
+    """Whether the compiled kernels are in use on the CPU, and why (not)."""
+    found, why = library()
+    return found is not None, why
+
+
+def pointer(tensor: torch.Tensor | None) -> ctypes.c_void_p:
+    """A tensor's memory, or null."""
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())

@@ -1,0 +1,197 @@
+// Convolutions with one, two or three output channels: the last layer of every network, which libraries are slow at.
+//
+// x (batch, depth, height, width, channels) channels-last, float or bfloat16; y and its gradient (batch, outputs, depth,
+// height, width) planar float. Kernel sides are odd, padding is half of them. Channels are taken in blocks of `L` that
+// begin at 0, L, 2 L, ... and, for the last, at channels - L: it may overlap the one before. Weights and their gradient
+// are packed by block, (taps, outputs, blocks, L).
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+namespace {
+
+using Size = std::int64_t;
+#ifdef __AVX512F__
+constexpr int L = 16;
+#else
+constexpr int L = 8;
+#endif
+typedef float Lanes __attribute__((vector_size(L * sizeof(float))));
+typedef std::uint16_t Half __attribute__((vector_size(L * sizeof(std::uint16_t))));
+typedef std::uint32_t Word __attribute__((vector_size(L * sizeof(std::uint32_t))));
+
+struct BFloat16 {
+    std::uint16_t bits;
+};
+
+inline void put(BFloat16* p, float value) {
+    std::uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    p->bits = value != value ? 0x7fc0 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;  // to the nearest, ties to even
+}
+inline Lanes load(const float* p) {
+    Lanes v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+}
+inline Lanes load(const BFloat16* p) {
+    Half half;
+    std::memcpy(&half, p, sizeof half);
+    const Word word = __builtin_convertvector(half, Word) << 16;
+    Lanes v;
+    std::memcpy(&v, &word, sizeof v);
+    return v;
+}
+inline void store(float* p, Lanes v) { std::memcpy(p, &v, sizeof v); }
+template <typename T>
+inline void store(T* p, Lanes v) {
+    for (int i = 0; i < L; ++i) put(p + i, v[i]);
+}
+inline float sum(Lanes v) {
+    float total = 0;
+    for (int i = 0; i < L; ++i) total += v[i];
+    return total;
+}
+
+struct Shape {
+    Size batch, size[3], channels, kernel[3], blocks;
+
+    Size start(Size block) const { return std::min(block * L, channels - L); }
+
+    Size rows() const { return batch * size[0] * size[1]; }
+    Size nodes() const { return size[0] * size[1] * size[2]; }
+    Size taps() const { return kernel[0] * kernel[1] * kernel[2]; }
+};
+
+// The rows of the lattice that a row's kernel reaches: where they begin, in nodes, and their first tap.
+struct Reach {
+    int count = 0;
+    Size node[128], tap[128];
+
+    Reach(const Shape& s, Size row, int sign) {
+        const Size z = row / s.size[1] % s.size[0], y = row % s.size[1], sample = row / (s.size[0] * s.size[1]);
+        for (Size i = 0; i < s.kernel[0]; ++i)
+            for (Size j = 0; j < s.kernel[1]; ++j) {
+                const Size other_z = z + sign * (i - s.kernel[0] / 2), other_y = y + sign * (j - s.kernel[1] / 2);
+                if (other_z < 0 || other_z >= s.size[0] || other_y < 0 || other_y >= s.size[1]) continue;
+                node[count] = ((sample * s.size[0] + other_z) * s.size[1] + other_y) * s.size[2];
+                tap[count++] = (i * s.kernel[1] + j) * s.kernel[2];
+            }
+    }
+};
+
+template <typename T, int O>
+void forward(const T* x, const float* weights, const float* bias, float* y, const Shape& s, int threads) {
+    const Size W = s.size[2], K = s.kernel[2], nodes = s.nodes(), pack = s.blocks * L;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (Size row = 0; row < s.rows(); ++row) {
+        const Reach reach(s, row, 1);
+        const Size at = row * W, sample = at / nodes;
+        float* out = y + sample * O * nodes + at % nodes;
+        for (Size w = 0; w < W; ++w) {
+            const Size first = std::max<Size>(0, K / 2 - w), last = std::min(K, W + K / 2 - w);
+            Lanes total[O] = {};
+            for (int r = 0; r < reach.count; ++r)
+                for (Size k = first; k < last; ++k) {
+                    const T* p = x + (reach.node[r] + w + k - K / 2) * s.channels;
+                    const float* q = weights + (reach.tap[r] + k) * O * pack;
+                    for (Size b = 0; b < s.blocks; ++b) {
+                        const Lanes v = load(p + s.start(b));
+                        for (int o = 0; o < O; ++o) total[o] += v * load(q + o * pack + b * L);
+                    }
+                }
+            for (int o = 0; o < O; ++o) out[o * nodes + w] = bias[o] + sum(total[o]);
+        }
+    }
+}
+
+template <typename T, int O>
+void backward_x(const float* g, const float* weights, T* g_x, const Shape& s, int threads) {
+    const Size W = s.size[2], K = s.kernel[2], nodes = s.nodes(), pack = s.blocks * L;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (Size row = 0; row < s.rows(); ++row) {
+        const Reach reach(s, row, -1);
+        const Size at = row * W, sample = at / nodes;
+        const float* from = g + sample * (O - 1) * nodes;
+        for (Size w = 0; w < W; ++w) {
+            const Size first = std::max<Size>(0, w + K / 2 + 1 - W), last = std::min(K, w + K / 2 + 1);
+            for (Size b = 0; b < s.blocks; ++b) {
+                Lanes total[O] = {};  // as many chains of additions as outputs, since each addition waits for its last
+                for (int r = 0; r < reach.count; ++r)
+                    for (Size k = first; k < last; ++k) {
+                        const float* p = from + reach.node[r] + w - k + K / 2;
+                        const float* q = weights + (reach.tap[r] + k) * O * pack + b * L;
+                        for (int o = 0; o < O; ++o) total[o] += p[o * nodes] * load(q + o * pack);
+                    }
+                for (int o = 1; o < O; ++o) total[0] += total[o];
+                store(g_x + (at + w) * s.channels + s.start(b), total[0]);
+            }
+        }
+    }
+}
+
+template <typename T, int O>
+void backward_weights(const T* x, const float* g, float* g_weights, const Shape& s, int threads) {
+    const Size W = s.size[2], K = s.kernel[2], nodes = s.nodes(), pack = s.blocks * L;
+    const Size rows = s.rows(), parts = std::max(1, threads), length = s.taps() * O * pack;
+    std::vector<float> partial(parts * length, 0.0f);
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (Size part = 0; part < parts; ++part) {
+        float* mine = partial.data() + part * length;
+        for (Size row = part * rows / parts; row < (part + 1) * rows / parts; ++row) {
+            const Reach reach(s, row, 1);
+            const Size at = row * W, sample = at / nodes;
+            const float* here = g + sample * O * nodes + at % nodes;
+            for (int r = 0; r < reach.count; ++r)
+                for (Size k = 0; k < K; ++k) {
+                    const Size shift = k - K / 2, begin = std::max<Size>(0, -shift), end = std::min(W, W - shift);
+                    const T* p = x + (reach.node[r] + shift) * s.channels;
+                    float* q = mine + (reach.tap[r] + k) * O * pack;
+                    for (Size b = 0; b < s.blocks; ++b) {
+                        Lanes total[O];
+                        for (int o = 0; o < O; ++o) total[o] = load(q + o * pack + b * L);
+                        for (Size w = begin; w < end; ++w) {
+                            const Lanes v = load(p + w * s.channels + s.start(b));
+                            for (int o = 0; o < O; ++o) total[o] += here[o * nodes + w] * v;
+                        }
+                        for (int o = 0; o < O; ++o) store(q + o * pack + b * L, total[o]);
+                    }
+                }
+        }
+    }
+    for (Size i = 0; i < length; ++i) {
+        float total = 0;
+        for (Size part = 0; part < parts; ++part) total += partial[part * length + i];
+        g_weights[i] = total;
+    }
+}
+
+Shape shape_of(const Size* s) { return {s[0], {s[1], s[2], s[3]}, s[4], {s[5], s[6], s[7]}, (s[4] + L - 1) / L}; }
+
+}  // namespace
+
+extern "C" int foldless_thin_lanes() { return L; }
+
+// shape: batch, depth, height, width, channels, kernel depth, height, width. `outputs` is 1, 2 or 3.
+#define FOLDLESS_THIN(T, NAME)                                                                                       \
+    extern "C" void foldless_thin_##NAME(const T* x, const float* weights, const float* bias, float* y,               \
+                                         const Size* shape, int outputs, int threads) {                               \
+        auto run = outputs == 1 ? forward<T, 1> : outputs == 2 ? forward<T, 2> : forward<T, 3>;                       \
+        run(x, weights, bias, y, shape_of(shape), threads);                                                           \
+    }                                                                                                                 \
+    extern "C" void foldless_thin_backward_x_##NAME(const float* g, const float* weights, T* g_x, const Size* shape,  \
+                                                    int outputs, int threads) {                                       \
+        auto run = outputs == 1 ? backward_x<T, 1> : outputs == 2 ? backward_x<T, 2> : backward_x<T, 3>;              \
+        run(g, weights, g_x, shape_of(shape), threads);                                                               \
+    }                                                                                                                 \
+    extern "C" void foldless_thin_backward_weights_##NAME(const T* x, const float* g, float* g_weights,               \
+                                                          const Size* shape, int outputs, int threads) {              \
+        auto run =                                                                                                    \
+            outputs == 1 ? backward_weights<T, 1> : outputs == 2 ? backward_weights<T, 2> : backward_weights<T, 3>;   \
+        run(x, g, g_weights, shape_of(shape), threads);                                                               \
+    }
+
+FOLDLESS_THIN(float, f32)
+FOLDLESS_THIN(BFloat16, bf16)
