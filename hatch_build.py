@@ -21,6 +21,8 @@ VARIANTS = {  # the loader takes the widest that the processor runs
 
 
 class NativeKernel(BuildHookInterface):
+    """The build hook: hatchling calls `initialize` before it packs."""
+
     def initialize(self, version, build_data):
         folder = Path(self.root, "src/foldless/kernels")
         built = [name for name, flags in VARIANTS.items() if compiled(folder, folder / name, flags)]

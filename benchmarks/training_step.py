@@ -1,4 +1,4 @@
-"""ICON training steps of foldless beside icon_registration's, in turn, on this machine: `python -m benchmarks.training_step`.
+"""ICON training steps of foldless beside icon_registration's, in turn: `python -m benchmarks.training_step`.
 
 icon_registration is optional: `pip install --no-deps icon_registration matplotlib tensorboard tqdm`.
 """

@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
+import SimpleITK as sitk  # noqa: N813
 import torch
 from safetensors.torch import save_file
 from samples import blob, run_folder, save_case, save_cases, save_image
@@ -165,6 +165,7 @@ def test_evaluate_refuses(foldless, whole, monkeypatch, name):
         (("demo", "--output", "taken", "--overwrite"), "will not be deleted"),
         (("demo", "--output", "out", "--steps", -1), "steps"),
         (("apply", "a.nii.gz", "a.nii.gz", "--reference", "b.nii.gz", "--output", "o.nii.gz"), "displacement"),
+        (("demo", "--output", "text.nii.gz/demo", "--steps", 1), "text.nii.gz"),
         (("apply", "nowhere", "a.nii.gz", "--reference", "b.nii.gz", "--output", "o.nii.gz"), "nowhere"),
     ],
 )

@@ -143,9 +143,14 @@ def test_a_threads_disk_error_is_left_to_the_log(capsys):
 
 def test_results_appear_whole_or_not_at_all(tmp_path):
     output = tmp_path / "new" / "deep" / "out"
-    with pytest.raises(InputError), console.results_in(output, overwrite=False) as folder:
-        (folder / "half").touch()
-        raise InputError("stop")
+
+    def fail() -> None:
+        with console.results_in(output, overwrite=False) as folder:
+            (folder / "half").touch()
+            raise InputError("stop")
+
+    with pytest.raises(InputError, match="stop"):
+        fail()
     assert not list(tmp_path.iterdir())
     with console.results_in(output, overwrite=False) as folder:
         (folder / "whole").touch()

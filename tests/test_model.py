@@ -135,6 +135,12 @@ def test_a_pickle_is_never_run(tmp_path):
     assert witness.exists(), "the bait is live"
 
 
+def test_others_may_read_it(tmp_path):
+    lively_model(2).save(tmp_path / "m.safetensors")
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "m.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_nothing_there(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         Model.load(tmp_path / "nowhere.safetensors")

@@ -182,7 +182,7 @@ def test_lncc_is_the_correlation_in_every_window(dim, window, squared, epsilon):
     for x, y in zip(wa, wb, strict=True):
         covariance = ((x - x.mean()) * (y - y.mean())).mean()
         if squared:
-            scores.append(covariance**2 / (x.var() * y.var() + epsilon))
+            scores.append((covariance * x.size) ** 2 / (x.var() * x.size * y.var() * y.size + epsilon))
         else:
             scores.append(covariance / sqrt((x.var() + epsilon) * (y.var() + epsilon)))
     got = LNCC(window, squared=squared, epsilon=epsilon)(a, b)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from foldless.build import build_registration
@@ -40,7 +40,12 @@ class Model:
             "trained_on": self.trained_on,
         }
         tensors = {name: tensor.contiguous() for name, tensor in self.registration.state_dict().items()}
-        write_whole(path, lambda file: save_file(tensors, file, metadata={"foldless": json.dumps(about)}))
+        content = save(tensors, metadata={"foldless": json.dumps(about)})
+
+        def fill(file: Path) -> None:
+            file.write_bytes(content)  # save_file would make a file that only its owner reads
+
+        write_whole(path, fill)
 
     @classmethod
     def load(cls, path: Path) -> Model:

@@ -144,6 +144,10 @@ def recipe_for(volumes: bool) -> Recipe:
         levels=(2, 1),
         similarity="lncc",
         sigma=3.0,
+        rate=1e-3,
+        steps=3000,
+        validate_every=250,
+        save_every=250,
     )
 
 

@@ -67,8 +67,8 @@ class LNCC:
         window: side of the box, odd.
         sigma: standard deviation of the Gaussian window instead, cut at three of them.
         squared: the square of the correlation, as VoxelMorph and Kuang use it.
-        epsilon: with a plain correlation added to both local variances; squared, to their product (both of intensities
-            in [0, 1], divided by the window's volume).
+        epsilon: with a plain correlation added to both local variances; squared, to the product of the variances
+            summed over the window, as VoxelMorph does. For intensities in [0, 1].
     """
 
     window: int = 9
@@ -91,7 +91,8 @@ class LNCC:
         variance_a = (aa - mean_a.square()).clamp_min(0)
         variance_b = (bb - mean_b.square()).clamp_min(0)
         if self.squared:
-            correlation = covariance.square() / (variance_a * variance_b + self.epsilon)
+            epsilon = self.epsilon / self._volume(target.ndim - 2) ** 2
+            correlation = covariance.square() / (variance_a * variance_b + epsilon)
         else:
             correlation = covariance * ((variance_a + self.epsilon) * (variance_b + self.epsilon)).rsqrt()
         return 1 - _mean(correlation, mask)
@@ -105,7 +106,12 @@ class LNCC:
     def _average(self, maps: Tensor) -> Tensor:
         if self.sigma is not None:
             return gaussian_average(maps, self.sigma)
-        return box_sum(maps, self.window) / float(self.window ** (maps.ndim - 2))
+        return box_sum(maps, self.window) / self._volume(maps.ndim - 2)
+
+    def _volume(self, dim: int) -> float:
+        """Voxels that count in a window; of a Gaussian, as if it were the box of the same variance."""
+        side = float(self.window) if self.sigma is None else (12 * self.sigma**2 + 1) ** 0.5
+        return side**dim
 
 
 def box_sum(image: Image, window: int) -> Image:

@@ -35,11 +35,12 @@ class Watch:
     def on_step(self, step: int, terms: Terms) -> None:
         """After every training step."""
         self.done += 1
-        news = f"similarity {number(terms.similarity.item())}  regularity {number(terms.regularity.item())}"
+        news = f"similarity {number(terms.similarity.item())}"
         self._bar.update(self._task, completed=step, news=news)
         if self._bar.disable and step % PLAIN_LINE_EVERY == 0:
             left = (perf_counter() - self.started) / self.done * (self.steps - step)
-            say(f"step {step} of {self.steps}  {news}  left: {duration(left)}")
+            news += f"  regularity {number(terms.regularity.item())}  left: {duration(left)}"
+            say(f"step {step} of {self.steps}  {news}")
 
     def on_scores(self, step: int, scores: Scores) -> None:
         """After every look at the held-out pairs."""

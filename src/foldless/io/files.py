@@ -25,10 +25,16 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         write(beside)
         os.replace(beside, path)
     except (RuntimeError, OSError) as error:
-        lines = str(error).strip().splitlines()
-        raise InputError(f"{path} cannot be written: {lines[-1].strip() if lines else error!r}") from error
+        raise InputError(f"{path} cannot be written: {_reason(error).replace(beside.name, path.name)}") from error
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _reason(error: RuntimeError | OSError) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip().removeprefix("sitk::ERROR: ") if lines else repr(error)
 
 
 def suffix(path: Path) -> str:

@@ -113,7 +113,7 @@ def reoriented(volume: Volume) -> Volume:
     return replace(volume, image=straight)
 
 
-def resampled(volume: Volume, geometry: Geometry, order: int = 1) -> Volume:
+def resampled(volume: Volume, geometry: Geometry, order: int = 1, extend: bool = False) -> Volume:
     """The volume read at the voxel centres of another lattice, through the headers.
 
     Where the two lattices share nodes, values are copied: this pads and crops as well.
@@ -122,16 +122,17 @@ def resampled(volume: Volume, geometry: Geometry, order: int = 1) -> Volume:
         volume: what is read; outside it lie its minimum (images) or 0 (labels).
         geometry: the lattice wanted.
         order: 1 for linear interpolation (images), 0 for the nearest voxel (labels).
+        extend: whether the border continues outside instead.
 
     Raises:
         ValueError: linear interpolation of labels, another order, or another dimension.
     """
     if order not in (0, 1) or (order == 1 and volume.holds_labels):
         raise ValueError(f"order 1 (linear) serves images, order 0 (nearest) both; got {order} for {volume.path}")
-    return through(sitk.Transform(volume.dim, sitk.sitkIdentity), volume, geometry, order)
+    return through(sitk.Transform(volume.dim, sitk.sitkIdentity), volume, geometry, order, extend)
 
 
-def through(transform: sitk.Transform, volume: Volume, geometry: Geometry, order: int) -> Volume:
+def through(transform: sitk.Transform, volume: Volume, geometry: Geometry, order: int, extend: bool = False) -> Volume:
     """The volume read where `transform` sends the voxel centres of `geometry`; outside as in `resampled`.
 
     Raises:
@@ -149,6 +150,7 @@ def through(transform: sitk.Transform, volume: Volume, geometry: Geometry, order
         geometry.spacing,
         geometry.direction,
         _outside(volume),
+        useNearestNeighborExtrapolator=extend,
     )
     return replace(volume, image=image)
 
