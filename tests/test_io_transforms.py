@@ -395,11 +395,11 @@ def test_the_lines_for_simpleitk_run(tmp_path: Path, name: str) -> None:
     write_warp(field, fixed.geometry, tmp_path / name)
     lines = opening_lines(tmp_path / "m.nii.gz", tmp_path / "f.nii.gz", tmp_path / name)
     run: dict[str, sitk.Image] = {}
-    exec("\n".join(lines[:3]), run)
+    exec("\n".join(lines[:4]), run)
     expected, inside = pulled_back(moving.array, fixed.array.shape)
     assert np.abs(sitk.GetArrayFromImage(run["warped"]) - expected)[inside].max() < OF_RANGE * np.ptp(moving.array)
-    assert lines[3].startswith("antsApplyTransforms -d 3 -i ")
-    assert lines[4].startswith("itksnap -g ")
+    assert lines[4].startswith("antsApplyTransforms -d 3 -i ")
+    assert lines[5].startswith("itksnap -g ")
 
 
 # --- a real pair -----------------------------------------------------------------------------------------------------

@@ -133,6 +133,13 @@ def test_images_larger_than_the_models_lattice(tmp_path):
     assert np.abs(fields.forward[0] - fields.forward[1]).max() < SAME
 
 
+def test_what_the_lattice_cuts_off_is_said(tmp_path):
+    model = still_model(2)
+    large = volume(tmp_path / "large.nii.gz", tuple(n + 8 for n in model.preparation.lattice))
+    with pytest.warns(UserWarning, match="reaches beyond the lattice"):
+        register_volumes(model, large, large)
+
+
 def test_sitk_reads_the_field_as_it_is_meant(tmp_path):
     moving, fixed = volume(tmp_path / "a.nii.gz", (16, 15, 14), 1), volume(tmp_path / "b.nii.gz", (15, 14, 16), 2)
     outcome = Outcome(moving, fixed, register_volumes(lively_model(3), moving, fixed), lively_model(3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -86,10 +87,16 @@ def weight_of(recipe: Recipe) -> Weight:
     return Constant(recipe.weight)
 
 
+def settled(recipe: Recipe) -> Recipe:
+    """The recipe with "auto" precision replaced by what this processor gains by, so that a record says what ran."""
+    if recipe.precision != "auto":
+        return recipe
+    return replace(recipe, precision="bfloat16" if multiplies_bfloat16() else "float32")
+
+
 def network_dtype(recipe: Recipe) -> torch.dtype | None:
     """bfloat16 or, for None, what the images have; "auto" is what the processor gains by."""
-    bfloat16 = multiplies_bfloat16() if recipe.precision == "auto" else recipe.precision == "bfloat16"
-    return torch.bfloat16 if bfloat16 else None
+    return torch.bfloat16 if settled(recipe).precision == "bfloat16" else None
 
 
 def multiplies_bfloat16() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -193,8 +194,9 @@ def register_volumes(model: Model, moving: Volume, fixed: Volume) -> Fields:
     Raises:
         InputError: the volumes or the model differ in dimension.
     """
-    check_dimension(model, moving)
-    check_dimension(model, fixed)
+    for volume in (moving, fixed):
+        check_dimension(model, volume)
+        note_what_is_cut(model, volume)
     started = perf_counter()
     image_A, lattice_A = model.preparation.image(moving)
     image_B, lattice_B = model.preparation.image(fixed)
@@ -219,6 +221,21 @@ def check_dimension(model: Model, volume: Volume) -> None:
     if volume.dim != model.preparation.dim:
         raise InputError(
             f"{volume.path} is {volume.dim}-D, but the model was trained on {model.preparation.dim}-D images"
+        )
+
+
+def note_what_is_cut(model: Model, volume: Volume) -> None:
+    """Warn where a volume is larger than the lattice that the network sees."""
+    straight = reoriented(volume).geometry
+    lattice = model.preparation.geometry(straight)
+    index = lattice.physical_to_index(straight.corners)
+    outside = np.maximum(-index, index - (np.array(lattice.size) - 1)).max()
+    if model.preparation.placement == "centre" and outside > 1:
+        sizes = [" x ".join(map(str, g.size)) for g in (straight, lattice)]
+        warnings.warn(
+            f"{volume.path} ({sizes[0]} voxels) reaches beyond the lattice that the model sees ({sizes[1]}): what lies "
+            "outside is carried along with the border; crop the image, or train on images of its size",
+            stacklevel=2,
         )
 
 

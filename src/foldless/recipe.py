@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import typing
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from math import inf
+from pathlib import Path
 from typing import Any, Literal
 
 from foldless.errors import InputError
@@ -120,6 +121,11 @@ class Source:
             raise InputError(f"the digit is 0 to 9; got {self.digit}")
         if self.size < 8:
             raise InputError(f"shapes need 8 pixels a side or more; got {self.size}")
+
+    def resolved(self) -> Source:
+        """The same data by its absolute path, so that a record serves from any working folder."""
+        kind, colon, folder = self.data.partition(":") if self.data.startswith("mnist:") else ("", "", self.data)
+        return self if self.data == "shapes" else replace(self, data=f"{kind}{colon}{Path(folder).resolve()}")
 
     @property
     def is_folder(self) -> bool:

@@ -31,6 +31,7 @@ class Demo:
 
         from dataclasses import replace
 
+        from foldless.build import settled
         from foldless.cli.evaluate import show, write_results
         from foldless.data.images import ordered_pairs
         from foldless.data.source import open_source
@@ -42,6 +43,7 @@ class Demo:
         source, recipe = Source(data="shapes"), recipe_for(volumes=False)
         if self.steps:
             recipe = replace(recipe, steps=self.steps)
+        recipe = settled(recipe)
         split, preparation = open_source(source, recipe.seed)
         digests = {part: getattr(split, part).digest() for part in ("train", "test")}
         record = run_record("demo", {"source": asdict(source), "recipe": recipe.as_dict()}, digests)

@@ -46,11 +46,13 @@ class Train:
         inputs = [Path(self.source.data)] if self.source.is_folder else []
         check_output(self.output, self.overwrite, inputs)
 
+        from foldless.build import settled
         from foldless.data.source import open_source
         from foldless.record import FILE, run_record, write_json
 
-        split, preparation = open_source(self.source, self.recipe.seed)
-        settings = {"source": asdict(self.source), "recipe": self.recipe.as_dict()}
+        source, recipe = self.source.resolved(), settled(self.recipe)
+        split, preparation = open_source(source, recipe.seed)
+        settings = {"source": asdict(source), "recipe": recipe.as_dict()}
         digests = {part: getattr(split, part).digest() for part in ("train", "val", "test")}
         record = {
             **run_record("train", settings, digests),
@@ -66,7 +68,7 @@ class Train:
         except OSError as error:
             raise InputError(f"the output folder {self.output} cannot be made: {error.strerror}") from error
         write_json(record, self.output / FILE)
-        _learn(self.recipe, split, preparation, self.output, resume=False)
+        _learn(recipe, split, preparation, self.output, resume=False)
 
     def _resume(self, folder: Path) -> None:
         from foldless.data.source import open_source

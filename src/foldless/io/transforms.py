@@ -148,7 +148,8 @@ def opening_lines(moving: Path | str, fixed: Path | str, warp: Path | str, dim: 
     return [
         "import SimpleITK as sitk",
         f"warp = {transform}",
-        f"warped = sitk.Resample(sitk.ReadImage({str(moving)!r}), sitk.ReadImage({str(fixed)!r}), warp)",
+        f"moving = sitk.ReadImage({str(moving)!r}, sitk.sitkFloat32)",
+        f"warped = sitk.Resample(moving, sitk.ReadImage({str(fixed)!r}), warp)",
         f"antsApplyTransforms -d {dim} -i {m} -r {f} -t {w} -o warped.nii.gz",
         f"itksnap -g {f} -o warped.nii.gz",
     ]
