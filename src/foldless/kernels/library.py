@@ -35,6 +35,12 @@ def native_status() -> tuple[bool, str]:
     return found is not None, why
 
 
+def lanes() -> int:
+    """Floats in a vector register of the loaded library; 0 where there is none."""
+    found = library()[0]
+    return int(found.foldless_lanes()) if found is not None else 0
+
+
 def pointer(tensor: torch.Tensor | None) -> ctypes.c_void_p:
     """A tensor's memory, or null."""
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())

@@ -5,55 +5,13 @@
 // begin at 0, L, 2 L, ... and, for the last, at channels - L: it may overlap the one before. Weights and their gradient
 // are packed by block, (taps, outputs, blocks, L).
 
-#include <algorithm>
-#include <cstdint>
-#include <cstring>
 #include <vector>
+
+#include "lanes.h"
 
 namespace {
 
-using Size = std::int64_t;
-#ifdef __AVX512F__
-constexpr int L = 16;
-#else
-constexpr int L = 8;
-#endif
-typedef float Lanes __attribute__((vector_size(L * sizeof(float))));
-typedef std::uint16_t Half __attribute__((vector_size(L * sizeof(std::uint16_t))));
-typedef std::uint32_t Word __attribute__((vector_size(L * sizeof(std::uint32_t))));
-
-struct BFloat16 {
-    std::uint16_t bits;
-};
-
-inline void put(BFloat16* p, float value) {
-    std::uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    p->bits = value != value ? 0x7fc0 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;  // to the nearest, ties to even
-}
-inline Lanes load(const float* p) {
-    Lanes v;
-    std::memcpy(&v, p, sizeof v);
-    return v;
-}
-inline Lanes load(const BFloat16* p) {
-    Half half;
-    std::memcpy(&half, p, sizeof half);
-    const Word word = __builtin_convertvector(half, Word) << 16;
-    Lanes v;
-    std::memcpy(&v, &word, sizeof v);
-    return v;
-}
-inline void store(float* p, Lanes v) { std::memcpy(p, &v, sizeof v); }
-template <typename T>
-inline void store(T* p, Lanes v) {
-    for (int i = 0; i < L; ++i) put(p + i, v[i]);
-}
-inline float sum(Lanes v) {
-    float total = 0;
-    for (int i = 0; i < L; ++i) total += v[i];
-    return total;
-}
+using namespace foldless;
 
 struct Shape {
     Size batch, size[3], channels, kernel[3], blocks;
@@ -172,7 +130,7 @@ Shape shape_of(const Size* s) { return {s[0], {s[1], s[2], s[3]}, s[4], {s[5], s
 
 }  // namespace
 
-extern "C" int foldless_thin_lanes() { return L; }
+extern "C" int foldless_lanes() { return L; }
 
 // shape: batch, depth, height, width, channels, kernel depth, height, width. `outputs` is 1, 2 or 3.
 #define FOLDLESS_THIN(T, NAME)                                                                                       \

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foldless.kernels.library import library, pointer
+from foldless.kernels.library import lanes, library, pointer
 
 _TYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
@@ -19,7 +19,7 @@ def thin(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Compiled for one to three outputs on the CPU with float32 weights and enough channels; torch's own elsewhere.
     """
     native = x.device.type == "cpu" and x.dtype in _TYPES and weight.dtype == torch.float32 and weight.shape[0] <= 3
-    if native and x.numel() and 0 < _lanes() <= x.shape[1]:
+    if native and x.numel() and 0 < lanes() <= x.shape[1]:
         result: Tensor = _Thin.apply(x, weight, bias)  # type: ignore[no-untyped-call]
         return result
     dim, padding = x.ndim - 2, [n // 2 for n in weight.shape[2:]]
@@ -53,17 +53,12 @@ class _Thin(torch.autograd.Function):
         return g_nodes, g_weight.permute(1, 2, 0).reshape(ctx.weight_shape), g_bias
 
 
-def _lanes() -> int:
-    compiled = library()[0]
-    return int(compiled.foldless_thin_lanes()) if compiled is not None else 0
-
-
 def _blocks(channels: int) -> tuple[Tensor, Tensor]:
     """The channel of every lane (blocks, lanes), and whether no block before holds it: the last may overlap."""
-    lanes = _lanes()
-    starts = torch.arange(0, channels, lanes).clamp_max(channels - lanes)
-    channel = starts[:, None] + torch.arange(lanes)
-    return channel, channel >= torch.arange(0, channels, lanes)[:, None]
+    width = lanes()
+    starts = torch.arange(0, channels, width)
+    channel = starts.clamp_max(channels - width)[:, None] + torch.arange(width)
+    return channel, channel >= starts[:, None]
 
 
 def _call(name: str, nodes: Tensor, weight_shape: torch.Size, *tensors: Tensor) -> None:

@@ -1,0 +1,54 @@
+// A vector register of floats, filled from and emptied to float or bfloat16 memory.
+
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+namespace foldless {
+
+using Size = std::int64_t;
+#ifdef __AVX512F__
+constexpr int L = 16;
+#else
+constexpr int L = 8;
+#endif
+typedef float Lanes __attribute__((vector_size(L * sizeof(float))));
+typedef std::uint16_t Half __attribute__((vector_size(L * sizeof(std::uint16_t))));
+typedef std::uint32_t Word __attribute__((vector_size(L * sizeof(std::uint32_t))));
+
+struct BFloat16 {
+    std::uint16_t bits;
+};
+
+inline void put(BFloat16* p, float value) {
+    std::uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    p->bits = value != value ? 0x7fc0 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;  // to the nearest, ties to even
+}
+inline Lanes load(const float* p) {
+    Lanes v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+}
+inline Lanes load(const BFloat16* p) {
+    Half half;
+    std::memcpy(&half, p, sizeof half);
+    const Word word = __builtin_convertvector(half, Word) << 16;
+    Lanes v;
+    std::memcpy(&v, &word, sizeof v);
+    return v;
+}
+inline void store(float* p, Lanes v) { std::memcpy(p, &v, sizeof v); }
+template <typename T>
+inline void store(T* p, Lanes v) {
+    for (int i = 0; i < L; ++i) put(p + i, v[i]);
+}
+inline float sum(Lanes v) {
+    float total = 0;
+    for (int i = 0; i < L; ++i) total += v[i];
+    return total;
+}
+
+}  // namespace foldless

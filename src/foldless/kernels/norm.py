@@ -1,0 +1,95 @@
+"""Batch and instance normalisation on channels-last memory, where torch's own backward is an order slower."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foldless.kernels.library import lanes, library, pointer
+
+_TYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
+
+
+def normalise(
+    x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, by_sample: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Every channel to mean 0 and variance 1 over the batch's voxels, or over each sample's, then scaled and shifted.
+
+    Args:
+        x: (batch, channels, *lattice).
+        weight: (channels,), float32.
+        bias: (channels,), float32.
+        epsilon: added to the variance.
+        by_sample: whether each sample is normalised by itself.
+
+    Returns:
+        The result, and the mean and (biased) variance that were used, (batch or 1, channels).
+    """
+    channels, ones = x.shape[1], [1] * (x.ndim - 2)
+    native = x.device.type == "cpu" and x.dtype in _TYPES and weight.dtype == torch.float32 and x.numel() > 0
+    if native and lanes() and channels % lanes() == 0:
+        y, mean, variance = _Normalise.apply(x, weight, bias, epsilon, by_sample)  # type: ignore[no-untyped-call]
+        return y, mean, variance
+    axes = [*([] if by_sample else [0]), *range(2, x.ndim)]
+    wide = x.float() if x.dtype == torch.bfloat16 else x
+    variance, mean = torch.var_mean(wide, axes, correction=0, keepdim=True)
+    scale = (variance + epsilon).rsqrt() * weight.reshape(1, channels, *ones)
+    y = ((wide - mean) * scale + bias.reshape(1, channels, *ones)).to(x.dtype)
+    return y, mean.flatten(1).detach(), variance.flatten(1).detach()
+
+
+class _Normalise(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, by_sample: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        rows = x.movedim(1, -1).contiguous()
+        groups = rows.shape[0] if by_sample else 1
+        sums = _reduce(rows, rows, groups) / (rows.numel() // rows.shape[-1] // groups)
+        mean = sums[:, 0]
+        variance = (sums[:, 1] - mean.square()).clamp_min(0)
+        deviation = (variance + epsilon).rsqrt()
+        scale = weight * deviation
+        y = _combine(rows, None, scale, None, bias - mean * scale, groups)
+        ctx.save_for_backward(rows, weight, mean, deviation)
+        ctx.groups = groups
+        mean, variance = mean.float(), variance.float()
+        ctx.mark_non_differentiable(mean, variance)
+        return y.movedim(-1, 1), mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight, mean, deviation = ctx.saved_tensors
+        g = gradient.movedim(1, -1).contiguous()
+        count = rows.numel() // rows.shape[-1] // ctx.groups
+        sums = _reduce(g, rows, ctx.groups)
+        total, along = sums[:, 0], (sums[:, 1] - mean * sums[:, 0]) * deviation
+        a = weight * deviation
+        b = -a * deviation * along / count
+        g_x = _combine(g, rows, a, b, -a * total / count - b * mean, ctx.groups)
+        return g_x.movedim(-1, 1), along.sum(0).to(weight.dtype), total.sum(0).to(weight.dtype), None, None
+
+
+def _reduce(p: Tensor, q: Tensor, groups: int) -> Tensor:
+    sums = torch.empty(groups, 2, p.shape[-1], dtype=torch.float64)
+    _call("reduce", p, groups, p, q, sums)
+    return sums
+
+
+def _combine(p: Tensor, q: Tensor | None, a: Tensor, b: Tensor | None, c: Tensor, groups: int) -> Tensor:
+    out = torch.empty_like(p)
+    factors = [None if t is None else t.float().contiguous() for t in (a, b, c)]
+    _call("combine", p, groups, p, q, *factors, out)
+    return out
+
+
+def _call(name: str, rows: Tensor, groups: int, *tensors: Tensor | None) -> None:
+    compiled = library()[0]
+    assert compiled is not None
+    channels = rows.shape[-1]
+    sizes = (ctypes.c_int64(n) for n in (groups, rows.numel() // channels // groups, channels))
+    function = getattr(compiled, f"foldless_norm_{name}_{_TYPES[rows.dtype]}")
+    function(*map(pointer, tensors), *sizes, ctypes.c_int(torch.get_num_threads()))
