@@ -20,7 +20,7 @@ lint: $(READY)
 docs: $(READY)
 	$(BIN)/python -m pytest README.md docs
 
-$(READY): pyproject.toml constraints.txt hatch_build.py $(wildcard src/foldless/kernels/*.cpp)
+$(READY): pyproject.toml constraints.txt hatch_build.py $(wildcard src/foldless/kernels/*.cpp src/foldless/kernels/*.h)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'

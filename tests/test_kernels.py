@@ -8,6 +8,8 @@ from torch.testing import assert_close
 from foldless import kernels
 from foldless.grid import Grid, sample, sample_with_jacobian
 from foldless.kernels import convolution, native, plain
+from foldless.kernels.norm import normalise
+from foldless.kernels.thin import thin
 from foldless.maps import Displacement
 
 compiled = pytest.mark.skipif(
@@ -276,3 +278,70 @@ def test_halving_and_doubling_are_torchs_convolutions(dim, name, dtype, channels
     for got, referee in zip(value_and_gradients(ours, inputs), expected, strict=True):
         assert got.dtype == dtype
         assert_close(got.double(), referee, rtol=0, atol=SHORT[dtype] * referee.abs().max().item())
+
+
+ROUNDED = {torch.float32: 1e-5, torch.bfloat16: 1e-2}  # of the largest value: sums in float32, results in 8 bits
+
+
+def assert_close_to_largest(got, expected, dtype):
+    for a, b in zip(got, expected, strict=True):
+        assert (a.double() - b.double()).abs().max() <= ROUNDED[dtype] * b.abs().max().clamp_min(1e-6)
+
+
+def with_gradients(function, tensors, like):
+    leaves = [tensor.clone().requires_grad_() for tensor in tensors]
+    result = function(*leaves)
+    return result.detach(), *torch.autograd.grad(result, leaves, like.to(result.dtype))
+
+
+@pytest.mark.parametrize("dtype", ROUNDED)
+@pytest.mark.parametrize(("channels", "side"), [(16, 3), (18, 3), (8, 3), (52, 5)])
+@pytest.mark.parametrize("dim", DIMS)
+def test_the_last_layers_convolution_is_torchs(dim, channels, side, dtype):
+    x = torch.randn(2, channels, *SHAPES[dim]).to(dtype)
+    weight, bias = torch.randn(dim, channels, *[side] * dim), torch.randn(dim)
+    like = torch.randn(2, dim, *SHAPES[dim])
+    reference = getattr(torch.nn.functional, f"conv{dim}d")
+    got = with_gradients(thin, (x, weight, bias), like)
+    expected = with_gradients(
+        lambda x, weight, bias: reference(x, weight, bias, padding=side // 2),
+        (x.double(), weight.double(), bias.double()),
+        like,
+    )
+    assert got[0].dtype == torch.float32
+    assert_close_to_largest(got, expected, dtype)
+
+
+@pytest.mark.parametrize("dtype", ROUNDED)
+@pytest.mark.parametrize("channels", [16, 48, 5])
+@pytest.mark.parametrize("by_sample", [False, True])
+@pytest.mark.parametrize("dim", DIMS)
+def test_normalisation_is_torchs(dim, by_sample, channels, dtype):
+    x = (3 * torch.randn(3, channels, *SHAPES[dim]) + 2).to(dtype)
+    weight, bias, like = torch.rand(channels) + 0.5, torch.randn(channels), torch.randn(x.shape)
+
+    def reference(x, weight, bias):
+        if by_sample:
+            return torch.nn.functional.group_norm(x, channels, weight, bias)
+        return torch.nn.functional.batch_norm(x, None, None, weight, bias, training=True)
+
+    got = with_gradients(
+        lambda x, weight, bias: normalise(x, weight, bias, 1e-5, by_sample)[0], (x, weight, bias), like
+    )
+    expected = with_gradients(reference, (x.double(), weight.double(), bias.double()), like.to(dtype))
+    assert_close_to_largest(got, expected, dtype)
+    axes = [*([] if by_sample else [0]), *range(2, x.ndim)]
+    mean, variance = normalise(x, weight, bias, 1e-5, by_sample)[1:]
+    wanted_variance, wanted_mean = torch.var_mean(x.double(), axes, correction=0)
+    assert_close_to_largest((mean, variance), (wanted_mean, wanted_variance), torch.float32)
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+@pytest.mark.parametrize("dim", DIMS)
+def test_single_nodes_are_halved_and_doubled_as_by_torch(dim, nodes):
+    x, bias = torch.randn(3, 5, *[nodes] * dim), torch.randn(7)
+    down, up = torch.randn(7, 5, *[3] * dim), torch.randn(5, 7, *[4] * dim)
+    halved = getattr(torch.nn.functional, f"conv{dim}d")(x, down, bias, stride=2, padding=1)
+    doubled = getattr(torch.nn.functional, f"conv_transpose{dim}d")(x, up, bias, stride=2, padding=1)
+    assert_close_to_largest((convolution.halve(x, down, bias),), (halved,), torch.float32)
+    assert_close_to_largest((convolution.double(x, up, bias),), (doubled,), torch.float32)

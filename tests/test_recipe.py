@@ -10,7 +10,10 @@ from foldless.errors import InputError
 from foldless.recipe import Recipe, Source, recipe_for
 
 
-@pytest.mark.parametrize("recipe", [Recipe(), recipe_for(volumes=True), recipe_for(volumes=False)])
+@pytest.mark.parametrize(
+    "recipe",
+    [Recipe(), recipe_for(None), recipe_for((48, 64, 48)), recipe_for((160, 192, 224)), recipe_for((128, 128))],
+)
 def test_a_recipe_survives_its_record(recipe):
     assert Recipe.from_dict(json.loads(json.dumps(recipe.as_dict()))) == recipe
 

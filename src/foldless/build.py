@@ -100,7 +100,5 @@ def network_dtype(recipe: Recipe) -> torch.dtype | None:
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 natively; elsewhere it would be slower than float32."""
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
+    """Whether this CPU multiplies bfloat16 natively; elsewhere it would be slower than float32."""
     return bool(torch.cpu._is_avx512_bf16_supported())

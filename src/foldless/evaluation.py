@@ -16,7 +16,7 @@ from foldless.build import similarity_of
 from foldless.data.folder import case_names, label_file, split_names
 from foldless.data.images import ImageSet, ordered_pairs
 from foldless.errors import InputError
-from foldless.grid import Grid, per_axis, sample, sample_labels
+from foldless.grid import Grid, in_voxels, sample, sample_labels
 from foldless.io import Volume, read_volume
 from foldless.io.files import write_whole
 from foldless.maps import Identity, Map
@@ -120,7 +120,7 @@ def image_scores(model: Model, images: ImageSet, i: int, j: int, phi_AB: Map, ph
         scores["dice_per_label"] = {str(label): score for label, score in after.items()}
     return {
         **scores,
-        **field_scores((nodes - grid.points(nodes)) / per_axis(grid.voxel, nodes)),
+        **field_scores(in_voxels(nodes, grid)),
         "inverse_consistency_voxels": summary(inverse_consistency_error(phi_AB, phi_BA, grid)),
         "similarity_before": similarity(start, target).item(),
         "similarity_after": similarity(sample(start, nodes), target).item(),
@@ -131,7 +131,7 @@ def draw_images(images: ImageSet, i: int, j: int, phi_AB: Map, phi_BA: Map, scor
     """One pair of prepared images as a report shows it."""
     grid = Grid(images.lattice)
     nodes = phi_AB.on(grid)
-    voxels = (nodes - grid.points(nodes)) / per_axis(grid.voxel, nodes)
+    voxels = in_voxels(nodes, grid)
     labels: dict[str, Any] = {}
     if images.labels is not None:
         warped_labels = sample_labels(images.labels[i], nodes).numpy()

@@ -60,6 +60,11 @@ class Grid:
         return self.points(like) + noise * per_axis(self.voxel, noise)
 
 
+def in_voxels(nodes: Points, grid: Grid) -> Float[Tensor, "#batch dim *lattice"]:
+    """How far a lattice's nodes were carried, in its voxels: from `phi.on(grid)`, (batch, dim, *shape)."""
+    return (nodes - grid.points(nodes)) / per_axis(grid.voxel, nodes)
+
+
 def per_axis(numbers: Sequence[float], like: Points) -> Float[Tensor, "1 dim *ones"]:
     """One number an axis, shaped to multiply points (batch, dim, *at)."""
     column = torch.tensor(numbers, dtype=like.dtype, device=like.device)

@@ -212,9 +212,12 @@ class Exponential(Map):
     @property
     def displacement(self) -> Displacement:
         """The flow as a displacement on the velocity's lattice, computed once."""
-        if self._displacement is None:  # type: ignore[attr-defined]
-            object.__setattr__(self, "_displacement", Displacement(exponentiate(self.velocity)))
-        return self._displacement  # type: ignore[attr-defined, no-any-return]
+        known: Displacement | None = self._displacement  # type: ignore[attr-defined]
+        wants_gradient = torch.is_grad_enabled() and self.velocity.requires_grad
+        if known is None or (wants_gradient and not known.field.requires_grad):
+            known = Displacement(exponentiate(self.velocity))
+            object.__setattr__(self, "_displacement", known)
+        return known
 
     def __call__(self, points: Points) -> Points:
         return self.displacement(points)

@@ -1,7 +1,7 @@
 """Networks: two images (batch, channels, *lattice) in, one tensor (batch, dim, *lattice) out.
 
 What the tensor means (a displacement, a velocity) is decided by `Predict`. Every last layer starts at zero, so that
-every registration starts at the identity. A network computes in the dtype of its images (bfloat16 where that is
+maps start at the identity. A network computes in the dtype of its images (bfloat16 where that is
 fast), but its last layer in the dtype of its parameters: coordinates never pass through bfloat16.
 """
 

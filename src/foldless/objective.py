@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from foldless.grid import Grid, sample
+from foldless.maps import Map
 from foldless.registration import Registration
 from foldless.regularity import Regularity
 from foldless.similarity import Similarity
@@ -43,6 +44,10 @@ class Objective(nn.Module):
         self.weight = weight
 
     def forward(self, image_A: Image, image_B: Image) -> Terms:
+        return self.with_maps(image_A, image_B)[0]
+
+    def with_maps(self, image_A: Image, image_B: Image) -> tuple[Terms, Map]:
+        """The terms, and phi_AB that they were computed from."""
         pairs = image_A.shape[0]
         moving, fixed = torch.cat([image_A, image_B]), torch.cat([image_B, image_A])
         phi = self.registration(moving, fixed)
@@ -50,4 +55,4 @@ class Objective(nn.Module):
         similarity = 2 * self.similarity(sample(moving, phi.on(grid)), fixed)
         regularity = self.regularity(phi[:pairs], phi[pairs:], grid)
         weight = self.weight()
-        return Terms(similarity + weight * regularity, similarity, regularity, weight)
+        return Terms(similarity + weight * regularity, similarity, regularity, weight), phi[:pairs]

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from foldless.grid import Grid, Points, per_axis
+from foldless.grid import Grid, Points, in_voxels
 from foldless.maps import Identity, Map, matrix_product
 
 Score = Float[Tensor, ""]
@@ -51,7 +51,7 @@ def diffusion(phi: Map, grid: Grid) -> Score:
     The smoothness of VoxelMorph and of Kuang, Eq. (1).
     """
     nodes = phi.on(grid)
-    displacement = (nodes - grid.points(nodes)) / per_axis(grid.voxel, nodes)
+    displacement = in_voxels(nodes, grid)
     axes = [axis for axis in range(2, displacement.ndim) if displacement.shape[axis] > 1]
     return torch.stack([displacement.diff(dim=axis).square().mean() for axis in axes]).mean()
 
@@ -63,7 +63,7 @@ class ICON:
     at: Literal["jittered", "lattice"] = "jittered"
 
     def __call__(self, phi_AB: Map, phi_BA: Map, grid: Grid) -> Score:
-        return inverse_consistency(phi_AB, phi_BA, _points(self.at, phi_AB, grid))
+        return inverse_consistency(phi_AB, phi_BA, _points(self.at, phi_AB, phi_BA, grid))
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class GradICON:
     at: Literal["jittered", "lattice"] = "jittered"
 
     def __call__(self, phi_AB: Map, phi_BA: Map, grid: Grid) -> Score:
-        return gradient_inverse_consistency(phi_AB, phi_BA, _points(self.at, phi_AB, grid))
+        return gradient_inverse_consistency(phi_AB, phi_BA, _points(self.at, phi_AB, phi_BA, grid))
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,11 @@ class Diffusion:
         return diffusion(phi_AB, grid) + diffusion(phi_BA, grid)
 
 
-def _points(at: Literal["jittered", "lattice"], phi: Map, grid: Grid) -> Points:
-    like = phi.on(Grid((1,) * grid.dim))
-    return grid.points(like) if at == "lattice" else grid.jittered(like.shape[0], like)
+def _points(at: Literal["jittered", "lattice"], phi_AB: Map, phi_BA: Map, grid: Grid) -> Points:
+    """Points for every pair: as many samples as the larger batch of the two maps."""
+    corner = Grid((1,) * grid.dim)
+    like = max((phi_AB.on(corner), phi_BA.on(corner)), key=len).detach()
+    return grid.points(like) if at == "lattice" else grid.jittered(len(like), like)
 
 
 def _product_error(outer: Tensor, inner: Tensor, points: Points) -> Score:

@@ -1,4 +1,4 @@
-"""Similarities: (warped, target, mask) -> scalar, lower is better, 0 for equal images.
+"""Similarities: (warped, target, mask) -> scalar, lower is better, 0 for equal images (that are not constant).
 
 Images are (batch, channels, *lattice); a mask (batch, 1, *lattice) in [0, 1] weighs every voxel. Each similarity is a
 mean over voxels, so that it means the same on every lattice.

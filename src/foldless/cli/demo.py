@@ -40,7 +40,7 @@ class Demo:
         from foldless.training.log import read_log
         from foldless.training.loop import train
 
-        source, recipe = Source(data="shapes"), recipe_for(volumes=False)
+        source, recipe = Source(data="shapes"), recipe_for(None)
         if self.steps:
             recipe = replace(recipe, steps=self.steps)
         recipe = settled(recipe)

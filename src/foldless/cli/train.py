@@ -16,6 +16,10 @@ from foldless.errors import InputError
 from foldless.recipe import Recipe, Source, recipe_for
 
 
+TYPICAL = (48, 64, 48)
+"""The lattice that `--help` shows the defaults for when no data are named."""
+
+
 @dataclass(frozen=True)
 class Train:
     """Train a registration network on a folder of images: no labels, no true deformations.
@@ -33,7 +37,7 @@ class Train:
     """Start from the settings in the run record of an earlier run (its folder or run.json)."""
     overwrite: bool = False
     """Replace an earlier run at --output."""
-    recipe: Recipe = field(default_factory=lambda: recipe_for(volumes=True))
+    recipe: Recipe = field(default_factory=lambda: recipe_for(TYPICAL))
 
     def run(self) -> None:
         if self.resume is not None:
@@ -107,7 +111,18 @@ def with_defaults_for_the_data(words: Sequence[str]) -> Train:
         except (KeyError, TypeError) as error:
             raise InputError(f"{named.config} is not the record of a training: it lacks {error}") from error
         return Train(source=source, recipe=recipe)
-    return Train(recipe=recipe_for(volumes=Source(named.data or "folder").is_folder))
+    return Train(recipe=recipe_for(_lattice(named.data)))
+
+
+def _lattice(data: str) -> tuple[int, ...] | None:
+    """The largest image of a folder, for the defaults; what is wrong with the folder is said when it is read."""
+    if not Source(data or "folder").is_folder:
+        return None
+    if not (Path(data) / "images").is_dir():
+        return TYPICAL
+    from foldless.data.folder import largest_lattice
+
+    return largest_lattice(Path(data)) or TYPICAL
 
 
 def _learn(recipe: Recipe, split: Any, preparation: Any, folder: Path, resume: bool) -> None:

@@ -15,6 +15,7 @@ from foldless.data.images import ImageSet, Split
 from foldless.data.prepare import Placement, Preparation
 from foldless.errors import InputError
 from foldless.io import Geometry, Volume, read_volume, reoriented
+from foldless.io.headers import header_shape
 
 VALIDATION_SHARE, TEST_SHARE = 0.05, 0.15
 FEWEST_TO_SPLIT = 6
@@ -45,6 +46,12 @@ def case_names(folder: Path) -> dict[str, Path]:
     return dict(sorted(files.items(), key=lambda item: _natural(item[0])))
 
 
+def largest_lattice(folder: Path) -> tuple[int, ...] | None:
+    """The most voxels an axis among the images, array order, from their headers alone; None if they tell nothing."""
+    shapes = {shape for path in case_names(folder).values() if (shape := header_shape(path)) is not None}
+    return tuple(map(max, zip(*shapes, strict=True))) if len({len(shape) for shape in shapes}) == 1 else None
+
+
 def split_names(folder: Path, names: Iterable[str]) -> dict[str, list[str]]:
     """The cases of `train`, `val` and `test`: as split.json says, else by blocks of the natural order.
 
@@ -70,7 +77,7 @@ def split_names(folder: Path, names: Iterable[str]) -> dict[str, list[str]]:
 def fitting_preparation(geometries: Iterable[Geometry], percentiles: tuple[float, float] = (1.0, 99.0)) -> Preparation:
     """A lattice that holds every training image at their median spacing, each axis a multiple of 16.
 
-    Images on one and the same grid keep their place in the world; others are laid centre on centre.
+    Images are laid centre on centre, so those on one and the same grid keep their place relative to each other.
     """
     known = list(geometries)
     first = known[0]
@@ -166,6 +173,11 @@ def _read_split(file: Path, names: set[str]) -> dict[str, list[str]]:
     for part, cases in split.items():
         if missing := [name for name in cases if name not in names]:
             raise InputError(f"{file} names {missing[0]} under {part}, but images/ has no such case")
+        if len(set(cases)) < len(cases):
+            raise InputError(f"{file} names a case under {part} twice; name every case once")
+    for part in ("val", "test"):
+        if both := sorted(set(split["train"]) & set(split[part])):
+            raise InputError(f"{file} names {both[0]} under train and under {part}; what judges must be unseen")
     if len(split["train"]) < 2:
         raise InputError(
             f"{file} names {len(split['train'])} under train; registration learns from pairs, so two at least"

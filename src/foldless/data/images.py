@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -83,11 +84,7 @@ class RandomPairs:
 
 def ordered_pairs(count: int, wanted: int, seed: int = 0) -> list[tuple[int, int]]:
     """`wanted` different ordered pairs (moving, fixed) of `count` cases, drawn by `seed`; all if there are fewer."""
-    generator = torch.Generator().manual_seed(seed)
     everything = count * (count - 1)
-    chosen = torch.randperm(everything, generator=generator)[:wanted].tolist()
-    return [(k // (count - 1), _skipping(k // (count - 1), k % (count - 1))) for k in chosen]
-
-
-def _skipping(moving: int, fixed: int) -> int:
-    return fixed + (fixed >= moving)
+    chosen = random.Random(seed).sample(range(everything), min(wanted, everything))
+    split = (divmod(k, count - 1) for k in chosen)
+    return [(moving, other + (other >= moving)) for moving, other in split]

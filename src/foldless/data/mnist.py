@@ -18,7 +18,8 @@ VALIDATION = 64
 
 
 def mnist(folder: Path, digit: int = 5) -> Split:
-    """All images of one digit, (count, 1, 28, 28) in [0, 1]; the first 64 test images also serve for validation.
+    """All images of one digit, (count, 1, 28, 28) in [0, 1]; validation watches the last 64 training images,
+    so that nothing is chosen by the test images.
 
     Raises:
         InputError: a file is missing or not an idx file.
@@ -26,7 +27,7 @@ def mnist(folder: Path, digit: int = 5) -> Split:
     if not 0 <= digit <= 9:
         raise InputError(f"the digit is 0 to 9; got {digit}")
     train, test = _part(folder, "train", digit), _part(folder, "t10k", digit)
-    return Split(train, test.pick(range(min(VALIDATION, len(test)))), test)
+    return Split(train, train.pick(range(max(0, len(train) - VALIDATION), len(train))), test)
 
 
 def _part(folder: Path, part: str, digit: int) -> ImageSet:

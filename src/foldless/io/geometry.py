@@ -155,7 +155,8 @@ def centred_lattice(geometry: Geometry, shape: tuple[int, ...], spacing: Sequenc
     first = np.zeros(geometry.dim)
     for axis, (n, m) in enumerate(zip(geometry.size, shape[::-1], strict=True)):
         ratio = wanted[axis] / geometry.spacing[axis]
-        first[axis] = -((m - n) // 2) if ratio == 1 else (n - 1) / 2 - (m - 1) / 2 * ratio
+        same = abs(ratio - 1) * max(n, m) < SAME_LATTICE
+        first[axis] = -((m - n) // 2) if same else (n - 1) / 2 - (m - 1) / 2 * ratio
     origin = tuple(float(o) for o in geometry.index_to_physical(first))
     return Geometry(shape[::-1], wanted, origin, geometry.direction)
 

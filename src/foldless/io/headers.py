@@ -92,6 +92,17 @@ def read_image(path: Path) -> sitk.Image:
     return image
 
 
+def header_shape(path: Path) -> tuple[int, ...] | None:
+    """The shape (array order) that an image's header tells, its voxels unread; None if the header cannot be read."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return None
+    return tuple(reader.GetSize())[::-1]
+
+
 def straightened(direction: np.ndarray, path: Path) -> Float64[np.ndarray, "dim dim"]:
     """The orthonormal matrix nearest to a direction (dim * dim cosines), if that is near enough.
 

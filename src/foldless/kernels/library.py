@@ -9,6 +9,9 @@ from pathlib import Path
 
 import torch
 
+VERSION = 1
+"""Of the functions' arguments; the same number stands in `version.cpp`. An older library would be called wrongly."""
+
 FOLDER = Path(__file__).parent
 FILES = {"AVX512": "libfoldless-avx512.so", "AVX2": "libfoldless-avx2.so", "DEFAULT": "libfoldless.so"}
 
@@ -24,9 +27,12 @@ def library() -> tuple[ctypes.CDLL | None, str]:
     if not built:
         return None, "not built: there was no C++ compiler when foldless was installed"
     try:
-        return ctypes.CDLL(str(FOLDER / FILES[built[0]])), f"compiled C++, {built[0].lower()} instructions"
-    except OSError as error:
+        loaded = ctypes.CDLL(str(FOLDER / FILES[built[0]]))
+        if loaded.foldless_version() != VERSION:
+            return None, "of another version of foldless: install again"
+    except (OSError, AttributeError) as error:
         return None, f"cannot be loaded: {error}"
+    return loaded, f"compiled C++, {built[0].lower()} instructions"
 
 
 def native_status() -> tuple[bool, str]:

@@ -74,7 +74,7 @@ class _Normalise(torch.autograd.Function):
 
 
 def _reduce(p: Tensor, q: Tensor, groups: int) -> Tensor:
-    sums = torch.empty(groups, 2, p.shape[-1], dtype=torch.float64)
+    sums = p.new_empty(groups, 2, p.shape[-1], dtype=torch.float64)
     _call("reduce", p, groups, p, q, sums)
     return sums
 

@@ -34,7 +34,7 @@ class _Thin(torch.autograd.Function):
         packed = weight.flatten(2).permute(2, 0, 1)[:, :, channel].contiguous()
         ctx.save_for_backward(nodes, packed)
         ctx.weight_shape = weight.shape
-        y = torch.empty(x.shape[0], weight.shape[0], *x.shape[2:])
+        y = weight.new_empty(x.shape[0], weight.shape[0], *x.shape[2:])
         _call("thin", nodes, weight.shape, nodes, packed * first, bias.contiguous(), y)
         return y
 
@@ -56,8 +56,8 @@ class _Thin(torch.autograd.Function):
 def _blocks(channels: int) -> tuple[Tensor, Tensor]:
     """The channel of every lane (blocks, lanes), and whether no block before holds it: the last may overlap."""
     width = lanes()
-    starts = torch.arange(0, channels, width)
-    channel = starts.clamp_max(channels - width)[:, None] + torch.arange(width)
+    starts = torch.arange(0, channels, width, device="cpu")
+    channel = starts.clamp_max(channels - width)[:, None] + torch.arange(width, device="cpu")
     return channel, channel >= starts[:, None]
 
 

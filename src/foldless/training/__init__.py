@@ -1,1 +1,1 @@
-"""Training: the loop on one page, checkpoints that resume bit for bit, the record of a run."""
+"""Training: the loop on one page, checkpoints that resume bit for bit, the log."""

@@ -58,7 +58,7 @@ def train(
             last = state.step == recipe.steps
             improved = False
             if last or state.step % recipe.validate_every == 0:
-                scores = validate(state.objective, split.val, held_out)
+                scores = validate(state.objective, split.val, held_out, recipe.weight)
                 log.scores(state.step, scores)
                 on_scores(state.step, scores)
                 if improved := scores.total < state.best:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from foldless.data.images import ImageSet
-from foldless.grid import Grid, per_axis
+from foldless.grid import Grid, in_voxels
 from foldless.maps import Map
 from foldless.metrics import folds
 from foldless.objective import Objective
@@ -26,8 +26,13 @@ class Scores(NamedTuple):
     folds: float
 
 
-def validate(objective: Objective, images: ImageSet, pairs: Sequence[tuple[int, int]]) -> Scores:
-    """The objective, Dice and forward folds of fixed pairs; leaves the random state and the mode as they were."""
+def validate(
+    objective: Objective, images: ImageSet, pairs: Sequence[tuple[int, int]], weight: float | None = None
+) -> Scores:
+    """The objective, Dice and forward folds of fixed pairs; leaves the random state and the mode as they were.
+
+    `weight` replaces the objective's own, which may grow: scores of different steps compare only under one weight.
+    """
     was_training = objective.training
     objective.eval()
     totals, overlaps, folded = [], [], []
@@ -36,8 +41,9 @@ def validate(objective: Objective, images: ImageSet, pairs: Sequence[tuple[int, 
         for some in (pairs[i : i + BATCH] for i in range(0, len(pairs), BATCH)):
             moving, fixed = [i for i, _ in some], [j for _, j in some]
             a, b = images.images[moving], images.images[fixed]
-            totals += [objective(a, b).total.item()] * len(some)
-            phi = objective.registration(a, b)
+            terms, phi = objective.with_maps(a, b)
+            factor = terms.weight if weight is None else weight
+            totals += [(terms.similarity + factor * terms.regularity).item()] * len(some)
             folded += forward_folds(phi, Grid.of(b)).tolist()
             overlaps += [mean_overlap(phi[k : k + 1], images, i, j) for k, (i, j) in enumerate(some)]
     objective.train(was_training)
@@ -47,7 +53,7 @@ def validate(objective: Objective, images: ImageSet, pairs: Sequence[tuple[int, 
 def forward_folds(phi: Map, grid: Grid) -> Tensor:
     """Forward folds of a map on a lattice, one number a sample."""
     nodes = phi.on(grid)
-    return folds((nodes - grid.points(nodes)) / per_axis(grid.voxel, nodes), "forward").float()
+    return folds(in_voxels(nodes, grid), "forward").float()
 
 
 def _mean(numbers: Sequence[float]) -> float:
