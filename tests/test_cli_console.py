@@ -2,10 +2,12 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -173,3 +175,69 @@ def test_warnings_reach_the_user_as_a_note(foldless, monkeypatch):
         warnings.simplefilter("default")
         code, _, complained = foldless("doctor")
     assert (code, complained) == (0, "note: headers disagree\n")
+
+
+def whole_or_nothing(output):
+    with console.results_in(output, overwrite=True) as folder:
+        (folder / "new").touch()
+
+
+def earlier_result(output):
+    output.mkdir()
+    (output / "run.json").write_text('{"versions": {"foldless": "1"}}')
+
+
+def test_a_removal_that_fails_loses_nothing(tmp_path, monkeypatch):
+    earlier_result(tmp_path / "out")
+    real = shutil.rmtree
+
+    def half_way(path, ignore_errors=False):
+        if not ignore_errors:
+            raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(shutil, "rmtree", half_way)
+    whole_or_nothing(tmp_path / "out")
+    monkeypatch.setattr(shutil, "rmtree", real)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["new"]
+
+
+def test_results_that_cannot_take_their_place_are_kept(tmp_path, monkeypatch):
+    earlier_result(tmp_path / "out")
+    real = Path.rename
+
+    def refuse(self, target):
+        if (self / "new").exists():
+            raise PermissionError(13, "Permission denied")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(InputError, match="the new results are in") as error:
+        whole_or_nothing(tmp_path / "out")
+    assert (Path(str(error.value).split()[-1]) / "new").exists()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["run.json"]
+
+
+def test_a_failing_cleanup_does_not_hide_the_error(tmp_path):
+    def fail():
+        with console.results_in(tmp_path / "new" / "out", overwrite=False):
+            (tmp_path / "new" / "somebody else's").touch()
+            raise InputError("stop")
+
+    with pytest.raises(InputError, match="stop"):
+        fail()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"), RuntimeError("CUDA out of memory.")],
+)
+def test_too_little_memory_is_one_sentence(foldless, monkeypatch, error):
+    from foldless.cli.doctor import Doctor
+
+    def fail(self):
+        raise error
+
+    monkeypatch.setattr(Doctor, "run", fail)
+    code, _, complained = foldless("doctor")
+    assert code == 1
+    assert re.fullmatch(r"foldless: .*--levels 2 .*--batch\n", complained)

@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from samples import PREPARED, SMALL, lively_model, run_folder, save_cases
+from samples import PREPARED, SMALL, blob, lively_model, run_folder, save_cases, save_image
 
 from foldless.data.folder import case_names
 from foldless.data.images import ordered_pairs
+from foldless.data.prepare import Preparation
+from foldless.errors import InputError
 from foldless.evaluation import flat, folder_pairs, mean_scores
 
 ROUNDED = 1e-5  # evaluate keeps what register writes and reads again: headers are float32
@@ -155,3 +157,30 @@ def test_a_model_for_another_lattice(foldless, tmp_path):
     code, _, complained = foldless(*words)
     assert code == 2
     assert "(16, 20)" in complained
+
+
+@pytest.mark.parametrize("trouble", ["a header", "apart"])
+def test_headers_are_judged_before_computing(foldless, tmp_path, monkeypatch, trouble):
+    import foldless.evaluation as evaluation
+    import foldless.outcome as outcome
+
+    world = Preparation((16, 16, 16), (1.0, 1.0, 1.0), "world", (0.0, 0.0, 0.0))
+    (tmp_path / "run").mkdir()
+    lively_model(3, preparation=world).save(tmp_path / "run/best.safetensors")
+    save_cases(tmp_path / "data", 3, (14, 14, 14))
+    if trouble == "apart":
+        labels = blob((14, 14, 14), 3)
+        save_image(labels.astype(np.float32), tmp_path / "data/images/case_3.nii.gz", Origin=(500.0, 0.0, 0.0))
+        (tmp_path / "data/labels/case_3.nii.gz").unlink()
+    else:
+
+        def refuse(volume):
+            raise InputError(f"{volume.path}: no order of its axes gives a right-handed direction")
+
+        monkeypatch.setattr(evaluation, "reoriented", refuse)
+    monkeypatch.setattr(outcome, "predict", lambda *_: pytest.fail("computing began"))
+    words = ("evaluate", "--model", tmp_path / "run", "--data", tmp_path / "data", "--output", tmp_path / "out")
+    code, _, complained = foldless(*words)
+    assert code == 2
+    assert ("do not overlap" if trouble == "apart" else "right-handed") in complained
+    assert not (tmp_path / "out").exists()

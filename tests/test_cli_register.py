@@ -9,7 +9,7 @@ import torch
 from samples import blob, run_folder, save_image
 
 from foldless import metrics
-from foldless.cli.console import RECORD
+from foldless.record import FILE as RECORD
 
 WRITTEN = {"warped.nii.gz", "warp.nii.gz", "inverse_warp.nii.gz", "metrics.json", "run.json", "report.html"}
 NUMBERS = (
@@ -262,3 +262,15 @@ def test_apply_refuses(foldless, pairs, tmp_path):
         assert complained.count("\n") == 1
         assert sorted(tmp_path.rglob("*")) == before
     assert there.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("slices", [1, 2])
+@pytest.mark.parametrize("form", ["nii.gz", "h5"])
+def test_a_thin_pair(foldless, pairs, tmp_path, slices, form):
+    for seed in (1, 2):
+        save_image((blob((9, 16, 16), seed)[4 : 4 + slices] * 50.0).astype(np.float32), tmp_path / f"{seed}.nii.gz")
+    words = ("register", tmp_path / "1.nii.gz", tmp_path / "2.nii.gz", "--model", pairs[3]["model"])
+    code, _, complained = foldless(*words, "--output", tmp_path / "out", "--warp-format", form)
+    assert (code, complained) == (0, "")
+    found = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert ("folds_forward" in found) == (slices == 2)

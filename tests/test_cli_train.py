@@ -182,6 +182,24 @@ def test_overwriting_a_run(foldless, tmp_path):
     assert {path.name for path in (tmp_path / "run").iterdir()} == LEFT
 
 
+@pytest.mark.parametrize(("step", "stays"), [(1, True), (3, False)])
+def test_overwriting_waits_for_the_first_checkpoint(foldless, tmp_path, monkeypatch, step, stays):
+    from foldless.cli.watch import Watch
+
+    foldless(*SHAPES, "--output", tmp_path / "run")
+    (tmp_path / "run/notes.txt").write_text("from the first run")
+
+    def interrupt(self, now, terms):
+        if now == step:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Watch, "on_step", interrupt)
+    assert foldless(*SHAPES, "--output", tmp_path / "run", "--overwrite")[0] == 130
+    assert (tmp_path / "run/notes.txt").exists() == stays
+    assert (tmp_path / "run/resume.pt").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 def test_the_demo(foldless, tmp_path):
     code, said, complained = foldless("demo", "--output", tmp_path / "demo", "--steps", 3)
     assert (code, complained) == (0, "")

@@ -57,3 +57,17 @@ def test_the_digest_tells_images_apart():
     assert images.digest() == numbered(3).digest()
     assert images.digest() != images.pick([0, 2, 1]).digest()
     assert images.pick([2, 0]).names == ("2", "0")
+
+
+def test_a_pair_is_mirrored_alike():
+    """Both images of a pair show the same turn, every turn comes up, and samples turn by themselves."""
+    corner = torch.zeros(4, 1, 3, 3, 3)
+    corner[:, :, 0, 0, 0] = torch.arange(1.0, 5)[:, None]
+    images = ImageSet(corner, tuple("abcd"), (1.0, 1.0, 1.0))
+    pairs, seen = RandomPairs(images, 4, mirror=True), set()
+    for _ in range(50):
+        a, b = pairs.draw()
+        assert torch.equal(a > 0, b > 0)
+        assert not torch.equal(a, b)
+        seen |= {tuple(map(int, place)) for place in (a[:, 0] > 0).nonzero()[:, 1:]}
+    assert len(seen) == 8

@@ -426,3 +426,13 @@ def test_native_brains_are_warped_by_the_headers_as_by_the_network(real_data: Pa
     warped = apply_warp(native, tmp_path / "w.nii.gz", lattice_f).array
     assert np.abs(warped - expected)[2:-2, 2:-2, 2:-2].max() < OF_RANGE * np.ptp(seen)
     assert np.corrcoef(warped.ravel(), expected.ravel())[0, 1] > 0.9999
+
+
+def test_a_3d_warp_of_one_slice_keeps_its_place(tmp_path: Path) -> None:
+    turned = (1.0, 0.0, 0.0, 0.0, 0.8, -0.6, 0.0, 0.6, 0.8)
+    geometry = Geometry((7, 6, 1), (1.0, 1.1, 4.0), (1.0, 2.0, 3.0), turned)
+    field = np.random.default_rng(0).normal(size=(1, 6, 7, 3)).astype(np.float32)
+    write_warp(field, geometry, tmp_path / "w.nii.gz")
+    found, lattice = read_warp(tmp_path / "w.nii.gz")
+    np.testing.assert_array_equal(found, field)
+    assert lattice.fits(geometry)

@@ -154,7 +154,7 @@ BAD_IMAGES: dict[str, tuple[Callable[[Path], Path], str]] = {
 }
 
 BAD_LABELS: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "missing": (lambda d: d / "no.nii.gz", "a label file was expected"),
+    "missing": (lambda d: d / "no.nii.gz", "check the name of the label file"),
     "halves": (lambda d: nifti(d / "a.nii.gz", np.full((4, 5, 6), 1.5)), "not whole numbers, such as 1.5"),
     "nan": (lambda d: nifti(d / "a.nii.gz", np.full((4, 5, 6), np.nan)), "NaN"),
     "too large": (lambda d: nifti(d / "a.nii.gz", np.full((4, 5, 6), 2.0**40)), "fit in 32 bits"),

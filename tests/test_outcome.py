@@ -13,8 +13,9 @@ from foldless.data.prepare import Preparation
 from foldless.errors import InputError
 from foldless.grid import Grid
 from foldless.io import read_volume
+from foldless.metrics import FOLD_RULES
 from foldless.model import Model
-from foldless.outcome import Fields, Outcome, headline, padded, predict, register_volumes, same_lattice
+from foldless.outcome import Fields, Outcome, field_scores, headline, padded, predict, register_volumes, same_lattice
 
 SAME = 1e-4  # mm; fields are float32
 
@@ -167,3 +168,32 @@ def test_exponential_maps_are_written_too(tmp_path):
     fields = register_volumes(lively_model(2, replace(SMALL, as_map="exponential", levels=(2, 1))), moving, fixed)
     assert np.isfinite(fields.forward).all()
     assert np.abs(fields.forward).max() > 0.1
+
+
+@pytest.mark.parametrize("slices", [1, 2, 3, 4])
+def test_thin_volumes_lack_the_scores_that_they_cannot_hold(tmp_path, slices):
+    moving, fixed = (
+        read_volume(save_image(blob((9, 16, 15), k)[4 : 4 + slices].astype(np.float32), tmp_path / f"{k}.mha"))
+        for k in (1, 2)
+    )
+    outcome = Outcome(moving, fixed, register_volumes(lively_model(3), moving, fixed), lively_model(3))
+    scores = outcome.metrics()
+    rules = {1: set(), 2: {"forward", "central"}}.get(slices, set(FOLD_RULES))
+    assert set(scores.get("folds_percent", {})) == rules
+    assert ("folds_forward" in scores) == (slices > 1)
+    assert "sdlogj" not in scores
+    assert outcome.drawn("thin").displacement_voxels.shape == (3, slices, 16, 15)
+
+
+def test_a_field_that_is_not_finite_is_no_matter_of_its_lattice():
+    with pytest.raises(ValueError, match="not finite"):
+        field_scores(torch.full((1, 3, 6, 6, 6), float("nan")))
+
+
+def test_placed_by_the_world_images_must_overlap(tmp_path):
+    moving = volume(tmp_path / "a.nii.gz", (13, 17, 14), 1, Origin=(500.0, 0.0, 0.0))
+    fixed = volume(tmp_path / "b.nii.gz", (16, 11, 15), 2)
+    world = Preparation((32, 32, 32), (1.0, 1.0, 1.0), "world", (-8.0, -8.0, -8.0))
+    with pytest.raises(InputError, match="do not overlap"):
+        register_volumes(still_model(3, world), moving, fixed)
+    register_volumes(still_model(3), moving, fixed)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from foldless.errors import InputError
 from foldless.report import Pair, judge, warped_grid_figure, write_report
 from foldless.report.arrays import jacobian_determinant, views_of, window
 from foldless.report.curves import MOST_POINTS, draw_curve
@@ -270,7 +271,7 @@ def test_a_failure_leaves_the_old_page(tmp_path: Path, monkeypatch: pytest.Monke
         raise OSError("the disk is full")
 
     monkeypatch.setattr("os.replace", fail)
-    with pytest.raises(OSError, match="disk is full"):
+    with pytest.raises(InputError, match="disk is full"):
         written(tmp_path, title="Another")
     path = tmp_path / "new" / "report.html"
     assert path.read_text(encoding="utf-8") == before

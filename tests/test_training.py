@@ -390,3 +390,21 @@ def test_preparation_travels_with_the_model(tmp_path):
     preparation = Preparation((16, 16), (1.0, 1.0), percentiles=(0.0, 100.0), intensities=(-1.0, 1.0))
     train(replace(SMALL, steps=1), data(2), preparation, tmp_path)
     assert Model.load(tmp_path).preparation == preparation
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"as_map": "exponential", "rate": 1e10}, {"validate_every": 1, "rate": 1e37}],
+    ids=["a velocity", "a look"],
+)
+def test_whatever_stops_being_finite_is_told_alike(tmp_path, settings):
+    with pytest.raises(TrainingError, match=r"at step \d; .*smaller --rate") as error:
+        run(tmp_path, settings=settings)
+    assert ("is intact" in str(error.value)) == (tmp_path / "resume.pt").is_file()
+
+
+def test_without_a_checkpoint_none_is_promised(tmp_path):
+    split = data(2)
+    split.train.images.fill_(float("nan"))
+    with pytest.raises(TrainingError, match="no checkpoint was written yet"):
+        train(SMALL, split, PREPARED[2], tmp_path)

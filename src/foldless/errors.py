@@ -6,4 +6,4 @@ class InputError(Exception):
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on; the last good checkpoint is intact. Exit code 1."""
+    """Training cannot go on; a checkpoint that was written is intact. Exit code 1."""

@@ -17,12 +17,21 @@ from foldless.data.folder import case_names, label_file, split_names
 from foldless.data.images import ImageSet, ordered_pairs
 from foldless.errors import InputError
 from foldless.grid import Grid, in_voxels, sample, sample_labels
-from foldless.io import Volume, read_volume
+from foldless.io import Volume, read_volume, reoriented
 from foldless.io.files import write_whole
 from foldless.maps import Identity, Map
 from foldless.metrics import folded, inverse_consistency_error, jacobian_determinant, summary
 from foldless.model import Model
-from foldless.outcome import Outcome, check_dimension, field_scores, padded, predict, register_volumes, same_lattice
+from foldless.outcome import (
+    Outcome,
+    check_dimension,
+    check_pair,
+    field_scores,
+    padded,
+    predict,
+    register_volumes,
+    same_lattice,
+)
 from foldless.overlap import overlap
 from foldless.report import Pair
 
@@ -81,7 +90,10 @@ def judge_folder(model: Model, folder: Path, pairs: Sequence[tuple[str, str]]) -
     for name in dict.fromkeys(name for pair in pairs for name in pair):
         image, label = read_volume(files[name]), label_file(folder, files[name])
         check_dimension(model, image)
+        reoriented(image)  # refuses a header that cannot be turned
         cases[name] = image, None if label is None else same_lattice(read_volume(label, labels=True), image, name)
+    for moving, fixed in pairs:
+        check_pair(model, cases[moving][0], cases[fixed][0])
     return _judged(model, cases, pairs)
 
 

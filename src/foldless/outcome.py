@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -29,7 +29,7 @@ from foldless.io import (
     sitk_transform,
     voxel_displacement,
 )
-from foldless.io.volumes import through
+from foldless.io.volumes import check_overlap, through
 from foldless.maps import Identity, Map
 from foldless.metrics import (
     FOLD_RULES,
@@ -47,6 +47,9 @@ from foldless.model import Model
 from foldless.report import Pair
 
 Field = Float[np.ndarray, "*shape dim"]
+
+LARGE_ENOUGH = 5
+"""Nodes on every axis with which every score exists; a thinner lattice lacks those whose crop it cannot hold."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +127,6 @@ class Outcome:
                 "fixed_labels": reoriented(self.fixed_labels).array,
                 "warped_labels": reoriented(self.warped_labels).array,
             }
-        tensor = torch.from_numpy(voxels.copy())[None]
         return Pair(
             name=name,
             moving=moving.array,
@@ -132,13 +134,11 @@ class Outcome:
             warped=reoriented(self.warped).array,
             displacement_voxels=voxels,
             spacing=on.spacing[::-1],
-            determinant=jacobian_determinant(tensor, "central")[0].numpy(),
-            folded=padded(folded(tensor, "ten")[0].numpy(), on.shape),
-            folded_rule="ten",
             inverse_error=reoriented(like(self.inverse_error.astype(np.float32), self.fixed)).array,
             moving_spacing=moving.geometry.spacing[::-1],
             orientation="SPL" if self.fixed.dim == 3 else "",
             metrics=metrics if metrics is not None else self.metrics(),
+            **_drawn_folds(torch.from_numpy(voxels.copy())[None]),
             **labels,
         )
 
@@ -192,10 +192,10 @@ def register_volumes(model: Model, moving: Volume, fixed: Volume) -> Fields:
     """Both fields between two volumes, in whatever orientation and spacing they come.
 
     Raises:
-        InputError: the volumes or the model differ in dimension.
+        InputError: see `check_pair`.
     """
+    check_pair(model, moving, fixed)
     for volume in (moving, fixed):
-        check_dimension(model, volume)
         note_what_is_cut(model, volume)
     started = perf_counter()
     image_A, lattice_A = model.preparation.image(moving)
@@ -210,6 +210,18 @@ def register_volumes(model: Model, moving: Volume, fixed: Volume) -> Fields:
     seconds = perf_counter() - started
     untouched = written(Identity(fixed.dim), lattice_A, lattice_B, fixed.geometry)
     return Fields(forward, inverse, untouched, seconds)
+
+
+def check_pair(model: Model, moving: Volume, fixed: Volume) -> None:
+    """Make sure that a model can register two volumes.
+
+    Raises:
+        InputError: it was trained on another dimension, or they lie apart in the world by which it places them.
+    """
+    for volume in (moving, fixed):
+        check_dimension(model, volume)
+    if model.preparation.placement == "world":
+        check_overlap(moving, fixed)
 
 
 def check_dimension(model: Model, volume: Volume) -> None:
@@ -249,22 +261,44 @@ def predict(model: Model, image_A: Tensor, image_B: Tensor) -> tuple[Map, Map]:
 
 
 def field_scores(voxels: Float[Tensor, "one dim *lattice"]) -> dict[str, Any]:
-    """Folds under every rule and the spread of volume change of one displacement in voxels of its lattice."""
+    """Folds under every rule and the spread of volume change of one displacement in voxels of its lattice.
+
+    A score that the lattice is too thin for is left out.
+    """
+    percents = _scores(voxels, {rule: partial(folds_percent, rule=rule) for rule in FOLD_RULES})
     measures: dict[str, Callable[[Tensor], Tensor]] = {
         "ndv_percent": ndv_percent,
         "sdlogj": sdlogj,
         "sdlogj_learn2reg": sdlogj_learn2reg,
     }
-    scores: dict[str, Any] = {
-        "folds_forward": int(folds(voxels, "forward").item()),
-        "folds_percent": {rule: folds_percent(voxels, rule).item() for rule in FOLD_RULES},
+    return {
+        **_scores(voxels, {"folds_forward": folds}),
+        **({"folds_percent": percents} if percents else {}),
+        **_scores(voxels, measures),
     }
+
+
+def _scores(voxels: Tensor, measures: Mapping[str, Callable[[Tensor], Tensor]]) -> dict[str, Any]:
+    scores: dict[str, Any] = {}
     for name, measure in measures.items():
         try:
             scores[name] = measure(voxels).item()
-        except ValueError:  # a lattice too small for the published crop has no such score
-            continue
+        except ValueError:
+            if min(voxels.shape[2:]) >= LARGE_ENOUGH:
+                raise
     return scores
+
+
+def _drawn_folds(voxels: Tensor) -> dict[str, Any]:
+    """What a report draws of the Jacobian; a lattice too thin for the rules is left to the report's own differences."""
+    lattice = tuple(voxels.shape[2:])
+    if min(lattice) < LARGE_ENOUGH:
+        return {}
+    return {
+        "determinant": jacobian_determinant(voxels, "central")[0].numpy(),
+        "folded": padded(folded(voxels, "ten")[0].numpy(), lattice),
+        "folded_rule": "ten",
+    }
 
 
 def overlap_scores(

@@ -50,6 +50,8 @@ class Recipe:
     """Training steps."""
     batch: int = 1
     """Pairs a step; every pair is registered both ways."""
+    mirror: bool = False
+    """Mirror the two images of a pair alike along random axes, so that few images go further."""
     rate: float = 5e-4
     """Adam's rate at the start; it falls to zero along a cosine."""
     precision: Precision = "auto"
@@ -158,8 +160,9 @@ def recipe_for(lattice: tuple[int, ...] | None) -> Recipe:
         levels=(2, 1) if prod(lattice) <= SMALL_VOLUME else (4, 2),
         similarity="lncc",
         sigma=3.0,
+        mirror=True,
         rate=1e-3,
-        steps=3000,
+        steps=4000,
         validate_every=250,
         save_every=250,
     )
@@ -172,7 +175,7 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
         kinds = typing.get_args(hint)
         if kinds[-1] is Ellipsis or len(value) == len(kinds):
             return tuple(_checked(name, part, kinds[0]) for part in value)
-    if hint is str and isinstance(value, str):
+    if hint in (str, bool) and isinstance(value, hint):
         return value
     if origin is Literal and value in typing.get_args(hint):
         return value

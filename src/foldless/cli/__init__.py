@@ -25,6 +25,9 @@ ABOUT = """Register medical images with learned maps that do not fold.
 `foldless demo` shows the whole of it in a few minutes; `foldless COMMAND --help` explains a command."""
 
 
+LACKS_MEMORY = "the memory is not enough; train with --levels 2 (or larger) or with a smaller --batch"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 done, 1 it failed on the way, 2 it was given something that cannot be used."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads are ruinous where cores are shared
@@ -52,6 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TrainingError as error:
         say_error(error)
         return 1
+    except (MemoryError, RuntimeError) as error:
+        if not _lacks_memory(error):
+            raise
+        say_error(LACKS_MEMORY)
+        return 1
     except KeyboardInterrupt:
         say_error("stopped")
         return 130
@@ -62,3 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say_error(f"{error.filename or 'a file'} could not be read or written: {error.strerror or error}")
         return 1
     return 0
+
+
+def _lacks_memory(error: MemoryError | RuntimeError) -> bool:
+    words = ("not enough memory", "out of memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or any(some in str(error) for some in words)

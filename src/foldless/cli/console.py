@@ -6,10 +6,12 @@ import json
 import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
+from types import TracebackType
 from typing import Any, TextIO
+from uuid import uuid4
 
 from rich.console import Console
 from rich.markup import escape
@@ -28,7 +30,6 @@ from foldless.errors import InputError
 
 OUT = Console(highlight=False)
 ERR = Console(stderr=True, highlight=False)
-RECORD = "run.json"
 NARROWEST = 12
 
 
@@ -139,14 +140,58 @@ def results_in(output: Path, overwrite: bool, inputs: Sequence[Path] = ()) -> It
     fresh.chmod(0o755)
     try:
         yield fresh
-        if output.exists():
-            shutil.rmtree(output)
-        fresh.rename(output)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         for folder in made:
-            folder.rmdir()
+            with suppress(OSError):
+                folder.rmdir()
         raise
+    try:
+        with Replaced(output):
+            fresh.rename(output)
+    except OSError as error:
+        raise InputError(f"{output} cannot be replaced ({error.strerror}); the new results are in {fresh}") from error
+
+
+class Replaced:
+    """What was at `output`, kept beside it under a hidden name while something new takes its place.
+
+    It is deleted once the new one is there and holds the file `sign`, or is done; it is put back if that fails before.
+    """
+
+    def __init__(self, output: Path, sign: str = "") -> None:
+        self.output, self.sign = output.resolve(), sign
+        self.aside: Path | None = None
+
+    def __enter__(self) -> Replaced:
+        if self.output.exists():
+            aside = self.output.with_name(f".{self.output.name}-old-{uuid4().hex[:8]}")
+            self.output.rename(aside)
+            self.aside = aside
+        return self
+
+    def settle(self) -> None:
+        """Delete what was there if the new one has come so far that it may be trusted."""
+        if self.aside is not None and (self.output / self.sign).exists():
+            self._delete()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.settle()
+        if self.aside is None:
+            return
+        if error is None:
+            self._delete()
+            return
+        shutil.rmtree(self.output, ignore_errors=True)
+        with suppress(OSError):
+            self.aside.rename(self.output)
+
+    def _delete(self) -> None:
+        if self.aside is not None:
+            shutil.rmtree(self.aside, ignore_errors=True)
+            self.aside = None
 
 
 def check_output(output: Path, overwrite: bool, inputs: Sequence[Path] = ()) -> None:
@@ -168,8 +213,10 @@ def check_output(output: Path, overwrite: bool, inputs: Sequence[Path] = ()) -> 
         return
     if not overwrite:
         raise InputError(f"the output folder {output} exists; choose another, or add --overwrite to replace it")
-    if not _is_record(output / RECORD):
-        raise InputError(f"{output} holds no {RECORD} of foldless, so something else wrote it; it will not be deleted")
+    from foldless.record import FILE
+
+    if not _is_record(output / FILE):
+        raise InputError(f"{output} holds no {FILE} of foldless, so something else wrote it; it will not be deleted")
 
 
 def _is_record(file: Path) -> bool:

@@ -13,6 +13,7 @@ from foldless.recipe import Source
 
 if TYPE_CHECKING:
     from foldless.evaluation import Judged
+    from foldless.model import Model
 
 DRAWN = 3
 SHOWN = 12
@@ -65,12 +66,14 @@ class Evaluate:
             read = [weights_file(self.model), *([self.pairs] if self.pairs else [])]
             digests = {str(path): file_digest(path) for path in read}
             record = {**run_record("evaluate", asdict(self), digests), "recipe": model.recipe.as_dict()}
-            means = write_results(folder, judged, record, f"{self.data}: {wanted} pairs")
+            means = write_results(
+                folder, judged, record, f"{self.data}: {wanted} pairs, {min(DRAWN, wanted)} of them drawn"
+            )
             write_json(record, folder / FILE)
         show(judged, means)
         say(f"Written to {self.output}: metrics.json, pairs.csv, report.html")
 
-    def _pairs(self, model: Any, source: Source) -> tuple[int, Iterator[Judged]]:
+    def _pairs(self, model: Model, source: Source) -> tuple[int, Iterator[Judged]]:
         from foldless.data.images import ordered_pairs
         from foldless.data.source import open_source
         from foldless.evaluation import PAIRS, folder_pairs, judge_folder, judge_images

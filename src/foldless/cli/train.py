@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import tyro
 
-from foldless.cli.console import check_output, say, table
+from foldless.cli.console import Replaced, check_output, say, table
 from foldless.cli.watch import Watch
 from foldless.errors import InputError
 from foldless.recipe import Recipe, Source, recipe_for
 
+if TYPE_CHECKING:
+    from foldless.data.images import Split
+    from foldless.data.prepare import Preparation
+    from foldless.objective import Terms
 
 TYPICAL = (48, 64, 48)
 """The lattice that `--help` shows the defaults for when no data are named."""
@@ -53,6 +56,7 @@ class Train:
         from foldless.build import settled
         from foldless.data.source import open_source
         from foldless.record import FILE, run_record, write_json
+        from foldless.training.checkpoints import FILE as CHECKPOINT
 
         source, recipe = self.source.resolved(), settled(self.recipe)
         split, preparation = open_source(source, recipe.seed)
@@ -65,14 +69,13 @@ class Train:
             if self.source.is_folder
             else {},
         }
-        try:
-            if self.output.exists():
-                shutil.rmtree(self.output)
-            self.output.mkdir(parents=True)
-        except OSError as error:
-            raise InputError(f"the output folder {self.output} cannot be made: {error.strerror}") from error
-        write_json(record, self.output / FILE)
-        _learn(recipe, split, preparation, self.output, resume=False)
+        with Replaced(self.output, sign=CHECKPOINT) as earlier:
+            try:
+                earlier.output.mkdir(parents=True)
+            except OSError as error:
+                raise InputError(f"the output folder {self.output} cannot be made: {error.strerror}") from error
+            write_json(record, self.output / FILE)
+            _learn(recipe, split, preparation, self.output, earlier)
 
     def _resume(self, folder: Path) -> None:
         from foldless.data.source import open_source
@@ -88,7 +91,7 @@ class Train:
         known = record.get("data_sha256", {})
         if any(getattr(split, part).digest() != known.get(part) for part in ("train", "val")):
             raise InputError(f"the images of {source.data} are not those that {folder} was trained on; start a new run")
-        _learn(recipe, split, preparation, folder, resume=True)
+        _learn(recipe, split, preparation, folder)
 
 
 def with_defaults_for_the_data(words: Sequence[str]) -> Train:
@@ -125,15 +128,23 @@ def _lattice(data: str) -> tuple[int, ...] | None:
     return largest_lattice(Path(data)) or TYPICAL
 
 
-def _learn(recipe: Recipe, split: Any, preparation: Any, folder: Path, resume: bool) -> None:
+def _learn(
+    recipe: Recipe, split: Split, preparation: Preparation, folder: Path, earlier: Replaced | None = None
+) -> None:
+    from foldless.training.checkpoints import FILE as CHECKPOINT
     from foldless.training.loop import train
+
+    def on_step(step: int, terms: Terms) -> None:
+        watch.on_step(step, terms)
+        if earlier is not None:
+            earlier.settle()
 
     _announce(recipe, split, preparation)
     try:
         with Watch(recipe.steps) as watch:
-            train(recipe, split, preparation, folder, resume, watch.on_step, watch.on_scores)
+            train(recipe, split, preparation, folder, earlier is None, on_step, watch.on_scores)
     except KeyboardInterrupt:
-        if (folder / "resume.pt").is_file():
+        if (folder / CHECKPOINT).is_file():
             say(f"To go on from the last checkpoint: foldless train --resume {folder}")
         raise
     watch.summarise(folder / "log.csv")
@@ -142,7 +153,7 @@ def _learn(recipe: Recipe, split: Any, preparation: Any, folder: Path, resume: b
     say(f"  foldless evaluate --model {folder} --data FOLDER --output DIR")
 
 
-def _announce(recipe: Recipe, split: Any, preparation: Any) -> None:
+def _announce(recipe: Recipe, split: Split, preparation: Preparation) -> None:
     lattice = " x ".join(map(str, preparation.lattice))
     spacing = " x ".join(f"{s:g}" for s in preparation.spacing)
     say(

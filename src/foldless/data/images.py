@@ -64,11 +64,12 @@ class Split:
 class RandomPairs:
     """Batches of random pairs (A, B), drawn from torch's global generator, whose state every checkpoint holds.
 
-    The two images of a pair always differ.
+    The two images of a pair always differ. With `mirror` both are turned over along the same random axes.
     """
 
     images: ImageSet
     batch: int
+    mirror: bool = False
 
     def __post_init__(self) -> None:
         if len(self.images) < 2:
@@ -79,7 +80,15 @@ class RandomPairs:
         count = len(self.images)
         first = torch.randint(count, (self.batch,))
         second = (first + torch.randint(1, count, (self.batch,))) % count
-        return self.images.images[first], self.images.images[second]
+        pair = torch.stack([self.images.images[first], self.images.images[second]])
+        if self.mirror:
+            pair = torch.stack([self._mirrored(pair[:, k]) for k in range(self.batch)], dim=1)
+        return pair[0], pair[1]
+
+    def _mirrored(self, pair: Tensor) -> Tensor:
+        """Both images (2, channels, *lattice) alike, each axis turned over or not."""
+        turned = torch.rand(len(self.images.lattice)) < 0.5
+        return pair.flip([axis + 2 for axis in turned.nonzero().flatten().tolist()])
 
 
 def ordered_pairs(count: int, wanted: int, seed: int = 0) -> list[tuple[int, int]]:

@@ -65,7 +65,7 @@ def existing_file(path: Path | str, kind: str) -> Path:
             "(a folder of DICOM slices must be converted first, for example with dcm2niix)"
         )
     if not path.exists():
-        raise InputError(f"{path} does not exist; a {kind} file was expected there, check the name")
+        raise InputError(f"{path} does not exist; check the name of the {kind} file")
     return path
 
 

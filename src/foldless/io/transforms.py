@@ -21,7 +21,7 @@ from torch import Tensor
 from foldless.errors import InputError
 from foldless.io.files import suffix, write_whole
 from foldless.io.geometry import Geometry
-from foldless.io.headers import existing_file, is_nifti, open_nifti
+from foldless.io.headers import LPS, existing_file, is_nifti, open_nifti, straightened
 from foldless.io.volumes import Volume, through, to_image
 from foldless.maps import Map
 
@@ -168,18 +168,30 @@ def _tensor_of(phi: Map) -> Tensor:
 
 
 def _read_nifti(path: Path) -> sitk.Image:
-    header = open_nifti(path).header
+    file = open_nifti(path)
+    header = file.header
     shape, intent = header.get_data_shape(), int(header["intent_code"])
     if intent in FSL:
         raise InputError(f"{path} is one of FSL's warps (intent {intent}); {EXPECTED}")
-    if len(shape) != 5 or shape[3] != 1 or shape[4] != (2 if shape[2] == 1 else 3):
+    if len(shape) != 5 or shape[3] != 1 or shape[4] not in ((2, 3) if shape[2] == 1 else (3,)):
         raise InputError(f"{path} has the shape {shape}; {EXPECTED}")
     if intent not in (DISPLACEMENT, VECTOR):
         raise InputError(f"{path} has the intent {intent}, which says nothing of displacements; {EXPECTED}")
     try:
-        return sitk.ReadImage(str(path))
+        image = sitk.ReadImage(str(path))
     except RuntimeError as error:
         raise InputError(f"{path} cannot be read by SimpleITK; {EXPECTED}") from error
+    return image if image.GetDimension() == shape[4] else _one_slice(image, file.affine, path)
+
+
+def _one_slice(flat: sitk.Image, affine: np.ndarray, path: Path) -> sitk.Image:
+    """A 3-D field of one slice, of which ITK makes a 2-D image of three components."""
+    matrix = LPS @ affine[:3, :3]
+    spacing = np.linalg.norm(matrix, axis=0)
+    direction = straightened(matrix / spacing, path).ravel()
+    origin = LPS @ affine[:3, 3]
+    geometry = Geometry((*flat.GetSize(), 1), *(tuple(map(float, values)) for values in (spacing, origin, direction)))
+    return to_image(sitk.GetArrayFromImage(flat)[None], geometry, components=True)
 
 
 def _read_composite(path: Path) -> sitk.Image:

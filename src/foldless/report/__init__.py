@@ -6,8 +6,6 @@ The page opens from disk, needs no network and holds its images itself. Without 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -18,6 +16,7 @@ from typing import Any, SupportsFloat
 import numpy as np
 from jaxtyping import Bool, Shaped
 
+from foldless.io.files import write_whole
 from foldless.report.arrays import CONSTANTS, Arrays, embed, views_of
 from foldless.report.curves import draw_curve
 from foldless.report.pictures import overview, warped_grid_figure
@@ -167,7 +166,12 @@ def write_report(
         interactive=sum(one.head is not None for one in shown),
         pictured=sum(bool(one.picture) for one in shown),
     )
-    _replace(path, page)
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def fill(file: Path) -> None:
+        file.write_text(page, encoding="utf-8")
+
+    write_whole(path, fill)
 
 
 @dataclass(eq=False)
@@ -209,20 +213,3 @@ def _render(**what: Any) -> str:
     template = environment.from_string(here.joinpath("page.html.j2").read_text(encoding="utf-8"))
     inline = {name: Markup(here.joinpath(name).read_text(encoding="utf-8")) for name in ("style.css", "viewer.js")}
     return template.render(style=inline["style.css"], viewer=inline["viewer.js"], **what)
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write beside `path`, then move into place."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -29,6 +29,11 @@ def save_checkpoint(state: State, folder: Path) -> None:
     write_whole(folder / FILE, lambda file: torch.save(content, file))
 
 
+def what_is_left(folder: Path) -> str:
+    """What a training that cannot go on leaves to go on from, as a part of a sentence."""
+    return "the last good checkpoint is intact" if (folder / FILE).is_file() else "no checkpoint was written yet"
+
+
 def load_checkpoint(state: State, folder: Path) -> None:
     """Bring `state` and torch's generator to where `resume.pt` stands.
 

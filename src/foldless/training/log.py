@@ -13,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from foldless.errors import TrainingError
 from foldless.io.files import write_whole
 from foldless.objective import Terms
+from foldless.training.checkpoints import what_is_left
 from foldless.training.validation import Scores
 
 COLUMNS = ("step", *Terms._fields, *(f"val_{name}" for name in Scores._fields))
@@ -63,8 +64,8 @@ class Log:
             yield
         except OSError as error:
             raise TrainingError(
-                f"the log in {self.path.parent} could not be written ({error.strerror or error}); the last checkpoint "
-                "is intact: make room and resume"
+                f"the log in {self.path.parent} could not be written ({error.strerror or error}); "
+                f"{what_is_left(self.path.parent)}: make room and go on"
             ) from error
 
     def __enter__(self) -> Log:
