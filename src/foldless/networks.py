@@ -261,11 +261,11 @@ def _same(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def _halve(layer: nn.Module, x: Tensor) -> Tensor:
-    return halve(x, *_cast(layer, x))
+    return halve(x, layer.get_parameter("weight"), layer.get_parameter("bias"))
 
 
 def _double(layer: nn.Module, x: Tensor) -> Tensor:
-    return double(x, *_cast(layer, x))
+    return double(x, layer.get_parameter("weight"), layer.get_parameter("bias"))
 
 
 def _cast(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:

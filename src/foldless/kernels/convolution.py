@@ -15,18 +15,18 @@ _backward = torch.ops.aten.convolution_backward
 
 
 def halve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """A 3-wide convolution of stride 2, padding 1; weight, bias and input of one dtype."""
+    """A 3-wide convolution of stride 2, padding 1, in the dtype of its input."""
     if max(x.shape[2:]) <= 2:
         return _to_one_node(x, weight, bias)
-    result: Tensor = _Halve.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    result: Tensor = _Halve.apply(x, weight.to(x.dtype), bias.to(x.dtype))  # type: ignore[no-untyped-call]
     return result
 
 
 def double(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """A 4-wide transposed convolution of stride 2, padding 1; weight, bias and input of one dtype."""
+    """A 4-wide transposed convolution of stride 2, padding 1, in the dtype of its input."""
     if max(x.shape[2:]) == 1:
         return _from_one_node(x, weight, bias)
-    result: Tensor = _Double.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    result: Tensor = _Double.apply(x, weight.to(x.dtype), bias.to(x.dtype))  # type: ignore[no-untyped-call]
     return result
 
 
@@ -34,7 +34,7 @@ def _to_one_node(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Halving a lattice of at most two nodes an axis: a matrix product with the taps that meet a node."""
     for axis, n in enumerate(x.shape[2:], start=2):
         weight = weight.narrow(axis, 1, n)
-    y = torch.addmm(bias, x.flatten(1), weight.flatten(1).t())
+    y = torch.addmm(bias.to(x.dtype), x.flatten(1), weight.to(x.dtype).flatten(1).t())
     return y.reshape(*y.shape, *[1] * (x.ndim - 2))
 
 
@@ -42,9 +42,9 @@ def _from_one_node(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Doubling a single node: a matrix product with the two middle taps of every axis."""
     for axis in range(2, x.ndim):
         weight = weight.narrow(axis, 1, 2)
-    y = x.flatten(1) @ weight.flatten(1)
+    y = x.flatten(1) @ weight.to(x.dtype).flatten(1)
     twos = [2] * (x.ndim - 2)
-    return y.reshape(x.shape[0], weight.shape[1], *twos) + bias.reshape(1, -1, *[1] * len(twos))
+    return y.reshape(x.shape[0], weight.shape[1], *twos) + bias.to(x.dtype).reshape(1, -1, *[1] * len(twos))
 
 
 class _Halve(torch.autograd.Function):

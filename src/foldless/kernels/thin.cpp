@@ -40,51 +40,89 @@ struct Reach {
     }
 };
 
+// N neighbours at once, so that additions need not wait for each other; taps [first, last) of a row serve them all.
+template <int N, typename T, int O>
+inline void forward_some(const T* x, const float* weights, const float* bias, float* out, const Shape& s,
+                         const Reach& reach, Size w, Size first, Size last) {
+    const Size pack = s.blocks * L, C = s.channels;
+    Lanes total[N][O] = {};
+    for (int r = 0; r < reach.count; ++r)
+        for (Size k = first; k < last; ++k) {
+            const T* p = x + (reach.node[r] + w + k - s.kernel[2] / 2) * C;
+            const float* q = weights + (reach.tap[r] + k) * O * pack;
+            for (Size b = 0; b < s.blocks; ++b) {
+                Lanes v[N];
+                for (int i = 0; i < N; ++i) v[i] = load(p + i * C + s.start(b));
+                for (int o = 0; o < O; ++o) {
+                    const Lanes weight = load(q + o * pack + b * L);
+                    for (int i = 0; i < N; ++i) total[i][o] += v[i] * weight;
+                }
+            }
+        }
+    for (int i = 0; i < N; ++i)
+        for (int o = 0; o < O; ++o) out[o * s.nodes() + w + i] = bias[o] + sum(total[i][o]);
+}
+
+template <int N, typename T, int O>
+inline void backward_some(const float* from, const float* weights, T* g_x, const Shape& s, const Reach& reach, Size w,
+                          Size first, Size last) {
+    const Size pack = s.blocks * L, nodes = s.nodes();
+    for (Size b = 0; b < s.blocks; ++b) {
+        Lanes total[N] = {};
+        for (int r = 0; r < reach.count; ++r)
+            for (Size k = first; k < last; ++k) {
+                const float* p = from + reach.node[r] + w - k + s.kernel[2] / 2;
+                const float* q = weights + (reach.tap[r] + k) * O * pack + b * L;
+                for (int o = 0; o < O; ++o) {
+                    const Lanes weight = load(q + o * pack);
+                    for (int i = 0; i < N; ++i) total[i] += p[o * nodes + i] * weight;
+                }
+            }
+        for (int i = 0; i < N; ++i) store(g_x + i * s.channels + s.start(b), total[i]);
+    }
+}
+
+// Neighbours that one call takes: chains of additions enough to hide their latency, registers enough to hold them.
+constexpr int FORWARD = 3, BACKWARD = 6;
+
 template <typename T, int O>
 void forward(const T* x, const float* weights, const float* bias, float* y, const Shape& s, int threads) {
-    const Size W = s.size[2], K = s.kernel[2], nodes = s.nodes(), pack = s.blocks * L;
+    const Size W = s.size[2], K = s.kernel[2], half = K / 2, nodes = s.nodes();
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (Size row = 0; row < s.rows(); ++row) {
         const Reach reach(s, row, 1);
         const Size at = row * W, sample = at / nodes;
         float* out = y + sample * O * nodes + at % nodes;
-        for (Size w = 0; w < W; ++w) {
-            const Size first = std::max<Size>(0, K / 2 - w), last = std::min(K, W + K / 2 - w);
-            Lanes total[O] = {};
-            for (int r = 0; r < reach.count; ++r)
-                for (Size k = first; k < last; ++k) {
-                    const T* p = x + (reach.node[r] + w + k - K / 2) * s.channels;
-                    const float* q = weights + (reach.tap[r] + k) * O * pack;
-                    for (Size b = 0; b < s.blocks; ++b) {
-                        const Lanes v = load(p + s.start(b));
-                        for (int o = 0; o < O; ++o) total[o] += v * load(q + o * pack + b * L);
-                    }
-                }
-            for (int o = 0; o < O; ++o) out[o * nodes + w] = bias[o] + sum(total[o]);
+        for (Size w = 0; w < W;) {
+            if (w >= half && w + FORWARD - 1 + half < W) {
+                forward_some<FORWARD, T, O>(x, weights, bias, out, s, reach, w, 0, K);
+                w += FORWARD;
+            } else {
+                const Size first = std::max<Size>(0, half - w), last = std::min(K, W + half - w);
+                forward_some<1, T, O>(x, weights, bias, out, s, reach, w, first, last);
+                w += 1;
+            }
         }
     }
 }
 
 template <typename T, int O>
 void backward_x(const float* g, const float* weights, T* g_x, const Shape& s, int threads) {
-    const Size W = s.size[2], K = s.kernel[2], nodes = s.nodes(), pack = s.blocks * L;
+    const Size W = s.size[2], K = s.kernel[2], half = K / 2, nodes = s.nodes();
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (Size row = 0; row < s.rows(); ++row) {
         const Reach reach(s, row, -1);
         const Size at = row * W, sample = at / nodes;
         const float* from = g + sample * (O - 1) * nodes;
-        for (Size w = 0; w < W; ++w) {
-            const Size first = std::max<Size>(0, w + K / 2 + 1 - W), last = std::min(K, w + K / 2 + 1);
-            for (Size b = 0; b < s.blocks; ++b) {
-                Lanes total[O] = {};  // as many chains of additions as outputs, since each addition waits for its last
-                for (int r = 0; r < reach.count; ++r)
-                    for (Size k = first; k < last; ++k) {
-                        const float* p = from + reach.node[r] + w - k + K / 2;
-                        const float* q = weights + (reach.tap[r] + k) * O * pack + b * L;
-                        for (int o = 0; o < O; ++o) total[o] += p[o * nodes] * load(q + o * pack);
-                    }
-                for (int o = 1; o < O; ++o) total[0] += total[o];
-                store(g_x + (at + w) * s.channels + s.start(b), total[0]);
+        for (Size w = 0; w < W;) {
+            T* out = g_x + (at + w) * s.channels;
+            if (w >= half && w + BACKWARD - 1 + half < W) {
+                backward_some<BACKWARD, T, O>(from, weights, out, s, reach, w, 0, K);
+                w += BACKWARD;
+            } else {
+                const Size first = std::max<Size>(0, w + half + 1 - W), last = std::min(K, w + half + 1);
+                backward_some<1, T, O>(from, weights, out, s, reach, w, first, last);
+                w += 1;
             }
         }
     }
