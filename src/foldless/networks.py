@@ -28,6 +28,7 @@ Normalisation = Literal["batch", "instance", "none"]
 _CONVOLUTION: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED: dict[int, type[nn.Module]] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 _AVERAGE_POOL: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+_LAYOUT = {4: torch.channels_last, 5: torch.channels_last_3d}
 _LINEAR_INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
@@ -103,7 +104,7 @@ class EncoderDecoder(nn.Module):
         self.last = _zero(_CONVOLUTION[dim](up[-1], dim, 3, padding=1))
 
     def forward(self, image_A: Image, image_B: Image) -> Prediction:
-        x = torch.cat([image_A, image_B], dim=1)
+        x = _joined(image_A, image_B)
         sizes = []
         for layer in self.down:
             sizes.append(x.shape[2:])
@@ -123,7 +124,7 @@ class ConvOnly(nn.Module):
         self.last = _zero(_CONVOLUTION[dim](widths[-1], dim, 5, padding=2))
 
     def forward(self, image_A: Image, image_B: Image) -> Prediction:
-        x = torch.cat([image_A, image_B], dim=1)
+        x = _joined(image_A, image_B)
         for layer in self.hidden:
             x = torch.cat([x, F.relu(_same(layer, x))], dim=1)
         return _last(self.last, x)
@@ -159,7 +160,7 @@ class ResidualUNet(nn.Module):
         self.last = _zero(_CONVOLUTION[dim](down[0] + up[0], dim, 3, padding=1))
 
     def forward(self, image_A: Image, image_B: Image) -> Prediction:
-        x = torch.cat([image_A, image_B], dim=1)
+        x = _joined(image_A, image_B)
         skips = []
         for layer in self.down:
             skips.append(x)
@@ -220,7 +221,7 @@ class VoxelMorphUNet(nn.Module):
         self.last = _zero(convolution(full[1], dim, 3, padding=1))
 
     def forward(self, image_A: Image, image_B: Image) -> Prediction:
-        images = torch.cat([image_A, image_B], dim=1)
+        images = _joined(image_A, image_B)
         size = images.shape[2:]
         images = _pad_to_multiple(images, 2**self.depth)
         x, skips = images, []
@@ -285,11 +286,16 @@ def _normalisation(name: Normalisation, channels: int) -> nn.Module:
     raise ValueError(f'normalisation is "batch", "instance" or "none"; got {name!r}')
 
 
+def _joined(image_A: Image, image_B: Image) -> Tensor:
+    """Both images as the channels of one, in the memory layout that convolutions prefer."""
+    images = torch.cat([image_A, image_B], dim=1)
+    layout = _LAYOUT.get(images.ndim)
+    return images if layout is None else images.contiguous(memory_format=layout)
+
+
 def _laid_out_as(x: Tensor, like: Tensor) -> Tensor:
-    for layout, ndim in ((torch.channels_last, 4), (torch.channels_last_3d, 5)):
-        if like.ndim == ndim and like.is_contiguous(memory_format=layout):
-            return x.contiguous(memory_format=layout)
-    return x
+    layout = _LAYOUT.get(like.ndim)
+    return x.contiguous(memory_format=layout) if layout and like.is_contiguous(memory_format=layout) else x
 
 
 def _pooled(x: Tensor) -> Tensor:

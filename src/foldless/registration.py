@@ -41,7 +41,7 @@ class Predict(Registration):
         self.dtype: torch.dtype | None = None
 
     def forward(self, image_A: Image, image_B: Image) -> Map:
-        images = (_channels_last(image.to(self.dtype or image.dtype)) for image in (image_A, image_B))
+        images = (image.to(self.dtype or image.dtype) for image in (image_A, image_B))
         prediction = self.net(*images)
         return self.as_map(prediction.contiguous())
 
@@ -86,8 +86,3 @@ def average_pool(image: Image, factor: int) -> Float[Tensor, "batch channels *co
     """Means of `factor`-wide blocks on every axis; incomplete blocks at the end average what they hold."""
     pool = {1: nn.functional.avg_pool1d, 2: nn.functional.avg_pool2d, 3: nn.functional.avg_pool3d}[image.ndim - 2]
     return pool(image, [min(factor, n) for n in image.shape[2:]], ceil_mode=True)
-
-
-def _channels_last(image: Image) -> Image:
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    return image.contiguous(memory_format=formats[image.ndim]) if image.ndim in formats else image
