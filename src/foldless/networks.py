@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -167,13 +167,12 @@ class ResidualUNet(nn.Module):
             pooled = _pooled(x)
             x = _add_matching(_halve(layer, F.leaky_relu(x)), pooled)
         for layer, scaled, skip in zip(reversed(self.up), reversed(self.normalise), reversed(skips), strict=True):
-            y = _double(layer, F.leaky_relu(x))
-            x = scaled(y + self._doubled(x, y.shape[1]))
+            active, kept = _fork(x, layer.get_parameter("weight").shape[1])
+            x = scaled(_double(layer, active) + self._doubled(kept))
             x = torch.cat([_crop(x, skip.shape[2:]), skip], dim=1)
         return _last(self.last, x) / 10
 
-    def _doubled(self, x: Tensor, channels: int) -> Tensor:
-        x = _match_channels(x, channels)
+    def _doubled(self, x: Tensor) -> Tensor:
         return F.interpolate(x, scale_factor=2, mode=_LINEAR_INTERPOLATION[self.dim], align_corners=False)
 
 
@@ -299,17 +298,36 @@ def _laid_out_as(x: Tensor, like: Tensor) -> Tensor:
 
 
 def _pooled(x: Tensor) -> Tensor:
-    """Means of 2-wide blocks, in float32 where torch pools no bfloat16."""
+    """Means of 2-wide blocks; torch pools no volumes in bfloat16."""
     block = [min(2, n) for n in x.shape[2:]]
-    return _AVERAGE_POOL[x.ndim - 2](x.float() if x.dtype == torch.bfloat16 else x, block, ceil_mode=True).to(x.dtype)
+    wide = x.float() if x.dtype == torch.bfloat16 and x.ndim != 4 else x
+    return _AVERAGE_POOL[x.ndim - 2](wide, block, ceil_mode=True).to(x.dtype)
 
 
-def _match_channels(x: Tensor, channels: int) -> Tensor:
-    """The published rule: drop the last channels, or put zeros before the first."""
+def _fork(x: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+    """leaky_relu(x), and x with its channels matched: the last dropped, or zeros put before the first, as published."""
     have = x.shape[1]
-    if have >= channels:
-        return _laid_out_as(x[:, :channels], x)
-    return torch.cat([x.new_zeros(x.shape[0], channels - have, *x.shape[2:]), x], dim=1)
+    if have < channels:
+        return F.leaky_relu(x), torch.cat([x.new_zeros(x.shape[0], channels - have, *x.shape[2:]), x], dim=1)
+    active, kept = _Fork.apply(x, channels)  # type: ignore[no-untyped-call]
+    return active, kept
+
+
+class _Fork(torch.autograd.Function):
+    """Both uses of x in one backward, which spares a tensor of zeros and two passes over memory."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(x)
+        ctx.channels = channels
+        return F.leaky_relu(x), _laid_out_as(x[:, :channels].clone(), x)
+
+    @staticmethod
+    def backward(ctx: Any, active: Tensor, kept: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        gradient: Tensor = torch.ops.aten.leaky_relu_backward(active, x, 0.01, False)
+        gradient[:, : ctx.channels] += kept
+        return gradient, None
 
 
 def _add_matching(x: Tensor, y: Tensor) -> Tensor:

@@ -25,17 +25,20 @@ void reduce(const T* p, const T* q, double* sums, Size groups, Size rows, Size c
             for (Size begin = from; begin < to; begin += block) {
                 const Size end = std::min(begin + block, to);
                 for (Size c = 0; c < channels; c += L) {
-                    Lanes sum = {}, product = {};
-                    for (Size row = begin; row < end; ++row) {
-                        const Size at = (group * rows + row) * channels + c;
-                        const Lanes v = load(p + at);
-                        sum += v;
-                        product += v * load(q + at);
-                    }
-                    for (int i = 0; i < L; ++i) {
-                        mine[c + i] += sum[i];
-                        mine[channels + c + i] += product[i];
-                    }
+                    constexpr int N = 4;  // chains of additions that need not wait for each other
+                    Lanes sum[N] = {}, product[N] = {};
+                    for (Size row = begin; row < end; row += N)
+                        for (int n = 0; n < std::min<Size>(N, end - row); ++n) {
+                            const Size at = (group * rows + row + n) * channels + c;
+                            const Lanes v = load(p + at);
+                            sum[n] += v;
+                            product[n] += v * load(q + at);
+                        }
+                    for (int i = 0; i < L; ++i)
+                        for (int n = 0; n < N; ++n) {
+                            mine[c + i] += sum[n][i];
+                            mine[channels + c + i] += product[n][i];
+                        }
                 }
             }
         }

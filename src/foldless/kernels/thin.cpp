@@ -146,13 +146,21 @@ void backward_weights(const T* x, const float* g, float* g_weights, const Shape&
                     const T* p = x + (reach.node[r] + shift) * s.channels;
                     float* q = mine + (reach.tap[r] + k) * O * pack;
                     for (Size b = 0; b < s.blocks; ++b) {
-                        Lanes total[O];
-                        for (int o = 0; o < O; ++o) total[o] = load(q + o * pack + b * L);
-                        for (Size w = begin; w < end; ++w) {
-                            const Lanes v = load(p + w * s.channels + s.start(b));
-                            for (int o = 0; o < O; ++o) total[o] += here[o * nodes + w] * v;
+                        constexpr int N = 4;  // chains of additions that need not wait for each other
+                        Lanes total[N][O] = {};
+                        const T* v = p + s.start(b);
+                        Size w = begin;
+                        for (; w + N <= end; w += N)
+                            for (int i = 0; i < N; ++i)
+                                for (int o = 0; o < O; ++o)
+                                    total[i][o] += here[o * nodes + w + i] * load(v + (w + i) * s.channels);
+                        for (; w < end; ++w)
+                            for (int o = 0; o < O; ++o) total[0][o] += here[o * nodes + w] * load(v + w * s.channels);
+                        for (int o = 0; o < O; ++o) {
+                            Lanes sum = load(q + o * pack + b * L);
+                            for (int i = 0; i < N; ++i) sum += total[i][o];
+                            store(q + o * pack + b * L, sum);
                         }
-                        for (int o = 0; o < O; ++o) store(q + o * pack + b * L, total[o]);
                     }
                 }
         }
