@@ -32,19 +32,34 @@ def double(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def _to_one_node(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Halving a lattice of at most two nodes an axis: a matrix product with the taps that meet a node."""
-    for axis, n in enumerate(x.shape[2:], start=2):
-        weight = weight.narrow(axis, 1, n)
-    y = torch.addmm(bias.to(x.dtype), x.flatten(1), weight.to(x.dtype).flatten(1).t())
+    taps: Tensor = _Middle.apply(weight, tuple(x.shape[2:]), x.dtype)  # type: ignore[no-untyped-call]
+    y = torch.addmm(bias.to(x.dtype), x.flatten(1), taps.flatten(1).t())
     return y.reshape(*y.shape, *[1] * (x.ndim - 2))
 
 
 def _from_one_node(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Doubling a single node: a matrix product with the two middle taps of every axis."""
-    for axis in range(2, x.ndim):
-        weight = weight.narrow(axis, 1, 2)
-    y = x.flatten(1) @ weight.to(x.dtype).flatten(1)
-    twos = [2] * (x.ndim - 2)
-    return y.reshape(x.shape[0], weight.shape[1], *twos) + bias.to(x.dtype).reshape(1, -1, *[1] * len(twos))
+    twos = (2,) * (x.ndim - 2)
+    taps: Tensor = _Middle.apply(weight, twos, x.dtype)  # type: ignore[no-untyped-call]
+    y = (x.flatten(1) @ taps.flatten(1)).reshape(x.shape[0], weight.shape[1], *twos)
+    return y + bias.to(x.dtype).reshape(1, -1, *[1] * len(twos))
+
+
+class _Middle(torch.autograd.Function):
+    """The taps of a kernel from the second on, as many an axis as `size` says; one pass back instead of one an axis."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.place = (..., *[slice(1, 1 + n) for n in size])
+        return weight[ctx.place].to(dtype).contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (weight,) = ctx.saved_tensors
+        result = torch.zeros_like(weight)
+        result[ctx.place] = gradient.to(weight.dtype)
+        return result, None, None
 
 
 class _Halve(torch.autograd.Function):
