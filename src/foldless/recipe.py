@@ -148,7 +148,7 @@ SMALL_VOLUME = 500_000
 def recipe_for(lattice: tuple[int, ...] | None) -> Recipe:
     """Settings that train well on two cores for images of about this size; None for generated pictures.
 
-    Small volumes take half an hour, pictures minutes. On larger volumes the networks see images pooled by 4 and by 2,
+    Small volumes take about half an hour, pictures minutes. On larger volumes the networks see images pooled by 4 and by 2,
     and their map, which is independent of resolution, serves the whole lattice: hours rather than days.
     """
     if lattice is None:

@@ -75,7 +75,7 @@ class Preparation:
         """The network's view of a volume: intensities (*lattice), and where that lattice lies.
 
         Outside the volume its border continues, as displacements do: a black frame around a crop is an edge that no
-        anatomy has, and registering frames cost 0.03 Dice on the hippocampus crops.
+        anatomy has, and registering frames costs Dice.
         """
         volume = reoriented(volume)
         geometry = self.geometry(volume.geometry)
