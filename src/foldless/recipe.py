@@ -148,8 +148,8 @@ SMALL_VOLUME = 500_000
 def recipe_for(lattice: tuple[int, ...] | None) -> Recipe:
     """Settings that train well on two cores for images of about this size; None for generated pictures.
 
-    Small volumes take about half an hour, pictures minutes. On larger volumes the networks see images pooled by 4 and by 2,
-    and their map, which is independent of resolution, serves the whole lattice: hours rather than days.
+    Small volumes take about half an hour, pictures minutes. On larger volumes the networks see images pooled by 4 and
+    by 2, and their map, which is independent of resolution, serves the whole lattice: hours rather than days.
     """
     if lattice is None:
         return Recipe(widths=(16, 32, 64, 128), widths_up=(16, 32, 64, 64), batch=32, rate=1e-3, steps=1500)
