@@ -83,12 +83,12 @@ def test_an_error_of_the_system_is_a_sentence(foldless, monkeypatch):
     from foldless.cli.doctor import Doctor
 
     def fail(self):
-        raise PermissionError(13, "Permission denied", "/root/secret")
+        raise PermissionError(13, "Permission denied", "/elsewhere/secret")
 
     monkeypatch.setattr(Doctor, "run", fail)
     code, _, complained = foldless("doctor")
     assert code == 1
-    assert complained == "foldless: /root/secret could not be read or written: Permission denied\n"
+    assert complained == "foldless: /elsewhere/secret could not be read or written: Permission denied\n"
 
 
 def test_messages_are_one_line_and_verbatim(capsys):
