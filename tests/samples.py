@@ -9,8 +9,11 @@ import torch
 
 from foldless.build import build_registration
 from foldless.data.prepare import Preparation
+from foldless.grid import Grid
+from foldless.maps import Affine
 from foldless.model import Model
 from foldless.recipe import Recipe
+from foldless.registration import Registration
 
 SMALL = Recipe(
     widths=(4, 8), widths_up=(4, 4), batch=2, steps=6, validate_every=3, save_every=2, rate=1e-2, precision="float32"
@@ -35,6 +38,19 @@ def run_folder(folder: Path, dim: int, **settings: object) -> Path:
     folder.mkdir(parents=True)
     lively_model(dim, replace(SMALL, **settings)).save(folder / "best.safetensors")
     return folder
+
+
+class CentreOfMass(Registration):
+    """Knows one thing for sure: it lays centre of mass on centre of mass, the moving image's on the fixed one's."""
+
+    def forward(self, image_A, image_B):
+        shift = _centre(image_A) - _centre(image_B)
+        return Affine(torch.eye(shift.shape[1]).expand(len(shift), -1, -1), shift)
+
+
+def _centre(image: torch.Tensor) -> torch.Tensor:
+    x = Grid.of(image).points(image)
+    return (x * image).flatten(2).sum(2) / image.flatten(2).sum(2)
 
 
 def blob(shape: tuple[int, ...], seed: int) -> np.ndarray:

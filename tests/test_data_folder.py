@@ -121,6 +121,20 @@ def test_world_placement_reads_the_headers(tmp_path):
     assert not torch.allclose(centred.train.images[0], centred.train.images[1], atol=0.1)
 
 
+@pytest.mark.parametrize("placement", ["centre", "world"])
+def test_anisotropic_spacing_stays_on_its_axis(tmp_path, placement):
+    """Voxels of 1 x 2 x 3 mm in x, y, z are 3, 2, 1 on the array's axes; on its own lattice an image stays as it is."""
+    array = blob((16, 32, 48), 1).astype(np.float32)
+    for name in "ab":
+        save_image(array, tmp_path / f"images/{name}.mha", (1.0, 2.0, 3.0))
+    split, preparation = folder_split(tmp_path, placement, (0.0, 100.0))
+    assert preparation.spacing == (3.0, 2.0, 1.0)
+    assert preparation.lattice == array.shape
+    assert torch.allclose(split.train.images[0, 0], torch.from_numpy(array / array.max()), atol=1e-5)
+    geometry = preparation.geometry(read_volume(tmp_path / "images/a.mha").geometry)
+    assert geometry.spacing == (1.0, 2.0, 3.0)
+
+
 def test_median_spacing_and_resampling(tmp_path):
     for name, spacing in (("a", 1.0), ("b", 1.0), ("c", 2.0)):
         save_image(blob((12, 12), 0).astype(np.float32), tmp_path / f"images/{name}.mha", (spacing, spacing))

@@ -143,16 +143,16 @@ def test_in_bfloat16_the_last_layer_stays_in_float32(dim, name, how):
 # ICON's U-Net against its authors'
 
 
+OUR_NAMES = {"downConvs": "down", "upConvs": "up", "batchNorms": "normalise", "lastConv": "last"}
+
+
+def our_name(name):
+    layer, _, rest = name.partition(".")
+    return f"{OUR_NAMES[layer]}.{rest}"
+
+
 def with_weights_of(theirs, ours):
-    ours.load_state_dict(
-        {
-            name.replace("downConvs", "down")
-            .replace("upConvs", "up")
-            .replace("batchNorms", "normalise")
-            .replace("lastConv", "last"): value
-            for name, value in theirs.state_dict().items()
-        }
-    )
+    ours.load_state_dict({our_name(name): value for name, value in theirs.state_dict().items()})
     return ours
 
 
@@ -167,7 +167,25 @@ def test_the_residual_u_net_is_icons(shape, training):
     expected, got = (net.train(training)(a, b) for net in (theirs, ours))
     assert expected.abs().max() > 0.01
     assert_close(got, expected, rtol=0, atol=SAME_32)
-    assert_close(ours.normalise[0].running_mean, theirs.batchNorms[0].running_mean)
+    for mine, its in zip(ours.normalise, theirs.batchNorms, strict=True):
+        assert_close(mine.running_mean, its.running_mean)
+        assert_close(mine.running_var, its.running_var)
+
+
+@pytest.mark.parametrize("shape", [(29, 31), (17, 13, 19)])
+@pytest.mark.parametrize("training", [False, True])
+def test_the_residual_u_nets_gradients_are_icons(shape, training):
+    theirs_of = pytest.importorskip("icon_registration.networks", reason="the optional icon_registration").UNet2
+    down, up = ((2, 16, 32, 64, 32), (16, 32, 8, 40))
+    theirs = stirred(theirs_of(len(up), [list(down), list(up)], len(shape))).double().train(training)
+    ours = with_weights_of(theirs, ResidualUNet(len(shape), down, up).double()).train(training)
+    a, b = images(shape)
+    toward = torch.randn(len(a), len(shape), *shape, dtype=torch.float64)
+    for net in (theirs, ours):
+        (net(a, b) * toward).sum().backward()
+    mine = dict(ours.named_parameters())
+    for name, parameter in theirs.named_parameters():
+        assert_close(mine[our_name(name)].grad, parameter.grad, rtol=1e-9, atol=SAME)
 
 
 def test_the_published_u_net_is_icons():

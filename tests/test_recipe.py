@@ -5,9 +5,10 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from foldless.build import build_objective
+from foldless.build import build_objective, weight_of
 from foldless.errors import InputError
 from foldless.recipe import Recipe, Source, recipe_for
+from foldless.registration import Predict
 
 
 @pytest.mark.parametrize(
@@ -98,3 +99,23 @@ def test_every_word_names_something_that_trains(settings):
     assert terms.total.isfinite()
     assert terms.total.item() == pytest.approx((terms.similarity + terms.weight * terms.regularity).item())
     assert all(p.grad is not None and p.grad.isfinite().all() for p in objective.parameters())
+
+
+def test_levels_are_what_the_networks_see():
+    import torch
+
+    seen = []
+    objective = build_objective(Recipe(widths=(4, 8), widths_up=(4, 4), levels=(4, 2, 1)), (16, 12))
+    for module in objective.modules():
+        if isinstance(module, Predict):
+            module.net.register_forward_pre_hook(lambda net, images: seen.append(tuple(images[0].shape[2:])))
+    objective(torch.rand(1, 1, 16, 12), torch.rand(1, 1, 16, 12))
+    assert seen == [(4, 3), (8, 6), (16, 12)]
+
+
+def test_a_ramp_grows_from_a_tenth_to_the_weight():
+    weight = weight_of(Recipe(weight=3.0, ramp=10))
+    assert weight().item() == pytest.approx(0.3)
+    for _ in range(10):
+        weight.advance()
+    assert weight().item() == 3.0

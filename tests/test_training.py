@@ -18,7 +18,9 @@ from foldless.data.images import ImageSet, Split
 from foldless.data.prepare import Preparation
 from foldless.data.shapes import shapes
 from foldless.errors import InputError, TrainingError
+from foldless.maps import Affine
 from foldless.model import Model
+from foldless.overlap import overlap
 from foldless.training.checkpoints import load_checkpoint
 from foldless.training.log import COLUMNS, read_log
 from foldless.training.loop import new_state, train, training_step
@@ -244,6 +246,26 @@ def test_best_is_the_best_of_the_looks(tmp_path):
     held_out = loop._held_out(split.val)
     assert validate(state.objective, split.val, held_out).total == pytest.approx(min(looks), rel=1e-5)
     assert set(model.trained_on) == {*split.train.names, *split.val.names}
+
+
+def test_best_is_judged_under_the_final_weight(tmp_path):
+    """A growing weight makes every later objective larger; the looks must compare all the same."""
+    model = run(tmp_path, settings={"ramp": 90, "steps": 9, "rate": 0.1})
+    looks = [row["val_total"] for row in read_log(tmp_path / "log.csv") if "val_total" in row]
+    split, state = data(2), new_state(KINDS["2-D, batch norm"][1], (16, 16))  # a constant weight
+    state.objective.registration.load_state_dict(model.registration.state_dict())
+    final = validate(state.objective, split.val, loop._held_out(split.val)).total
+    assert final == pytest.approx(min(looks), rel=1e-5)
+
+
+def test_overlap_is_of_the_warped_moving_and_the_fixed_labels():
+    images = data(3).train
+    shift = (1 / 15, 0.0, 0.0)
+    moved = torch.roll(images.labels[0], -1, 0)  # fixed x shows what moving x + 1 shows
+    pair = ImageSet(images.images[:2], ("a", "b"), (1.0,) * 3, torch.stack([images.labels[0], moved]))
+    phi = Affine(torch.eye(3)[None], torch.tensor([shift]))
+    assert overlap(phi, pair, 0, 1) == {1: 1.0, 2: 1.0}
+    assert max(overlap(phi, pair, 1, 0).values()) < 1
 
 
 def test_precision_is_of_the_networks_only():
