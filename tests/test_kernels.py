@@ -345,3 +345,13 @@ def test_single_nodes_are_halved_and_doubled_as_by_torch(dim, nodes):
     doubled = getattr(torch.nn.functional, f"conv_transpose{dim}d")(x, up, bias, stride=2, padding=1)
     assert_close_to_largest((convolution.halve(x, down, bias),), (halved,), torch.float32)
     assert_close_to_largest((convolution.double(x, up, bias),), (doubled,), torch.float32)
+
+
+def test_bfloat16_rounds_as_torch_does():
+    """A 1-wide convolution with weights 1 hands its gradient through: nearest, ties to even, what is not finite."""
+    values = torch.cat([torch.randn(61), 1 + torch.arange(64) / 512, torch.tensor([torch.inf, -torch.inf, torch.nan])])
+    x = torch.zeros(1, 32, 1, 128, dtype=torch.bfloat16).to(memory_format=torch.channels_last).requires_grad_()
+    thin(x, torch.ones(1, 32, 1, 1), torch.zeros(1)).backward(values[None, None, None])
+    assert torch.equal(x.grad[0, :, 0].isnan(), values.isnan().expand(32, -1))
+    finite = ~values.isnan()
+    assert torch.equal(x.grad[0, :, 0, finite], values.bfloat16()[finite].expand(32, -1))

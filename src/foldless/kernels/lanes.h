@@ -22,11 +22,6 @@ struct BFloat16 {
     std::uint16_t bits;
 };
 
-inline void put(BFloat16* p, float value) {
-    std::uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    p->bits = value != value ? 0x7fc0 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;  // to the nearest, ties to even
-}
 inline Lanes load(const float* p) {
     Lanes v;
     std::memcpy(&v, p, sizeof v);
@@ -41,9 +36,12 @@ inline Lanes load(const BFloat16* p) {
     return v;
 }
 inline void store(float* p, Lanes v) { std::memcpy(p, &v, sizeof v); }
-template <typename T>
-inline void store(T* p, Lanes v) {
-    for (int i = 0; i < L; ++i) put(p + i, v[i]);
+inline void store(BFloat16* p, Lanes v) {  // to the nearest, ties to even
+    Word bits;
+    std::memcpy(&bits, &v, sizeof bits);
+    const Word rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    const Half half = __builtin_convertvector(v == v ? rounded : Word{} + 0x7fc0, Half);
+    std::memcpy(p, &half, sizeof half);
 }
 inline float sum(Lanes v) {
     float total = 0;
