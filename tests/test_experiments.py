@@ -1,0 +1,51 @@
+"""The experiments run, resume and keep their tables; what they measure is in experiments/RESULTS.md."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.icon_table1 import PUBLISHED, Table1
+from experiments.results import markdown, write_section
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = sorted(
+    file.stem
+    for file in (ROOT / "experiments").glob("*.py")
+    if '__name__ == "__main__"' in file.read_text(encoding="utf-8")
+)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_experiment_explains_itself(name):
+    done = subprocess.run(
+        [sys.executable, "-m", f"experiments.{name}", "--help"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--output" in done.stdout
+
+
+def test_sections_replace_themselves_only(tmp_path):
+    file = tmp_path / "RESULTS.md"
+    write_section("One", "    a command\n\nfirst", file)
+    write_section("Two", "second", file)
+    before = file.read_text()
+    write_section("One", "    a command\n\nfirst", file)
+    assert file.read_text() == before
+    write_section("One", markdown(("a", "b"), [("1", "2")]), file)
+    assert file.read_text().split("\n## ")[1] == "One\n\n| a | b |\n| --- | --- |\n| 1 | 2 |\n"
+    assert file.read_text().split("\n## ")[2] == before.split("\n## ")[2]
+
+
+def test_table_1_keeps_its_cells(tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.icon_table1.PAIRS", 3)
+    options = {"output": tmp_path / "runs", "results": tmp_path / "RESULTS.md", "steps": 2, "networks": ("conv-only",)}
+    monkeypatch.setitem(PUBLISHED, "shapes", {64: PUBLISHED["shapes"][64], 128: PUBLISHED["shapes"][128]})
+    Table1(weights=(64,), **options).run()
+    cell = next((tmp_path / "runs").glob("*/cell.json"))
+    written = cell.stat().st_mtime_ns
+    assert "0.97 / 12.57 → **0." in (tmp_path / "RESULTS.md").read_text()
+    Table1(weights=(64, 128), **options).run()
+    assert cell.stat().st_mtime_ns == written
+    assert (tmp_path / "RESULTS.md").read_text().count("**0.") == 2
