@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from samples import blob, save_image
 
 from experiments.icon_table1 import PUBLISHED, Table1
+from experiments.icon_table2 import Table2
 from experiments.results import markdown, write_section
 
 ROOT = Path(__file__).parents[1]
@@ -49,3 +51,18 @@ def test_table_1_keeps_its_cells(tmp_path, monkeypatch):
     Table1(weights=(64, 128), **options).run()
     assert cell.stat().st_mtime_ns == written
     assert (tmp_path / "RESULTS.md").read_text().count("**0.") == 2
+
+
+def test_table_2_judges_what_is_there(tmp_path, monkeypatch):
+    """Centres apart by hand: doing nothing lays them on each other, so Dice is 1 and nothing folds."""
+    for name in ("a", "b"):
+        array = blob((16, 17, 18), 3)
+        origin = (0.0, 0.0, 0.0) if name == "a" else (40.0, -3.0, 5.0)
+        save_image((array * 50).astype("float32"), tmp_path / f"in/images/{name}.nii.gz", Origin=origin)
+        save_image(array.astype("uint8"), tmp_path / f"in/labels/{name}.nii.gz", Origin=origin)
+    monkeypatch.setenv("PATH", "")
+    options = {"data": tmp_path / "in", "output": tmp_path / "out", "results": tmp_path / "R.md", "pairs": 2}
+    Table2(**options, tools=("nothing", "NiftyReg")).run()
+    table = (tmp_path / "R.md").read_text()
+    assert "| nothing | 1.000 | 0.00 | 0.0000 | 0.000 |" in table
+    assert "install NiftyReg" in table
