@@ -210,6 +210,18 @@ from .outcome import (
 from .outcome import (
     register_volumes as register_volumes,
 )
+from .pairwise import (
+    FreeMaps as FreeMaps,
+)
+from .pairwise import (
+    optimise as optimise,
+)
+from .pairwise import (
+    optimise_maps as optimise_maps,
+)
+from .pairwise import (
+    optimise_weights as optimise_weights,
+)
 from .recipe import (
     Recipe as Recipe,
 )
@@ -257,6 +269,9 @@ from .regularity import (
 )
 from .regularity import (
     inverse_consistency as inverse_consistency,
+)
+from .regularity import (
+    noisy_inverse_consistency as noisy_inverse_consistency,
 )
 from .report import (
     Pair as Pair,
