@@ -286,10 +286,16 @@ from .similarity import (
     LNCC as LNCC,
 )
 from .similarity import (
+    MINDSSC as MINDSSC,
+)
+from .similarity import (
     MSE as MSE,
 )
 from .similarity import (
     NCC as NCC,
+)
+from .similarity import (
+    NMI as NMI,
 )
 from .similarity import (
     Similarity as Similarity,
