@@ -184,6 +184,12 @@ from .networks import (
     MLP as MLP,
 )
 from .networks import (
+    AffineNet as AffineNet,
+)
+from .networks import (
+    Antisymmetric as Antisymmetric,
+)
+from .networks import (
     ConvOnly as ConvOnly,
 )
 from .networks import (
