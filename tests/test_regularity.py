@@ -20,7 +20,12 @@ from torch.testing import assert_close
 
 from foldless.grid import Grid, per_axis
 from foldless.maps import Affine, Displacement, Exponential, Identity, invert
-from foldless.regularity import diffusion, gradient_inverse_consistency, inverse_consistency
+from foldless.regularity import (
+    diffusion,
+    gradient_inverse_consistency,
+    inverse_consistency,
+    noisy_inverse_consistency,
+)
 
 BATCH = 2
 NO_ERROR = 1e-20  # squares of float64's rounding
@@ -125,6 +130,29 @@ def test_jitter_is_drawn_anew_and_repeats_with_the_seed(dim, name):
     assert one == REGULARITIES[name](phi, psi, grid) != two
     lattice = REGULARITIES[f"{name} on the lattice"]
     assert lattice(phi, psi, grid) == lattice(phi, psi, grid)
+
+
+@every_dim
+@pytest.mark.parametrize(
+    "cost",
+    [
+        inverse_consistency,
+        gradient_inverse_consistency,
+        lambda phi, psi, points: noisy_inverse_consistency(phi, psi, points, [0.01] * points.shape[1]),
+    ],
+)
+def test_bare_displacements_are_maps_of_the_unit_cube(dim, cost):
+    (phi, psi), points = pair(dim), points_of(dim)
+    scores = []
+    for one, other in ((phi, psi), (phi.field, psi.field), (phi.field, psi)):
+        torch.manual_seed(2)  # the same noise
+        scores.append(cost(one, other, points))
+    sides = torch.tensor([n - 1.0 for n in SHAPES[dim]], dtype=torch.float64).reshape(1, dim, *[1] * dim)
+    voxels = [phi.field * sides, psi.field * sides]
+    torch.manual_seed(2)
+    scores.append(cost(*[Displacement.from_voxels(u) for u in voxels], points))
+    assert scores[0] == scores[1] == scores[2]
+    assert_close(scores[3], scores[0], rtol=1e-10, atol=0)
 
 
 # Inverse consistency
