@@ -228,6 +228,12 @@ from .pairwise import (
 from .pairwise import (
     optimise_weights as optimise_weights,
 )
+from .published import (
+    load_published as load_published,
+)
+from .published import (
+    published_registration as published_registration,
+)
 from .recipe import (
     Recipe as Recipe,
 )

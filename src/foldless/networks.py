@@ -145,6 +145,8 @@ class ResidualUNet(nn.Module):
         down: channels on the way down, those of both images together first.
         up: channels on the way up, finest first.
         normalisation: "batch" as published; "instance" does not depend on the batch; or "none".
+        bottleneck: nodes of the coarsest lattice and a width: two linear layers between the way down and the way up, as
+            in the first network of ICON's knees; they bind the network to images with so many nodes down there.
     """
 
     def __init__(
@@ -153,6 +155,7 @@ class ResidualUNet(nn.Module):
         down: Sequence[int] = (2, 16, 32, 64, 256, 512),
         up: Sequence[int] = (16, 32, 64, 128, 256),
         normalisation: Normalisation = "batch",
+        bottleneck: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         if len(up) != len(down) - 1:
@@ -162,6 +165,7 @@ class ResidualUNet(nn.Module):
         self.down = nn.ModuleList(_CONVOLUTION[dim](i, o, 3, stride=2, padding=1) for i, o in pairwise(down))
         self.up = nn.ModuleList(_TRANSPOSED[dim](i, o, 4, stride=2, padding=1) for i, o in zip(inputs, up, strict=True))
         self.normalise = nn.ModuleList(_normalisation(normalisation, o) for o in up)
+        self.bottleneck = _Bottleneck(down[-1] * bottleneck[0], bottleneck[1]) if bottleneck else None
         self.last = _zero(_CONVOLUTION[dim](down[0] + up[0], dim, 3, padding=1))
 
     def forward(self, image_A: Image, image_B: Image) -> Prediction:
@@ -171,6 +175,8 @@ class ResidualUNet(nn.Module):
             skips.append(x)
             pooled = _pooled(x)
             x = _add_matching(_halve(layer, F.leaky_relu(x)), pooled)
+        if self.bottleneck is not None:
+            x = self.bottleneck(x)
         for layer, scaled, skip in zip(reversed(self.up), reversed(self.normalise), reversed(skips), strict=True):
             active, kept = _fork(x, layer.get_parameter("weight").shape[1])
             x = scaled(_double(layer, active) + self._doubled(kept))
@@ -179,6 +185,26 @@ class ResidualUNet(nn.Module):
 
     def _doubled(self, x: Tensor) -> Tensor:
         return F.interpolate(x, scale_factor=2, mode=_LINEAR_INTERPOLATION[self.dim], align_corners=False)
+
+
+class _Bottleneck(nn.Module):
+    """All features of the coarsest lattice through two linear layers, back to the same shape."""
+
+    def __init__(self, features: int, hidden: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(features, hidden), nn.Linear(hidden, features)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        narrow, wide = self.layers
+        flat = x.flatten(1)
+        expected = narrow.get_parameter("weight").shape[1] // x.shape[1]
+        if flat.shape[1] != expected * x.shape[1]:
+            raise ValueError(
+                f"this network's bottleneck was made for {expected} nodes on the coarsest lattice; the images have "
+                f"{tuple(x.shape[2:])} there, so they must be of another size"
+            )
+        flat = F.leaky_relu(F.linear(flat, *_cast(narrow, x)))
+        return _laid_out_as(F.linear(flat, *_cast(wide, x)).reshape(x.shape), x)
 
 
 class VoxelMorphUNet(nn.Module):
