@@ -142,17 +142,30 @@ def test_jitter_is_drawn_anew_and_repeats_with_the_seed(dim, name):
     ],
 )
 def test_bare_displacements_are_maps_of_the_unit_cube(dim, cost):
-    (phi, psi), points = pair(dim), points_of(dim)
+    phi, points = pair(dim)[0], points_of(dim)
     scores = []
+    psi = Displacement(smooth(tuple(n + 2 for n in SHAPES[dim]), 0.5))  # a lattice and a batch of its own
     for one, other in ((phi, psi), (phi.field, psi.field), (phi.field, psi)):
         torch.manual_seed(2)  # the same noise
         scores.append(cost(one, other, points))
-    sides = torch.tensor([n - 1.0 for n in SHAPES[dim]], dtype=torch.float64).reshape(1, dim, *[1] * dim)
-    voxels = [phi.field * sides, psi.field * sides]
+    ones = [1] * dim
+    voxels = [
+        part.field * (torch.tensor(part.field.shape[2:], dtype=torch.float64) - 1).reshape(1, dim, *ones)
+        for part in (phi, psi)
+    ]
     torch.manual_seed(2)
     scores.append(cost(*[Displacement.from_voxels(u) for u in voxels], points))
     assert scores[0] == scores[1] == scores[2]
     assert_close(scores[3], scores[0], rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("cost", [inverse_consistency, gradient_inverse_consistency])
+def test_what_is_no_displacement_is_refused(cost):
+    three = torch.zeros(1, 3, 8, 8)
+    with pytest.raises(ValueError, match="one component an axis"):
+        cost(three, three, torch.rand(1, 3, 5))
+    with pytest.raises(ValueError, match="one component an axis"):
+        Displacement.from_voxels(three)
 
 
 # Inverse consistency

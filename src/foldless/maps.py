@@ -186,7 +186,8 @@ class Displacement(Map):
     @classmethod
     def from_voxels(cls, field: Float[Tensor, "batch dim *lattice"]) -> Displacement:
         """A displacement given in voxels of its own lattice."""
-        return cls(field * per_axis(Grid.of(field).voxel, field))
+        grid = cls(field).grid  # refuses what is no displacement
+        return cls(field * per_axis(grid.voxel, field))
 
     @property
     def voxels(self) -> Float[Tensor, "batch dim *lattice"]:

@@ -188,6 +188,6 @@ def _part_on_lattice(part: Map, grid: Grid) -> Map:
 @contextmanager
 def _seeded(seed: int, image: Tensor) -> Iterator[None]:
     """Everything random inside comes from the seed, and nothing outside is touched."""
-    with torch.random.fork_rng(devices=[image.device] if image.is_cuda else []):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if image.is_cuda else []):
         torch.manual_seed(seed)
         yield

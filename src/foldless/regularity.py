@@ -18,7 +18,7 @@ from foldless.grid import Grid, Points, in_voxels, per_axis, sample
 from foldless.maps import Displacement, Identity, Map, matrix_product
 
 Score = Float[Tensor, ""]
-Field = Float[Tensor, "batch dim *lattice"]
+Field = Float[Tensor, "#batch dim ..."]
 
 
 @runtime_checkable
