@@ -20,7 +20,7 @@ from foldless.grid import Grid
 from foldless.maps import Affine, Map
 from foldless.regularity import ICON, inverse_consistency, noisy_inverse_consistency
 
-COUNT = 300_000
+COUNT = 200_000
 EPSILON = 0.01  # of the unit cube
 SAMPLING = 0.02  # relative: five standard errors of COUNT points, and what ε⁴ adds
 SAMPLING_OF_FIRST_ORDER = 0.15  # absolute: five standard errors of 2 ε r · n, which vanishes in the mean, over ε²
