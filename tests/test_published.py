@@ -9,7 +9,6 @@ from tables import smooth_image, stirred
 
 from foldless.errors import InputError
 from foldless.grid import Grid
-from foldless.networks import ResidualUNet
 from foldless.published import load_published, published_registration
 from foldless.registration import Downsample, Predict, TwoStep
 
@@ -202,10 +201,3 @@ def test_a_missing_file_and_other_contents_are_named(tmp_path):
 def test_other_networks_are_refused(change, complaint):
     with pytest.raises(InputError, match=complaint):
         published_registration(change(u_net(2).state_dict()))
-
-
-def test_a_bottleneck_is_bound_to_a_size():
-    net = ResidualUNet(2, (2, 4, 6), (5, 7), bottleneck=(12, 9))
-    assert net(*torch.rand(2, 1, 1, 12, 16)).shape == (1, 2, 12, 16)
-    with pytest.raises(ValueError, match=r"12 nodes on the coarsest lattice; the images have \(3, 5\)"):
-        net(*torch.rand(2, 1, 1, 12, 20))
