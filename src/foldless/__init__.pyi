@@ -184,6 +184,12 @@ from .networks import (
     MLP as MLP,
 )
 from .networks import (
+    AffineNet as AffineNet,
+)
+from .networks import (
+    Antisymmetric as Antisymmetric,
+)
+from .networks import (
     ConvOnly as ConvOnly,
 )
 from .networks import (
@@ -209,6 +215,24 @@ from .outcome import (
 )
 from .outcome import (
     register_volumes as register_volumes,
+)
+from .pairwise import (
+    FreeMaps as FreeMaps,
+)
+from .pairwise import (
+    optimise as optimise,
+)
+from .pairwise import (
+    optimise_maps as optimise_maps,
+)
+from .pairwise import (
+    optimise_weights as optimise_weights,
+)
+from .published import (
+    load_published as load_published,
+)
+from .published import (
+    published_registration as published_registration,
 )
 from .recipe import (
     Recipe as Recipe,
@@ -258,6 +282,9 @@ from .regularity import (
 from .regularity import (
     inverse_consistency as inverse_consistency,
 )
+from .regularity import (
+    noisy_inverse_consistency as noisy_inverse_consistency,
+)
 from .report import (
     Pair as Pair,
 )
@@ -271,10 +298,16 @@ from .similarity import (
     LNCC as LNCC,
 )
 from .similarity import (
+    MINDSSC as MINDSSC,
+)
+from .similarity import (
     MSE as MSE,
 )
 from .similarity import (
     NCC as NCC,
+)
+from .similarity import (
+    NMI as NMI,
 )
 from .similarity import (
     Similarity as Similarity,
@@ -287,6 +320,9 @@ from .training.loop import (
 )
 from .weighting import (
     Constant as Constant,
+)
+from .weighting import (
+    HoldBelow as HoldBelow,
 )
 from .weighting import (
     Ramp as Ramp,

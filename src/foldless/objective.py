@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from foldless.grid import Grid, sample
+from foldless.grid import Grid, in_voxels, sample
 from foldless.maps import Map
+from foldless.metrics import folded
 from foldless.registration import Registration
 from foldless.regularity import Regularity
 from foldless.similarity import Similarity
@@ -30,7 +31,8 @@ class Terms(NamedTuple):
 class Objective(nn.Module):
     """L = L_sim(A ∘ phi_AB, B) + L_sim(B ∘ phi_BA, A) + weight · L_reg(phi_AB, phi_BA); ICON, Eqs. (12-13).
 
-    Both maps come from one pass of the network over the doubled batch. Wrap this, never the registration, in
+    Both maps come from one pass of the network over the doubled batch. In training mode a weight that follows the
+    folds is told those of phi_AB, to which it answers in the next step. Wrap this, never the registration, in
     DistributedDataParallel: its output is a tuple of tensors.
     """
 
@@ -52,7 +54,11 @@ class Objective(nn.Module):
         moving, fixed = torch.cat([image_A, image_B]), torch.cat([image_B, image_A])
         phi = self.registration(moving, fixed)
         grid = Grid.of(fixed)
-        similarity = 2 * self.similarity(sample(moving, phi.on(grid)), fixed)
+        nodes = phi.on(grid)
+        similarity = 2 * self.similarity(sample(moving, nodes), fixed)
         regularity = self.regularity(phi[:pairs], phi[pairs:], grid)
         weight = self.weight()
+        if self.training and self.weight.needs_folds:
+            folds = folded(in_voxels(nodes[:pairs], grid), "forward")
+            self.weight.update(folds.flatten(1).sum(1).double().mean().item(), folds[0].numel())
         return Terms(similarity + weight * regularity, similarity, regularity, weight), phi[:pairs]
