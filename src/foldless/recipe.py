@@ -52,6 +52,8 @@ class Recipe:
     """Pairs a step; every pair is registered both ways."""
     mirror: bool = False
     """Mirror the two images of a pair alike along random axes, so that few images go further."""
+    affine: float = 0.0
+    """Move each image of a pair by a random affine map of its own: turned, scaled and sheared by up to this share."""
     rate: float = 5e-4
     """Adam's rate at the start; it falls to zero along a cosine."""
     precision: Precision = "auto"
@@ -77,6 +79,8 @@ class Recipe:
             )
         if not (0 < self.rate < inf and 0 < self.sigma < inf and 0 <= self.weight < inf and self.ramp >= 0):
             raise InputError("rate and sigma must be above 0, weight and ramp not below, and all of them finite")
+        if not 0 <= self.affine < 0.5:
+            raise InputError(f"affine must be at least 0 and below 0.5, so that no image turns over; got {self.affine}")
         if self.window < 1 or self.window % 2 == 0:
             raise InputError(f"window must be odd, so that it has a centre; got {self.window}")
         if not 0 <= self.seed < 2**63:

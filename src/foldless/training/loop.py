@@ -45,7 +45,7 @@ def train(
         InputError: fewer than two images, or nothing to resume.
     """
     state = new_state(recipe, split.train.lattice)
-    pairs, held_out = RandomPairs(split.train, recipe.batch, recipe.mirror), _held_out(split.val)
+    pairs, held_out = RandomPairs(split.train, recipe.batch, recipe.mirror, recipe.affine), _held_out(split.val)
     if resume:
         load_checkpoint(state, folder)
     seen = tuple(dict.fromkeys(split.train.names + split.val.names))
