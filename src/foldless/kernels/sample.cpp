@@ -28,6 +28,7 @@ constexpr int BYTES = 64;
 constexpr int BYTES = 32;
 #endif
 constexpr int N = 64;            // points of a block
+constexpr Size AHEAD = 4;        // blocks between asking for memory and using it
 constexpr Size CHUNK = 64 * N;   // points that a thread takes at once
 constexpr Size NODES = 1024;     // nodes of a group of channels that are added up at once
 
@@ -79,6 +80,12 @@ struct Lattice {
     }
 };
 
+// Asks for a block's worth of memory in time; the processor does not follow as many streams by itself.
+template <int WRITE, typename T>
+inline void expect(const T* memory) {
+    for (int i = 0; i < N; i += 64 / sizeof(T)) __builtin_prefetch(memory + i, WRITE);
+}
+
 // Where N points lie: their lowest corners, the fractions towards the highest, and the fractions' derivatives.
 template <typename T, int D>
 struct Block {
@@ -97,6 +104,7 @@ struct Block {
             alignas(64) T at[N];
             alignas(64) typename Wide<T>::Integer corner[N];
             copy(at, points + d * count + begin, some);
+            expect<0>(points + d * count + begin + AHEAD * N);
             std::fill(at + some, at + N, at[some - 1]);
             const T last = static_cast<T>(lattice.shape[d] - 1);
             const auto highest = static_cast<typename Wide<T>::Integer>(std::max<Size>(lattice.shape[d] - 2, 0));
@@ -116,7 +124,31 @@ struct Block {
             for (int i = 0; i < N; ++i) base[i] += corner[i] * lattice.stride[d];
         }
     }
+
+    // Asks for what `gather` will read.
+    void expect_corners(const Lattice<D>& lattice, const T* values, Size channels) const {
+        for (Size c = 0; c < channels; ++c)
+            for (int i = 0; i < N; i += 32 / sizeof(T))
+                for (int k = 0; k < 1 << (D - 1); ++k)
+                    __builtin_prefetch(values + c * lattice.nodes + base[i] + lattice.step[k]);
+    }
 };
+
+// Calls `visit(block, n, some)` for every block of points [begin, end), with the next one's corners already asked for.
+template <typename T, int D, typename F>
+void walk(const Lattice<D>& lattice, const T* values, const T* points, Size channels, Size count, Size begin, Size end,
+          F visit) {
+    Block<T, D> blocks[2];
+    const auto some = [&](Size n) { return static_cast<int>(std::min<Size>(N, end - n)); };
+    if (begin < end) blocks[0].place(lattice, points, count, begin, some(begin));
+    for (Size n = begin, turn = 0; n < end; n += N, turn = 1 - turn) {
+        if (n + N < end) {
+            blocks[1 - turn].place(lattice, points, count, n + N, some(n + N));
+            blocks[1 - turn].expect_corners(lattice, values, channels);
+        }
+        visit(blocks[turn], n, some(n));
+    }
+}
 
 template <typename V, int... I>
 inline void part_ways(V a, V b, V& even, V& odd, std::integer_sequence<int, I...>) {
@@ -170,13 +202,12 @@ void forward_range(const Lattice<D>& lattice, const T* values, const T* points, 
                    Size count, Size begin, Size end) {
     using V = typename Wide<T>::V;
     constexpr int W = Wide<T>::W;
-    Block<T, D> block;
     Corners<T, D> corners;
     alignas(64) T out[1 + D][N];
-    for (Size n = begin; n < end; n += N) {
-        const int some = static_cast<int>(std::min<Size>(N, end - n));
-        block.place(lattice, points, count, n, some);
+    walk<T, D>(lattice, values, points, channels, count, begin, end, [&](const Block<T, D>& block, Size n, int some) {
         for (Size c = 0; c < channels; ++c) {
+            expect<1>(value + c * count + n + AHEAD * N);
+            for (int d = 0; d < D && jacobian; ++d) expect<1>(jacobian + (c * D + d) * count + n + AHEAD * N);
             corners.gather(lattice, values + c * lattice.nodes, block.base);
             for (int i = 0; i < N; i += W) {
                 V v[1 << D], f[D], s[D];
@@ -190,7 +221,7 @@ void forward_range(const Lattice<D>& lattice, const T* values, const T* points, 
             if (jacobian)
                 for (int d = 0; d < D; ++d) copy(jacobian + (c * D + d) * count + n, out[d], some);
         }
-    }
+    });
 }
 
 template <typename T, int D>
@@ -219,7 +250,10 @@ struct Arriving {
         const T* from = d == D ? value : jacobian;
         if (!from || channel >= channels) some = 0;
         if (some < N) std::fill(to + some, to + N, T(0));
-        if (some > 0) copy(to, from + (d == D ? channel : channel * D + d) * count + n, some);
+        if (some == 0) return;
+        from += (d == D ? channel : channel * D + d) * count + n;
+        expect<0>(from + AHEAD * N);
+        copy(to, from, some);
     }
 };
 
@@ -252,7 +286,10 @@ void to_points(const Lattice<D>& lattice, const Block<T, D>& block, const T* val
             for (int d = 0; d < D; ++d) store(total[d] + i, sum[d]);
         }
     }
-    for (int d = 0; d < D; ++d) copy(g_points + d * arriving.count + n, total[d], some);
+    for (int d = 0; d < D; ++d) {
+        expect<1>(g_points + d * arriving.count + n + AHEAD * N);
+        copy(g_points + d * arriving.count + n, total[d], some);
+    }
 }
 
 // A thread's own sums for G channels, (nodes, G); nodes [low, high) have been touched, the others are not even cleared.
@@ -316,15 +353,13 @@ void to_values(const Lattice<D>& lattice, const Block<T, D>& block, const Arrivi
 template <typename T, int D, int G>
 void backward_range(const Lattice<D>& lattice, const T* values, const T* points, const Arriving<T, D>& arriving,
                     T* g_points, Sums<T, G>* sums, Size first, Size begin, Size end) {
-    Block<T, D> block;
-    for (Size n = begin; n < end; n += N) {
-        const int some = static_cast<int>(std::min<Size>(N, end - n));
-        block.place(lattice, points, arriving.count, n, some);
+    const Size read = g_points ? arriving.channels : 0;
+    walk<T, D>(lattice, values, points, read, arriving.count, begin, end, [&](const Block<T, D>& block, Size n, int some) {
         if (g_points) to_points(lattice, block, values, arriving, g_points, n, some);
-        if (!sums) continue;
+        if (!sums) return;
         auto scatter = arriving.jacobian ? to_values<T, D, G, true> : to_values<T, D, G, false>;
         scatter(lattice, block, arriving, *sums, first, n, some);
-    }
+    });
 }
 
 // Nodes [begin, end) of all parts' sums, in their order, to the planes of at most G channels.
