@@ -24,8 +24,10 @@ using Size = std::int64_t;
 
 #ifdef __AVX512F__
 constexpr int BYTES = 64;
-#else
+#elif defined(__AVX__)
 constexpr int BYTES = 32;
+#else
+constexpr int BYTES = 16;
 #endif
 constexpr int N = 64;            // points of a block
 constexpr Size AHEAD = 4;        // blocks between asking for memory and using it
