@@ -16,42 +16,16 @@
 #include <vector>
 
 #include "scratch.h"
+#include "wide.h"
 
 namespace {
 
-using foldless::Scratch;
-using Size = std::int64_t;
+using namespace foldless;
 
-#ifdef __AVX512F__
-constexpr int BYTES = 64;
-#elif defined(__AVX__)
-constexpr int BYTES = 32;
-#else
-constexpr int BYTES = 16;
-#endif
 constexpr int N = 64;            // points of a block
 constexpr Size AHEAD = 4;        // blocks between asking for memory and using it
 constexpr Size CHUNK = 64 * N;   // points that a thread takes at once
 constexpr Size NODES = 1024;     // nodes of a group of channels that are added up at once
-
-template <typename T>
-struct Wide {
-    static constexpr int W = BYTES / sizeof(T);
-    using Integer = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;
-    typedef T V __attribute__((vector_size(BYTES)));
-    typedef Integer I __attribute__((vector_size(BYTES)));
-};
-
-template <typename V, typename T>
-inline V load(const T* from) {
-    V v;
-    std::memcpy(&v, from, sizeof v);
-    return v;
-}
-template <typename V, typename T>
-inline void store(T* to, V v) {
-    std::memcpy(to, &v, sizeof v);
-}
 
 // `some` of a block's numbers, all N with a copy whose length the compiler knows.
 template <typename T>
