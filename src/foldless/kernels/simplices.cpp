@@ -1,11 +1,12 @@
 // Signed sizes of the simplices around every node of a lattice under a displacement: which nodes fold, and by how much.
 //
 // field (batch, dim, *lattice), displacement in voxels. A simplex is a node and `dim` others, given by their offsets, and
-// the sign of its determinant at the identity, which all its determinants are multiplied by. Places are the nodes that `low` and `high` crop leaves.
-// Everything is computed in double: what is asked is a sign. The plain form in metrics/jacobian.py is the referee.
+// the sign of its determinant at the identity, which all its determinants are multiplied by. Places are the nodes that
+// the crop, `low` and `high` on each axis, leaves. Edges that simplices share are computed once.
+// Determinants are computed in double: what is asked is their sign. The plain form in metrics/jacobian.py is the referee.
 
 #include <algorithm>
-#include <vector>
+#include <cmath>
 
 #include "wide.h"
 
@@ -44,66 +45,90 @@ struct Field {
     }
 };
 
-inline double determinant(const double (&m)[1][1]) { return m[0][0]; }
-inline double determinant(const double (&m)[2][2]) { return m[0][0] * m[1][1] - m[0][1] * m[1][0]; }
-inline double determinant(const double (&m)[3][3]) {
-    return m[0][0] * (m[1][1] * m[2][2] - m[1][2] * m[2][1]) - m[0][1] * (m[1][0] * m[2][2] - m[1][2] * m[2][0]) +
-           m[0][2] * (m[1][0] * m[2][1] - m[1][1] * m[2][0]);
+constexpr int N = 16;     // places that are judged at once
+constexpr int EDGES = 32;  // most offsets that simplices can have among them
+
+// Edges from N places: [offset][component][place].
+template <int D>
+using Edges = double[EDGES][D][N];
+
+inline double determinant(const Edges<1>& e, const int* s, int x) { return e[s[0]][0][x]; }
+inline double determinant(const Edges<2>& e, const int* s, int x) {
+    return e[s[0]][0][x] * e[s[1]][1][x] - e[s[0]][1][x] * e[s[1]][0][x];
+}
+inline double determinant(const Edges<3>& e, const int* s, int x) {
+    const auto &a = e[s[0]], &b = e[s[1]], &c = e[s[2]];
+    return a[0][x] * (b[1][x] * c[2][x] - b[2][x] * c[1][x]) - a[1][x] * (b[0][x] * c[2][x] - b[2][x] * c[0][x]) +
+           a[2][x] * (b[0][x] * c[1][x] - b[1][x] * c[0][x]);
 }
 
-// For one row: the smallest determinant of each place, and the sum of max(-determinant, 0).
+// What simplices are made of: offsets (edges, dim), and of each simplex its edges and its sign.
+struct Simplices {
+    const int *offsets, *corners, *signs;
+    Size edges, count;
+};
+
+// N places from a node on, of which `some` exist: the smallest determinant of each, and the sum of max(-determinant, 0).
 template <typename T, int D>
-void judge_row(const T* field, const Field<T, D>& f, Size node, const int* offsets, const int* signs,
-               Size simplices, double* smallest, double* negative) {
-    const Size count = f.places[D - 1];
-    for (Size s = 0; s < simplices; ++s, offsets += D * D) {
-        const T *here[D], *there[D][D];
+void judge_some(const T* field, const Field<T, D>& f, const Simplices& s, int some, double (&smallest)[N],
+                double (&negative)[N]) {
+    alignas(64) Edges<D> edges;
+    for (Size i = 0; i < s.edges; ++i) {
+        const int* offset = s.offsets + i * D;
+        Size step = 0;
+        for (int d = 0; d < D; ++d) step += offset[d] * f.stride[d];
         for (int c = 0; c < D; ++c) {
-            here[c] = field + c * f.nodes + node;
-            for (int i = 0; i < D; ++i) {
-                there[i][c] = here[c];
-                for (int d = 0; d < D; ++d) there[i][c] += offsets[i * D + d] * f.stride[d];
-            }
+            const T *here = field + c * f.nodes, *there = here + step, whole = static_cast<T>(offset[c]);
+            if (some == N)
+                for (int x = 0; x < N; ++x) edges[i][c][x] = there[x] - here[x] + whole;
+            else
+                for (int x = 0; x < N; ++x) edges[i][c][x] = x < some ? there[x] - here[x] + whole : whole;
         }
+    }
+    std::fill(smallest, smallest + N, HUGE_VAL);
+    std::fill(negative, negative + N, 0.0);
+    for (Size i = 0; i < s.count; ++i) {
+        const int* corners = s.corners + i * D;
+        const double sign = s.signs[i];
 #pragma omp simd
-        for (Size x = 0; x < count; ++x) {
-            double edge[D][D];
-            for (int i = 0; i < D; ++i)
-                for (int c = 0; c < D; ++c)
-                    edge[i][c] = static_cast<double>(there[i][c][x]) - static_cast<double>(here[c][x]) +
-                                 offsets[i * D + c];
-            const double volume = signs[s] * determinant(edge);
-            smallest[x] = s == 0 || volume < smallest[x] ? volume : smallest[x];
-            negative[x] = (s == 0 ? 0.0 : negative[x]) + (volume < 0 ? -volume : 0.0);
+        for (int x = 0; x < N; ++x) {
+            const double volume = sign * determinant(edges, corners, x);
+            smallest[x] = volume < smallest[x] ? volume : smallest[x];
+            negative[x] += volume < 0 ? -volume : 0.0;
         }
     }
 }
 
 template <typename T, int D>
-void judge(const T* field, bool* folded, T* negative, const int* offsets, const int* signs, Size simplices,
-           Size batch, const Size* shape, Size low, Size high, int zero_folds, int threads) {
+void judge(const T* field, bool* folded, T* negative, const Simplices& s, Size batch, const Size* shape, Size low,
+           Size high, int zero_folds, int threads) {
     const Field<T, D> f(shape, low, high);
     const Size rows = f.rows(), count = f.places[D - 1];
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (Size job = 0; job < batch * rows; ++job) {
-        std::vector<double> row(2 * count);
-        judge_row<T, D>(field + job / rows * D * f.nodes, f, f.node(job % rows), offsets, signs, simplices,
-                        row.data(), row.data() + count);
-        for (Size x = 0; x < count; ++x) {
-            if (folded) folded[job * count + x] = zero_folds ? row[x] <= 0 : row[x] < 0;
-            if (negative) negative[job * count + x] = static_cast<T>(row[count + x]);
+        const T* row = field + job / rows * D * f.nodes + f.node(job % rows);
+        for (Size x = 0; x < count; x += N) {
+            const int some = static_cast<int>(std::min<Size>(N, count - x));
+            alignas(64) double smallest[N], sum[N];
+            judge_some<T, D>(row + x, f, s, some, smallest, sum);
+            for (int i = 0; i < some; ++i) {
+                folded[job * count + x + i] = zero_folds ? smallest[i] <= 0 : smallest[i] < 0;
+                negative[job * count + x + i] = static_cast<T>(sum[i]);
+            }
         }
     }
 }
 
 }  // namespace
 
+// corners (simplices, dim) says which of the offsets (edges, dim) a simplex is made of.
 #define FOLDLESS_JUDGE(T, NAME)                                                                                       \
-    extern "C" void foldless_judge_##NAME(const T* field, bool* folded, T* negative, const int* offsets, const int* signs,  \
-                                          Size simplices, Size batch, Size dim, const Size* shape, Size low, Size high, \
-                                          int zero_folds, int threads) {                                              \
+    extern "C" void foldless_judge_##NAME(const T* field, bool* folded, T* negative, const int* offsets,              \
+                                          const int* corners, const int* signs, Size edges, Size simplices, Size batch, \
+                                          Size dim, const Size* shape, Size low, Size high, int zero_folds, int threads) { \
         auto run = dim == 1 ? judge<T, 1> : dim == 2 ? judge<T, 2> : judge<T, 3>;                                     \
-        run(field, folded, negative, offsets, signs, simplices, batch, shape, low, high, zero_folds, threads);               \
+        run(field, folded, negative, {offsets, corners, signs, edges, simplices}, batch, shape, low, high, zero_folds, \
+            threads);                                                                                                 \
     }
 
 FOLDLESS_JUDGE(float, f32)

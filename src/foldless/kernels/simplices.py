@@ -39,14 +39,15 @@ def judge(
     places = [n - sum(crop) for n in lattice]
     folded = torch.empty(batch, *places, dtype=torch.bool)
     negative = field.new_empty(batch, *places)
-    flat = [number for simplex in simplices for offset in simplex for number in offset]
+    edges = sorted({tuple(offset) for simplex in simplices for offset in simplex})
+    corners = [edges.index(tuple(offset)) for simplex in simplices for offset in simplex]
     if folded.numel() == 0:
         return folded, negative
     size = ctypes.c_int64
     getattr(compiled, f"foldless_judge_{_TYPES[field.dtype]}")(
         *map(pointer, (field, folded, negative)),
-        (ctypes.c_int * len(flat))(*flat),
-        (ctypes.c_int * len(signs))(*signs),
+        *map(_integers, ([number for offset in edges for number in offset], corners, signs)),
+        size(len(edges)),
         size(len(simplices)),
         size(batch),
         size(dim),
@@ -57,3 +58,7 @@ def judge(
         ctypes.c_int(torch.get_num_threads()),
     )
     return folded, negative
+
+
+def _integers(numbers: Sequence[int]) -> ctypes.Array[ctypes.c_int]:
+    return (ctypes.c_int * len(numbers))(*numbers)

@@ -231,12 +231,12 @@ def _orientation(simplex: Simplex) -> float:
     return float(np.sign(np.linalg.det(np.array(simplex, dtype=float))))
 
 
-def _judged(field: Tensor, rule: str, mask: Tensor | None) -> Tensor:
-    """The places that count, (batch or 1, *places)."""
+def _judged(field: Tensor, rule: str, mask: Tensor | None) -> Tensor | None:
+    """The places that count, (batch or 1, *places); None for all of them."""
     low, high = _CROP[rule]
     crop = tuple(slice(low, n - high) for n in field.shape[2:])
     if mask is None:
-        return torch.ones(1, *field.shape[2:], dtype=torch.bool, device=field.device)[:, *crop]
+        return None
     if rule == "forward":
         raise ValueError("the rule 'forward' judges cells and a mask names voxels; use it with another rule")
     if mask.shape[1:] != field.shape[2:] or mask.shape[0] not in (1, field.shape[0]):
@@ -244,6 +244,8 @@ def _judged(field: Tensor, rule: str, mask: Tensor | None) -> Tensor:
     return mask[:, *crop]
 
 
-def _percent(amount: Tensor, judged: Tensor) -> Tensor:
+def _percent(amount: Tensor, judged: Tensor | None) -> Tensor:
+    if judged is None:
+        return 100 * amount.flatten(1).mean(1, dtype=torch.float64)
     total = (amount * judged).flatten(1).sum(1, dtype=torch.float64)
     return 100 * total / judged.flatten(1).sum(1)
