@@ -45,6 +45,8 @@ def mean_correlation(a: Tensor, b: Tensor, mask: Tensor | None, windows: Windows
         mask: (batch or 1, 1, *lattice), restricts the windows and weighs the mean; it has no gradient.
         windows: see `Windows`.
     """
+    if not torch.is_grad_enabled():
+        a, b = a.detach(), b.detach()
     if b.requires_grad and not a.requires_grad:
         a, b = b, a
     result: Tensor = _MeanCorrelation.apply(a, b, mask, windows)  # type: ignore[no-untyped-call]
@@ -56,13 +58,15 @@ class _MeanCorrelation(torch.autograd.Function):
     def forward(ctx: Any, a: Tensor, b: Tensor, mask: Tensor | None, windows: Windows) -> Tensor:
         a, b = a.contiguous(), b.contiguous()
         mask = None if mask is None else mask.contiguous()
-        g_a, g_b = (torch.empty_like(t) if wanted else None for t, wanted in zip((a, b), ctx.needs_input_grad[:2]))
+        wanted = ctx.needs_input_grad
+        g_a = torch.empty_like(a) if wanted[0] else None
+        g_b = torch.empty_like(b) if wanted[1] else None
         mean = _correlate(a, b, mask, g_a, g_b, windows)
         ctx.save_for_backward(*(g for g in (g_a, g_b) if g is not None))
         return a.new_tensor(mean)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         saved = [gradient * g for g in ctx.saved_tensors]
         return (*saved, *[None] * (4 - len(saved)))
@@ -87,7 +91,7 @@ def _correlate(
         (size * 3)(*reach),
         size(batch * channels),
         size(channels if mask is not None and len(mask) > 1 else batch * channels),
-        real(windows.scale**len(lattice)),
+        real(windows.scale ** len(lattice)),
         real(windows.epsilon),
         real(share),
         ctypes.c_int(windows.squared),
