@@ -73,6 +73,37 @@ def test_the_compiled_form_equals_the_plain_one(kind, shape, dtype):
 
 
 @compiled
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("channels", [1, 2, 4, 5, 9])
+@pytest.mark.parametrize("dim", DIMS)
+def test_any_number_of_channels(dim, channels, dtype):
+    """They are scattered by groups of four, the last of which need not be full."""
+    values = torch.randn(2, channels, *SHAPES[dim], dtype=dtype)
+    assert_forms_agree(values, random_points(dim, batch=2, count=130, low=-0.1, high=1.1).to(dtype))
+
+
+@compiled
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 4097])
+@pytest.mark.parametrize("dim", DIMS)
+def test_any_number_of_points(dim, count):
+    """They are read by blocks of 64 and shared among threads by blocks of those."""
+    values = torch.randn(1, 3, *SHAPES[dim], dtype=torch.float64)
+    assert_forms_agree(values, random_points(dim, count=count))
+
+
+@compiled
+@pytest.mark.parametrize("dim", DIMS)
+def test_few_points_leave_most_values_without_gradient(dim):
+    shape = {1: (3000,), 2: (60, 50), 3: (14, 15, 16)}[dim]
+    values = torch.randn(1, 3, *shape, dtype=torch.float64, requires_grad=True)
+    points = random_points(dim, count=2)
+    (got,) = torch.autograd.grad(native.sample(values, points, False)[0].sum(), values)
+    (expected,) = torch.autograd.grad(plain.sample(values, points, False)[0].sum(), values)
+    assert_close(got, expected, **CLOSE[torch.float64])
+    assert (got == 0).sum() >= got.numel() - 2 * 3 * 2**dim
+
+
+@compiled
 @pytest.mark.parametrize("dim", DIMS)
 def test_points_that_are_not_numbers_come_back_as_nan(dim):
     values = torch.randn(2, 3, *SHAPES[dim], dtype=torch.float64)
@@ -139,9 +170,10 @@ def test_nothing_in_nothing_out(dim, batch, count):
 
 @compiled
 @pytest.mark.parametrize("dim", DIMS)
-@pytest.mark.parametrize("batch", [1, 3])
-def test_many_threads_compute_what_one_does(dim, batch):
-    values = torch.randn(batch, 2, *SHAPES[dim], dtype=torch.float64)
+@pytest.mark.parametrize("batch", [1, 3, 4])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_many_threads_compute_what_one_does(dim, batch, channels):
+    values = torch.randn(batch, channels, *SHAPES[dim], dtype=torch.float64)
     points = random_points(dim, batch, count=10_001)  # more than one chunk, and no multiple of a thread's share
     before = torch.get_num_threads()
     try:

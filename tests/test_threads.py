@@ -27,7 +27,9 @@ def watched(tmp_path_factory):
     complaints = "".join(job.communicate()[1] for job in jobs)
     program = folder / "threads"
     objects = [str(folder / f"{source.stem}.o") for source in SOURCES]
-    linked = subprocess.run([compiler, *flags, *objects, "-pthread", "-o", str(program)], capture_output=True, text=True)
+    linked = subprocess.run(
+        [compiler, *flags, *objects, "-pthread", "-o", str(program)], capture_output=True, text=True
+    )
     if linked.returncode != 0 and "tsan" in linked.stderr:
         pytest.skip("the compiler has no thread sanitizer")
     assert linked.returncode == 0, complaints + linked.stderr
