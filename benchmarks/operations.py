@@ -1,8 +1,8 @@
 """foldless' operations beside those a user would pick instead, in turn: `python -m benchmarks.operations [SHAPE]`.
 
-Every operation is timed forward and backward (but NDV, which has no gradient), one float32 sample, a smooth displacement
-of a few voxels. GB/s counts each input and each output once, as if nothing else went through memory; the share is of what
-a copy of 256 MiB reaches here. MONAI is optional.
+Every operation is timed forward and backward (but NDV, which has no gradient), on one float32 sample and a smooth
+displacement of a few voxels. GB/s counts each input and each output once, as if nothing else went through memory; the
+share is of what a copy of 256 MiB reaches here. MONAI is optional.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from foldless.grid import Grid, sample
 from foldless.maps import Displacement, Exponential
 from foldless.metrics import jacobian, ndv_percent
-from foldless.regularity import GradICON, ICON
+from foldless.regularity import ICON, GradICON
 from foldless.similarity import LNCC
 
 Call = Callable[[], object]

@@ -11,6 +11,7 @@ from foldless.kernels import convolution, native, plain
 from foldless.kernels.norm import normalise
 from foldless.kernels.thin import thin
 from foldless.maps import Displacement
+from foldless.regularity import _plain_product_error, _product_error
 
 compiled = pytest.mark.skipif(
     not kernels.native_status()[0], reason=f"no compiled kernel: {kernels.native_status()[1]}"
@@ -377,3 +378,35 @@ def test_single_nodes_are_halved_and_doubled_as_by_torch(dim, nodes):
     doubled = getattr(torch.nn.functional, f"conv_transpose{dim}d")(x, up, bias, stride=2, padding=1)
     assert_close_to_largest((convolution.halve(x, down, bias),), (halved,), torch.float32)
     assert_close_to_largest((convolution.double(x, up, bias),), (doubled,), torch.float32)
+
+
+# Products of Jacobians
+
+
+@compiled
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("count", [1, 50, 2051])
+@pytest.mark.parametrize("dim", DIMS)
+def test_the_error_of_a_product_equals_the_plain_one(dim, count, dtype):
+    a, b = torch.randn(2, 2, dim, dim, count, dtype=dtype)
+    points = torch.rand(2, dim, count, dtype=dtype)
+    like = torch.tensor(3.0)
+    got = with_gradients(lambda a, b: _product_error(a, b, points), (a, b), like)
+    expected = with_gradients(lambda a, b: _plain_product_error(a, b, points), (a, b), like)
+    for ours, referee in zip(got, expected, strict=True):
+        assert ours.dtype == dtype
+        assert_close(
+            ours,
+            referee,
+            rtol=ROUNDED[torch.float32] if dtype == torch.float32 else 1e-12,
+            atol=1e-6 if dtype == torch.float32 else 1e-12,
+        )
+
+
+@compiled
+@pytest.mark.parametrize("dim", DIMS)
+def test_the_error_of_a_product_has_its_gradient(dim):
+    a, b = torch.randn(2, 2, dim, dim, 3, dtype=torch.float64)
+    turned = a.transpose(1, 2).contiguous().transpose(1, 2).requires_grad_()
+    points = torch.rand(2, dim, 3, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda a, b: _product_error(a, b, points), (turned, b.requires_grad_()))

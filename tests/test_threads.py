@@ -8,7 +8,10 @@ import pytest
 
 TESTS = Path(__file__).parent
 KERNELS = TESTS.parent / "src" / "foldless" / "kernels"
-SOURCES = [TESTS / "threads.cpp", *(KERNELS / f"{name}.cpp" for name in ("correlate", "norm", "sample", "simplices"))]
+SOURCES = [
+    TESTS / "threads.cpp",
+    *(KERNELS / f"{name}.cpp" for name in ("correlate", "norm", "product", "sample", "simplices")),
+]
 FOUND = 66  # the sanitizer's exit status
 
 

@@ -65,6 +65,7 @@ double foldless_correlate_f32(const float*, const float*, const float*, float*, 
                               const Size*, Size, Size, double, double, double, int, int);
 void foldless_judge_f32(const float*, bool*, float*, const int*, const int*, const int*, Size, Size, Size, Size,
                         const Size*, Size, Size, int, int);
+double foldless_product_error_f32(const float*, const float*, float*, float*, Size, Size, Size, double, int);
 void foldless_norm_reduce_f32(const float*, const float*, double*, Size, Size, Size, int);
 }
 
@@ -116,6 +117,12 @@ void normalise() {
     foldless_norm_reduce_f32(p.data(), p.data(), sums, 1, 999, 64, THREADS);
 }
 
+void multiply() {
+    const auto a = numbers(2 * 9 * 5000), b = a;
+    auto g_a = a, g_b = b;
+    foldless_product_error_f32(a.data(), b.data(), g_a.data(), g_b.data(), 2, 3, 5000, 1.0, THREADS);
+}
+
 void increase(void* counter) { ++*static_cast<int*>(counter); }
 
 }  // namespace
@@ -134,5 +141,6 @@ int main(int, char** arguments) {
     correlate(2, 40);
     judge();
     normalise();
+    multiply();
     return 0;
 }
