@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from foldless.grid import Grid, Points, in_voxels, per_axis, sample
+from foldless.kernels.product import can_multiply, product_error
 from foldless.maps import Displacement, Identity, Map, matrix_product
 
 Score = Float[Tensor, ""]
@@ -147,5 +148,12 @@ def _as_map(phi: Map | Field) -> Map:
 
 
 def _product_error(outer: Tensor, inner: Tensor, points: Points) -> Score:
+    if can_multiply(outer, inner):
+        return product_error(outer, inner)
+    return _plain_product_error(outer, inner, points)
+
+
+def _plain_product_error(outer: Tensor, inner: Tensor, points: Points) -> Score:
+    """In torch: where there is no kernel, and as the kernel's referee."""
     error = matrix_product(outer, inner) - Identity(points.shape[1]).jacobian(points)
     return error.square().sum(2).mean()

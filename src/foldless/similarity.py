@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from foldless.kernels.correlation import Windows, can_correlate, mean_correlation
+
 Image = Float[Tensor, "batch channels *lattice"]
 Mask = Float[Tensor, "#batch 1 *lattice"]
 Score = Float[Tensor, ""]
@@ -83,6 +85,12 @@ class LNCC:
             raise ValueError(f"a box window has a centre voxel, so its side is odd; got {self.window}")
 
     def __call__(self, warped: Image, target: Image, mask: Mask | None = None) -> Score:
+        if can_correlate(warped, target, mask):
+            return 1 - mean_correlation(warped, target, mask, self._windows(target.ndim - 2))
+        return self.plain(warped, target, mask)
+
+    def plain(self, warped: Image, target: Image, mask: Mask | None = None) -> Score:
+        """The same in torch: where there is no kernel, and as the kernel's referee."""
         if mask is None:
             mean_a, mean_b, aa, bb, ab = self._local(warped, target)
         else:
@@ -93,7 +101,7 @@ class LNCC:
         variance_a = (aa - mean_a.square()).clamp_min(0)
         variance_b = (bb - mean_b.square()).clamp_min(0)
         if self.squared:
-            epsilon = self.epsilon / self._volume(target.ndim - 2) ** 2
+            epsilon = self._epsilon(target.ndim - 2)
             correlation = covariance.square() / (variance_a * variance_b + epsilon)
         else:
             correlation = covariance * ((variance_a + self.epsilon) * (variance_b + self.epsilon)).rsqrt()
@@ -109,6 +117,15 @@ class LNCC:
         if self.sigma is not None:
             return gaussian_average(maps, self.sigma)
         return box_sum(maps, self.window) / self._volume(maps.ndim - 2)
+
+    def _windows(self, dim: int) -> Windows:
+        if self.sigma is None:
+            return Windows([1.0] * self.window, 1 / self.window, self._epsilon(dim), self.squared)
+        return Windows(_gaussian(self.sigma).tolist(), 1.0, self._epsilon(dim), self.squared)
+
+    def _epsilon(self, dim: int) -> float:
+        """What is added to the variances, as averages, or to their product."""
+        return self.epsilon / self._volume(dim) ** 2 if self.squared else self.epsilon
 
     def _volume(self, dim: int) -> float:
         """Voxels that count in a window; of a Gaussian, as if it were the box of the same variance."""
@@ -233,13 +250,20 @@ def gaussian_average(image: Image, sigma: float) -> Image:
         n = image.shape[axis]
         index = torch.arange(n, dtype=image.dtype, device=image.device)
         distance = (index[:, None] - index[None, :]).abs()
-        reach = int(3 * sigma + 0.5)
-        offsets = torch.arange(-reach, reach + 1, dtype=image.dtype, device=image.device)
-        total = torch.exp(-0.5 * (offsets / sigma).square()).sum()
-        kernel = torch.where(distance <= reach, torch.exp(-0.5 * (distance / sigma).square()) / total, 0.0)
+        weights = _gaussian(sigma, image)
+        reach = len(weights) // 2
+        kernel = torch.where(distance <= reach, weights[(distance.long() + reach).clamp_max(2 * reach)], 0.0)
         with torch.autocast(image.device.type, enabled=False):  # bfloat16 would leave nothing of a local variance
             image = (image.movedim(axis, -1) @ kernel).movedim(-1, axis)
     return image
+
+
+def _gaussian(sigma: float, like: Tensor | None = None) -> Tensor:
+    """Weights that add to one, (2 reach + 1,), up to three `sigma` on either side; float64 unless like a tensor."""
+    reach = int(3 * sigma + 0.5)
+    dtype, device = (torch.float64, torch.device("cpu")) if like is None else (like.dtype, like.device)
+    weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, dtype=dtype, device=device) / sigma).square())
+    return weights / weights.sum()
 
 
 class _BoxSum(torch.autograd.Function):
