@@ -12,7 +12,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FLAGS = ["-O3", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
 FLAGS += ["-Wno-psabi"]
-SOURCES = ("correlate.cpp", "norm.cpp", "product.cpp", "sample.cpp", "simplices.cpp", "thin.cpp", "version.cpp")
+SOURCES = ("correlate", "doubling", "norm", "product", "sample", "simplices", "thin", "version")  # .cpp
 VARIANTS = {  # the loader takes the widest that the processor runs
     "libfoldless.so": [],
     "libfoldless-avx2.so": ["-march=x86-64-v3"],
@@ -39,7 +39,7 @@ def compiled(folder, library, flags):
     if compiler is None:
         print("foldless: no C++ compiler; the plain kernel will serve", file=sys.stderr)
         return False
-    sources = [str(folder / name) for name in SOURCES]
+    sources = [str(folder / f"{name}.cpp") for name in SOURCES]
     with tempfile.TemporaryDirectory() as scratch:
         built = Path(scratch, library.name)
         for openmp in (["-fopenmp"], []):

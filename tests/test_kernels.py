@@ -8,6 +8,7 @@ from torch.testing import assert_close
 from foldless import kernels
 from foldless.grid import Grid, sample, sample_with_jacobian
 from foldless.kernels import convolution, native, plain
+from foldless.kernels.doubling import add_doubled
 from foldless.kernels.norm import normalise
 from foldless.kernels.thin import thin
 from foldless.maps import Displacement, matrix_product, plain_matrix_product
@@ -442,3 +443,28 @@ def test_the_error_of_a_product_has_its_gradient(dim):
     turned = a.transpose(1, 2).contiguous().transpose(1, 2).requires_grad_()
     points = torch.rand(2, dim, 3, dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda a, b: _product_error(a, b, points), (turned, b.requires_grad_()))
+
+
+# Doubling
+
+
+@compiled
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("lattice", [(1,), (5,), (4, 3), (1, 6), (3, 1, 4), (2, 5, 3)])
+def test_doubling_and_adding_equals_torchs(dtype, lattice):
+    layout = {2: torch.channels_last, 3: torch.channels_last_3d}.get(len(lattice))
+
+    def laid_out(*shape):
+        x = torch.randn(*shape).to(dtype)
+        return x.movedim(1, -1).contiguous().movedim(-1, 1) if layout is None else x.contiguous(memory_format=layout)
+
+    x, y = laid_out(2, 32, *lattice), laid_out(2, 32, *(2 * n for n in lattice))
+    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(lattice)]
+
+    def plain(y, x):
+        return y + torch.nn.functional.interpolate(x.float(), scale_factor=2, mode=mode)
+
+    like = laid_out(*y.shape)
+    got = with_gradients(lambda y, x: add_doubled(y.clone(), x), (y, x), like)
+    expected = with_gradients(plain, (y, x), like.float())
+    assert_close_to_largest(got, expected, dtype)

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from foldless.kernels.convolution import double, halve
+from foldless.kernels.doubling import add_doubled
 from foldless.kernels.norm import normalise
 from foldless.kernels.thin import thin
 
@@ -34,7 +35,6 @@ _ADAPTIVE_POOL: dict[int, Callable[..., Tensor]] = {
     3: F.adaptive_avg_pool3d,
 }
 _LAYOUT = {4: torch.channels_last, 5: torch.channels_last_3d}
-_LINEAR_INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 class BatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -160,7 +160,6 @@ class ResidualUNet(nn.Module):
         super().__init__()
         if len(up) != len(down) - 1:
             raise ValueError(f"{len(down) - 1} steps down need as many up; got {len(up)}")
-        self.dim = dim
         inputs = [coarse + skip for coarse, skip in zip(down[1:], [*up[1:], 0], strict=True)]
         self.down = nn.ModuleList(_CONVOLUTION[dim](i, o, 3, stride=2, padding=1) for i, o in pairwise(down))
         self.up = nn.ModuleList(_TRANSPOSED[dim](i, o, 4, stride=2, padding=1) for i, o in zip(inputs, up, strict=True))
@@ -179,12 +178,9 @@ class ResidualUNet(nn.Module):
             x = self.bottleneck(x)
         for layer, scaled, skip in zip(reversed(self.up), reversed(self.normalise), reversed(skips), strict=True):
             active, kept = _fork(x, layer.get_parameter("weight").shape[1])
-            x = scaled(_double(layer, active) + self._doubled(kept))
+            x = scaled(add_doubled(_double(layer, active), kept))
             x = torch.cat([_crop(x, skip.shape[2:]), skip], dim=1)
         return _last(self.last, x) / 10
-
-    def _doubled(self, x: Tensor) -> Tensor:
-        return F.interpolate(x, scale_factor=2, mode=_LINEAR_INTERPOLATION[self.dim], align_corners=False)
 
 
 class _Bottleneck(nn.Module):
