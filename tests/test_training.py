@@ -23,7 +23,7 @@ from foldless.model import Model
 from foldless.overlap import overlap
 from foldless.training.checkpoints import load_checkpoint
 from foldless.training.log import COLUMNS, read_log
-from foldless.training.loop import new_state, train, training_step
+from foldless.training.loop import new_registration, new_state, train, training_step
 from foldless.training.validation import validate
 
 KINDS = {
@@ -68,8 +68,7 @@ def kill_at(step):
 def end_of(folder, kind):
     """Everything that a finished run leaves on disk, as values."""
     dim, recipe = KINDS[kind]
-    state = new_state(recipe, PREPARED[dim].lattice)
-    load_checkpoint(state, folder)
+    state = load_checkpoint(recipe, new_registration(recipe, PREPARED[dim].lattice), folder)
     weights = {name: Model.load(folder / f"{name}.safetensors").registration.state_dict() for name in ("best", "last")}
     return {
         "objective": state.objective.state_dict(),
@@ -243,7 +242,7 @@ def test_best_is_the_best_of_the_looks(tmp_path):
     looks = [row["val_total"] for row in read_log(tmp_path / "log.csv") if "val_total" in row]
     split, state = data(2), new_state(SMALL, (16, 16))
     state.objective.registration.load_state_dict(model.registration.state_dict())
-    held_out = loop._held_out(split.val)
+    held_out = loop._held_out(split.val, 2)
     assert validate(state.objective, split.val, held_out).total == pytest.approx(min(looks), rel=1e-5)
     assert set(model.trained_on) == {*split.train.names, *split.val.names}
 

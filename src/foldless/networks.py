@@ -239,6 +239,33 @@ class VoxelMorphUNet(nn.Module):
         return voxels * scale.reshape(1, -1, *[1] * len(size))
 
 
+class Refinement(nn.Module):
+    """Kuang's residual module: R(u) = u + conv(LeakyReLU(conv(u))), 3-wide, slope 0.2; u is a displacement in voxels.
+
+    As published, a LeakyReLU follows the last convolution too, which lets corrections towards larger coordinates
+    through whole and others at a fifth. With `channels` of images the module sees the warped and the fixed image
+    beside u: our own variant. It starts at the identity, and computes in u's dtype: u is made of coordinates.
+
+    Args:
+        dim: number of spatial dimensions.
+        hidden: width between the two convolutions.
+        leaky: whether a LeakyReLU comes last, as published.
+        channels: channels of both images together; 0 for a module that sees u alone.
+    """
+
+    def __init__(self, dim: int, hidden: int = 16, leaky: bool = True, channels: int = 0) -> None:
+        super().__init__()
+        self.leaky = leaky
+        self.channels = channels
+        self.hidden = _CONVOLUTION[dim](dim + channels, hidden, 3, padding=1)
+        self.last = _zero(_CONVOLUTION[dim](hidden, dim, 3, padding=1))
+
+    def forward(self, displacement: Prediction, warped: Image, fixed: Image) -> Prediction:
+        seen = _joined(displacement, torch.cat([warped, fixed], dim=1)[:, : self.channels])
+        correction = _last(self.last, F.leaky_relu(_same(self.hidden, seen), 0.2))
+        return displacement + (F.leaky_relu(correction, 0.2) if self.leaky else correction)
+
+
 def _zero(layer: nn.Module) -> nn.Module:
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)

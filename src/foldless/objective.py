@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import NamedTuple
 
 import torch
@@ -27,32 +28,53 @@ class Terms(NamedTuple):
     weight: Tensor
 
 
-class Objective(nn.Module):
+class BaseObjective(nn.Module):
+    """What every objective has: a registration, a similarity, a weight, and terms of so and so many images.
+
+    Wrap an objective, never the registration, in DistributedDataParallel: its output is a tuple of tensors.
+    """
+
+    images = 2
+    """How many images make one example."""
+
+    def __init__(self, registration: Registration, similarity: Similarity, weight: Weight) -> None:
+        super().__init__()
+        self.registration = registration
+        self.similarity = similarity
+        self.weight = weight
+
+    def forward(self, *images: Image) -> Terms:
+        return self.with_maps(*images)[0]
+
+    @abstractmethod
+    def with_maps(self, *images: Image) -> tuple[Terms, Map]:
+        """The terms of some images (batch, channels, *lattice), and the map from the second image to the first."""
+
+    def weighed(self, similarity: Tensor, regularity: Tensor) -> Terms:
+        """The terms that these two parts make under the current weight."""
+        weight = self.weight()
+        return Terms(similarity + weight * regularity, similarity, regularity, weight)
+
+
+class Objective(BaseObjective):
     """L = L_sim(A ∘ phi_AB, B) + L_sim(B ∘ phi_BA, A) + weight · L_reg(phi_AB, phi_BA); ICON, Eqs. (12-13).
 
-    Both maps come from one pass of the network over the doubled batch. Wrap this, never the registration, in
-    DistributedDataParallel: its output is a tuple of tensors.
+    Both maps come from one pass of the network over the doubled batch.
     """
 
     def __init__(
         self, registration: Registration, similarity: Similarity, regularity: Regularity, weight: Weight
     ) -> None:
-        super().__init__()
-        self.registration = registration
-        self.similarity = similarity
+        super().__init__(registration, similarity, weight)
         self.regularity = regularity
-        self.weight = weight
 
-    def forward(self, image_A: Image, image_B: Image) -> Terms:
-        return self.with_maps(image_A, image_B)[0]
-
-    def with_maps(self, image_A: Image, image_B: Image) -> tuple[Terms, Map]:
-        """The terms, and phi_AB that they were computed from."""
+    def with_maps(self, *images: Image) -> tuple[Terms, Map]:
+        """The terms of a pair image_A, image_B, and phi_AB."""
+        image_A, image_B = images
         pairs = image_A.shape[0]
         moving, fixed = torch.cat([image_A, image_B]), torch.cat([image_B, image_A])
         phi = self.registration(moving, fixed)
         grid = Grid.of(fixed)
         similarity = 2 * self.similarity(sample(moving, phi.on(grid)), fixed)
         regularity = self.regularity(phi[:pairs], phi[pairs:], grid)
-        weight = self.weight()
-        return Terms(similarity + weight * regularity, similarity, regularity, weight), phi[:pairs]
+        return self.weighed(similarity, regularity), phi[:pairs]

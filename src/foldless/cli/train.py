@@ -141,7 +141,7 @@ def _learn(
 
     _announce(recipe, split, preparation)
     try:
-        with Watch(recipe.steps) as watch:
+        with Watch(recipe.ends()[-1]) as watch:
             train(recipe, split, preparation, folder, earlier is None, on_step, watch.on_scores)
     except KeyboardInterrupt:
         if (folder / CHECKPOINT).is_file():
