@@ -261,7 +261,7 @@ class Refinement(nn.Module):
         self.last = _zero(_CONVOLUTION[dim](hidden, dim, 3, padding=1))
 
     def forward(self, displacement: Prediction, warped: Image, fixed: Image) -> Prediction:
-        seen = _joined(displacement, torch.cat([warped, fixed], dim=1)[:, : self.channels])
+        seen = _joined(displacement, warped, fixed) if self.channels else _joined(displacement)
         correction = _last(self.last, F.leaky_relu(_same(self.hidden, seen), 0.2))
         return displacement + (F.leaky_relu(correction, 0.2) if self.leaky else correction)
 
@@ -312,11 +312,11 @@ def _normalisation(name: Normalisation, channels: int) -> nn.Module:
     raise ValueError(f'normalisation is "batch", "instance" or "none"; got {name!r}')
 
 
-def _joined(image_A: Image, image_B: Image) -> Tensor:
-    """Both images as the channels of one, in the memory layout that convolutions prefer."""
-    images = torch.cat([image_A, image_B], dim=1)
-    layout = _LAYOUT.get(images.ndim)
-    return images if layout is None else images.contiguous(memory_format=layout)
+def _joined(*images: Tensor) -> Tensor:
+    """Images as the channels of one, in the memory layout that convolutions prefer."""
+    joined = torch.cat(images, dim=1)
+    layout = _LAYOUT.get(joined.ndim)
+    return joined if layout is None else joined.contiguous(memory_format=layout)
 
 
 def _laid_out_as(x: Tensor, like: Tensor) -> Tensor:

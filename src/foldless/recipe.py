@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from itertools import accumulate, pairwise
 from math import inf, prod
 from pathlib import Path
@@ -77,9 +77,9 @@ class Recipe:
     ramp: int = 0
     """Steps over which the weight grows from a tenth to its value; 0 for constant."""
     steps: int = 2000
-    """Training steps."""
+    """Training steps, of every stage that says no other number."""
     batch: int = 1
-    """Pairs a step; every pair is registered both ways."""
+    """Pairs a step; the symmetric objective registers every pair both ways."""
     mirror: bool = False
     """Mirror the two images of a pair alike along random axes, so that few images go further."""
     rate: float = 5e-4
@@ -116,7 +116,7 @@ class Recipe:
         if not 0 <= self.seed < 2**63:
             raise InputError(f"the seed must be 0 or more and fit in 63 bits; got {self.seed}")
         if self.objective == "one-way" and self.regularity != "diffusion":
-            raise InputError(f"the objective one-way knows one map, so its regularity is diffusion; not {self.regularity}")
+            raise InputError(f"the objective one-way knows one map; its regularity is diffusion, not {self.regularity}")
         if self.objective == "three-images" and self.regularity == "diffusion":
             raise InputError("the objective three-images closes cycles of maps: its regularity is icon or gradicon")
         for stage in self.stages:

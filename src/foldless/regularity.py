@@ -55,9 +55,9 @@ def cycle_consistency(maps: Sequence[Map], points: Points) -> Score:
 
 
 def gradient_cycle_consistency(maps: Sequence[Map], points: Points) -> Score:
-    """Squared entries of D(phi_1 ∘ phi_2 ∘ ... ∘ phi_n) - I, as in GradICON: summed over directions, mean over the rest.
+    """Squared entries of D(phi_1 ∘ phi_2 ∘ ... ∘ phi_n) - I, summed over directions, mean over points and components.
 
-    For maps that lead around a cycle; analytic, without units.
+    For maps that lead around a cycle, as GradICON; analytic, without units.
     """
     error = compose(*maps).jacobian(points) - Identity(points.shape[1]).jacobian(points)
     return error.square().sum(2).mean()

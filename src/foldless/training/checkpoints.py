@@ -39,7 +39,7 @@ def what_is_left(folder: Path) -> str:
 
 
 def load_checkpoint(recipe: Recipe, registration: Registration, folder: Path) -> State:
-    """The state of the training that `resume.pt` holds, `registration` and torch's generator brought to where it stands.
+    """The state that `resume.pt` holds, with `registration` and torch's generator brought to where it stands.
 
     Raises:
         InputError: there is no checkpoint, or it does not fit.

@@ -170,8 +170,8 @@ def take_weights(registration: Registration, trained: Registration) -> None:
             part.load_state_dict(other.state_dict())
     except (RuntimeError, ValueError) as error:
         raise InputError(
-            f"the weights to start from are of {len(theirs)} networks, which do not fit the first of these {len(ours)}: "
-            "give both trainings the same network, widths and normalisation"
+            f"the weights to start from are of {len(theirs)} networks, which do not fit the first of these "
+            f"{len(ours)}: give both trainings the same network, widths and normalisation"
         ) from error
 
 
