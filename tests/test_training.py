@@ -242,7 +242,7 @@ def test_best_is_the_best_of_the_looks(tmp_path):
     looks = [row["val_total"] for row in read_log(tmp_path / "log.csv") if "val_total" in row]
     split, state = data(2), new_state(SMALL, (16, 16))
     state.objective.registration.load_state_dict(model.registration.state_dict())
-    held_out = loop._held_out(split.val, 2)
+    held_out = loop._held_out(split.val)
     assert validate(state.objective, split.val, held_out).total == pytest.approx(min(looks), rel=1e-5)
     assert set(model.trained_on) == {*split.train.names, *split.val.names}
 

@@ -183,7 +183,7 @@ def pooled(images: ImageSet, level: int) -> ImageSet:
     return replace(images, images=average_pool(images.images, level), spacing=spacing, labels=None)
 
 
-def _held_out(images: ImageSet, size: int) -> list[tuple[int, ...]]:
+def _held_out(images: ImageSet, size: int = 2) -> list[tuple[int, ...]]:
     """Pairs of held-out images or, for cycles of three, every pair with the next image that is not in it."""
     if len(images) < size:
         wanted = "two images" if size == 2 else "three images"
