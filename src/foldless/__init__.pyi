@@ -352,6 +352,9 @@ from .weighting import (
     Constant as Constant,
 )
 from .weighting import (
+    HoldBelow as HoldBelow,
+)
+from .weighting import (
     Ramp as Ramp,
 )
 from .weighting import (

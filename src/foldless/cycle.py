@@ -38,8 +38,9 @@ class OneWay(BaseObjective):
         image_A, image_B = images
         grid = Grid.of(image_B)
         phi: Map = self.registration(image_A, image_B)
-        similarity = self.similarity(sample(image_A, phi.on(grid)), image_B)
-        return self.weighed(similarity, diffusion(phi, grid)), phi
+        nodes = phi.on(grid)
+        similarity = self.similarity(sample(image_A, nodes), image_B)
+        return self.weighed(similarity, diffusion(phi, grid), nodes), phi
 
 
 class ImageCycle(BaseObjective):
@@ -60,10 +61,11 @@ class ImageCycle(BaseObjective):
         x, y = images
         grid = Grid.of(y)
         phi: Map = self.registration(x, y)
-        warped = sample(x, phi.on(grid))
+        nodes = phi.on(grid)
+        warped = sample(x, nodes)
         psi: Map = self.registration(warped, x)
         similarity = self.similarity(warped, y) + self.similarity(sample(warped, psi.on(grid)), x)
-        return self.weighed(similarity, self.regularity(phi, psi, grid)), phi
+        return self.weighed(similarity, self.regularity(phi, psi, grid), nodes), phi
 
 
 class ThreeImages(BaseObjective):
@@ -91,4 +93,4 @@ class ThreeImages(BaseObjective):
         similarity = 3 * self.similarity(sample(moving, nodes), fixed)
         ring = [phi[k * count : (k + 1) * count] for k in range(3)]
         turns = [self.closing([*ring[k:], *ring[:k]], grid.jittered(count, nodes)) for k in range(3)]
-        return self.weighed(similarity, torch.stack(turns).sum()), ring[0]
+        return self.weighed(similarity, torch.stack(turns).sum(), nodes[:count]), ring[0]

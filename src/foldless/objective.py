@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from foldless.grid import Grid, sample
+from foldless.grid import Grid, Points, in_voxels, sample
 from foldless.maps import Map
+from foldless.metrics import folded
 from foldless.registration import Registration
 from foldless.regularity import Regularity
 from foldless.similarity import Similarity
@@ -50,9 +51,16 @@ class BaseObjective(nn.Module):
     def with_maps(self, *images: Image) -> tuple[Terms, Map]:
         """The terms of some images (batch, channels, *lattice), and the map from the second image to the first."""
 
-    def weighed(self, similarity: Tensor, regularity: Tensor) -> Terms:
-        """The terms that these two parts make under the current weight."""
+    def weighed(self, similarity: Tensor, regularity: Tensor, nodes: Points) -> Terms:
+        """The terms that these two parts make under the current weight.
+
+        In training mode a weight that follows the folds is told those of `nodes`, a lattice under phi_AB
+        (batch, dim, *lattice); it answers in the next step.
+        """
         weight = self.weight()
+        if self.training and self.weight.needs_folds:
+            folds = folded(in_voxels(nodes, Grid.of(nodes)), "forward")
+            self.weight.update(folds.flatten(1).sum(1).double().mean().item(), folds[0].numel())
         return Terms(similarity + weight * regularity, similarity, regularity, weight)
 
 
@@ -75,6 +83,7 @@ class Objective(BaseObjective):
         moving, fixed = torch.cat([image_A, image_B]), torch.cat([image_B, image_A])
         phi = self.registration(moving, fixed)
         grid = Grid.of(fixed)
-        similarity = 2 * self.similarity(sample(moving, phi.on(grid)), fixed)
+        nodes = phi.on(grid)
+        similarity = 2 * self.similarity(sample(moving, nodes), fixed)
         regularity = self.regularity(phi[:pairs], phi[pairs:], grid)
-        return self.weighed(similarity, regularity), phi[:pairs]
+        return self.weighed(similarity, regularity, nodes[:pairs]), phi[:pairs]
