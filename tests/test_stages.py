@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from foldless.model import Model
 from foldless.recipe import Recipe, Stage, recipe_for
 from foldless.registration import Downsample, TwoStep, average_pool, warp
 from foldless.training.checkpoints import load_checkpoint
+from foldless.training.log import read_log
 from foldless.training.loop import new_registration, train
 
 FOUR = replace(SMALL, levels=(2, 2, 1, 1), steps=3)
@@ -24,6 +26,7 @@ KINDS = {
     "four networks": replace(FOUR, stages=one_by_one(FOUR, 3)),
     "phases": replace(PHASES, stages=alternating(PHASES, rounds=2)),
     "our phases": planned(replace(PHASES, refinement="images"), "image-refinement"),
+    "folds held below": replace(FOUR, stages=one_by_one(FOUR, 3), rate=0.1, weight=0.01, increase=0.25, threshold=2.0),
     "settings of their own": replace(
         SMALL,
         levels=(4, 2, 1),
@@ -191,6 +194,16 @@ def test_best_is_the_best_of_the_last_stage(tmp_path):
     assert not same(*(parts_of(tmp_path / name)[2] for name in ("best.safetensors", "stage-2.safetensors")))
 
 
+def test_the_weight_follows_the_folds_in_every_stage_anew(tmp_path):
+    kind = "folds held below"
+    run(tmp_path, kind)
+    weights = [row["weight"] for row in read_log(tmp_path / "log.csv")]
+    begins = [0, *KINDS[kind].ends()[:-1]]
+    assert [weights[k] for k in begins] == pytest.approx([0.01] * 3)
+    steps = [later - now for now, later in pairwise(weights)]
+    assert {round(step, 4) for k, step in enumerate(steps, start=1) if k not in begins} == {0.0, 0.25}
+
+
 # Warm starts
 
 
@@ -265,6 +278,9 @@ def test_icons_four_networks():
         {"levels": (1, 2), "stages": (Stage(),)},
         {"stages": (Stage(steps=0),)},
         {"stages": (Stage(rate=-1.0),)},
+        {"stages": (Stage(increase=-1.0),)},
+        {"ramp": 3, "increase": 0.1},
+        {"threshold": float("nan")},
         {"objective": "one-way", "regularity": "icon"},
         {"objective": "three-images", "regularity": "diffusion"},
     ],

@@ -24,7 +24,7 @@ from foldless.regularity import (
     gradient_cycle_consistency,
 )
 from foldless.similarity import LNCC, MSE, NCC, Similarity
-from foldless.weighting import Constant, Ramp, Weight
+from foldless.weighting import Constant, HoldBelow, Ramp, Weight
 
 
 def build_objective(recipe: Recipe, lattice: tuple[int, ...]) -> BaseObjective:
@@ -150,6 +150,8 @@ def weight_of(recipe: Recipe) -> Weight:
     """The weight rule a recipe describes."""
     if recipe.ramp:
         return Ramp(recipe.weight / 10, recipe.weight, recipe.ramp)
+    if recipe.increase:
+        return HoldBelow(recipe.weight, recipe.increase, recipe.threshold, recipe.per_voxel)
     return Constant(recipe.weight)
 
 

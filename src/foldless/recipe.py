@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from itertools import accumulate, pairwise
 from math import inf, prod
 from pathlib import Path
@@ -41,6 +41,8 @@ class Stage:
     rate: float | None = None
     weight: float | None = None
     ramp: int | None = None
+    increase: float | None = None
+    threshold: float | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,12 @@ class Recipe:
     """How much regularity counts, at the end."""
     ramp: int = 0
     """Steps over which the weight grows from a tenth to its value; 0 for constant."""
+    increase: float = 0.0
+    """Added to the weight in every step whose maps fold more than the threshold (ICON); 0 for constant."""
+    threshold: float = 0.0
+    """Forward folds a pair that are acceptable, on the lattice that is trained on; for increase."""
+    per_voxel: bool = False
+    """The threshold is a share of the voxels, 0 to 1, which means the same on every lattice."""
     steps: int = 2000
     """Training steps, of every stage that says no other number."""
     batch: int = 1
@@ -111,6 +119,10 @@ class Recipe:
             )
         if not (0 < self.rate < inf and 0 < self.sigma < inf and 0 <= self.weight < inf and self.ramp >= 0):
             raise InputError("rate and sigma must be above 0, weight and ramp not below, and all of them finite")
+        if not (0 <= self.increase < inf and 0 <= self.threshold < inf):
+            raise InputError(f"increase and threshold are 0 or more; got {self.increase:g} and {self.threshold:g}")
+        if self.ramp and self.increase:
+            raise InputError("the weight grows along a ramp or by an increase where maps fold; set one of them to 0")
         if self.window < 1 or self.window % 2 == 0:
             raise InputError(f"window must be odd, so that it has a centre; got {self.window}")
         if not 0 <= self.seed < 2**63:
@@ -148,7 +160,7 @@ class Recipe:
 
     def of_stage(self, stage: Stage) -> Recipe:
         """The settings that hold during a stage."""
-        own = {name: getattr(stage, name) for name in ("steps", "batch", "rate", "weight", "ramp")}
+        own = {f.name: getattr(stage, f.name) for f in fields(stage) if f.name not in ("parts", "trained", "level")}
         return replace(self, stages=(), **{name: value for name, value in own.items() if value is not None})
 
     def ends(self) -> tuple[int, ...]:
