@@ -149,8 +149,8 @@ def test_the_command_trains_judges_and_compares(foldless, data, tmp_path):
     assert set(content["methods"]["baseline"]["dice"]["folds"]) == {"a", "b", "c"}
     assert {"dice_region.left", "dice_region.right", "folds_percent.ten"} <= set(content["methods"]["refinement"])
     assert {row["pairs"] for row in content["compared"]} == {6}
-    assert "3 folds are 3" in content["caveat"]
-    assert "3 folds are 3" in " ".join(said.split())
+    assert "folds here: 3" in content["caveat"]
+    assert "folds here: 3" in " ".join(said.split())
     model = Model.load(tmp_path / "out/b/baseline")
     assert set(model.trained_on) == {"case_1", "case_2", "case_5", "case_6"}
     judged = json.loads((tmp_path / "out/b/baseline/pairs.json").read_text())["pairs"]
@@ -189,7 +189,9 @@ def test_the_same_command_goes_on_where_it_was_stopped(foldless, data, tmp_path,
 
 def test_more_methods_join_and_other_settings_do_not(foldless, data, tmp_path):
     words = ("crossvalidate", "--data", data, "--output", tmp_path / "out", "--steps", 1, "--precision", "float32")
-    assert foldless(*words, "--methods", "baseline")[0] == 0
+    assert foldless(*words, "--methods", "baseline", "--folds", "b")[0] == 0
+    assert [path.name for path in (tmp_path / "out").iterdir() if path.is_dir()] == ["b"]
+    assert foldless(*words, "--methods", "baseline", "--folds", "d")[0] == 2
     assert foldless(*words, "--methods", "baseline", "cycle")[0] == 0
     assert set(json.loads((tmp_path / "out/results.json").read_text())["methods"]) == {"baseline", "cycle"}
     code, _, complained = foldless(*words, "--methods", "baseline", "--seed", 1)

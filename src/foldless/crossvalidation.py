@@ -32,7 +32,7 @@ COMPARED = ("dice", "folds_percent.forward", "folds_percent.ten", "inverse_consi
 """The scores that methods are tested on against each other."""
 CAVEAT = (
     "p is of a paired Wilcoxon signed-rank test over the test pairs. Pairs share images and, within a fold, one "
-    "training, so they are not independent and p is too small; what repeats is the fold, and {folds} folds are {folds}."
+    "training, so they are not independent and p is too small. What repeats is the fold; folds here: {folds}."
 )
 
 Results = dict[str, dict[str, list[Scores]]]

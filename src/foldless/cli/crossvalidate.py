@@ -41,6 +41,8 @@ class CrossValidate:
     """CSV with the columns case,group; groups.csv in the data folder where it is not given."""
     methods: tuple[Method, ...] = ("baseline", "cycle")
     """What `foldless train --method` knows."""
+    folds: tuple[str, ...] = ()
+    """Groups to judge by in this call; none named is all, one after the other."""
     pairs: int = 100
     """Test pairs a fold, ordered, drawn with seed 0; all if there are fewer."""
     steps: int | None = None
@@ -71,20 +73,25 @@ class CrossValidate:
 
         files = case_names(self.data)
         folds = folds_of(read_groups(self.groups or self.data / "groups.csv", files))
+        if strange := set(self.folds) - {fold.name for fold in folds}:
+            raise InputError(
+                f"there is no group {min(strange)} to judge by; there are {', '.join(f.name for f in folds)}"
+            )
         regions = None if self.regions is None else read_regions(self.regions)
         recipes: dict[str, Recipe] = {m: settled(self._recipe(m)) for m in dict.fromkeys(self.methods)}
         source = Source(str(self.data), self.placement, self.percentiles).resolved()
         self._keep_record(source, recipes, folds)
         results: Results = {}
-        for fold in folds:
+        chosen = [fold for fold in folds if not self.folds or fold.name in self.folds]
+        for fold in chosen:
             for method, recipe in recipes.items():
                 say(f"{method}, judged by {fold.name}: {len(fold.train)} cases train, {len(fold.test)} judge")
                 folder = self.output / fold.name / method
                 with Watch(recipe.ends()[-1]) as watch:
                     rows = run_fold(recipe, source, fold, folder, self.pairs, self.legacy, watch.on_step)
                 results.setdefault(method, {})[fold.name] = rows if regions is None else with_regions(rows, regions)
-            self._write(results, len(folds))
-        self._show(results, len(folds))
+            self._write(results, len(chosen))
+        self._show(results, len(chosen))
 
     def _recipe(self, method: str) -> Recipe:
         from foldless.data.folder import largest_lattice
