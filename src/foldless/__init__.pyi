@@ -48,6 +48,9 @@ from .data.images import (
 from .data.images import (
     ordered_pairs as ordered_pairs,
 )
+from .data.mindboggle import (
+    prepare_mindboggle as prepare_mindboggle,
+)
 from .data.mnist import (
     mnist as mnist,
 )
