@@ -231,6 +231,9 @@ def test_four_networks_in_one_command(foldless, tmp_path):
     model = Model.load(tmp_path / "run")
     assert len(model.registration.parts) == 4
     assert "12 steps in" in said
+    looks = [row for row in read_log(tmp_path / "run/log.csv") if "val_total" in row and row["step"] > 8]
+    best = min(looks, key=lambda row: row["val_total"])
+    assert f"Best at step {int(best['step'])}:" in said, "of the last stage"
     assert re.search(r"^2 +│ +1-3 │ +3 │ +1 │ +8 │", said, re.MULTILINE), "the stages are shown"
     assert foldless("train", "--config", tmp_path / "run", "--output", tmp_path / "again")[0] == 0
     for name in ("stage-1", "stage-3", "best"):
@@ -274,7 +277,7 @@ def test_beginning_with_a_later_stage(foldless, tmp_path):
     ("method", "parts", "steps"), [("baseline", 1, 2), ("cycle", 1, 2), ("three-images", 1, 2), ("refinement", 2, 16)]
 )
 def test_the_methods_of_kuang(foldless, tmp_path, method, parts, steps):
-    save_cases(tmp_path / "data", 5, (12, 13, 14))
+    save_cases(tmp_path / "data", 7, (12, 13, 14))
     words = ("train", "--data", tmp_path / "data", "--method", method, *EXACT)
     code, said, complained = foldless(*words, "--output", tmp_path / "run")
     assert (code, complained) == (0, "")

@@ -365,6 +365,14 @@ def test_one_image_to_learn_from_or_to_watch(tmp_path):
         assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_held_out_cycles_of_three(count):
+    images = data(2).train.pick(range(count))
+    chosen = loop._held_out(images, 3)
+    assert [example[:2] for example in chosen] == loop._held_out(images)
+    assert all(len(set(example)) == min(count, 3) for example in chosen)
+
+
 def damaged(file):
     file.write_bytes(file.read_bytes()[:-50])
 

@@ -187,7 +187,7 @@ def _learn(
         if (folder / CHECKPOINT).is_file():
             say(f"To go on from the last checkpoint: foldless train --resume {folder}")
         raise
-    watch.summarise(folder / "log.csv")
+    watch.summarise(folder / "log.csv", after=(0, *recipe.ends())[-2])
     say(f"The model is {folder / 'best.safetensors'}. Next:")
     say(f"  foldless register MOVING FIXED --model {folder} --output DIR")
     say(f"  foldless evaluate --model {folder} --data FOLDER --output DIR")

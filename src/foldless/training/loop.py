@@ -184,15 +184,14 @@ def pooled(images: ImageSet, level: int) -> ImageSet:
 
 
 def _held_out(images: ImageSet, size: int = 2) -> list[tuple[int, ...]]:
-    """Pairs of held-out images or, for cycles of three, every pair with the next image that is not in it."""
-    if len(images) < size:
-        wanted = "two images" if size == 2 else "three images"
-        raise InputError(f"validation takes {wanted}; split.json names {len(images)} under val")
+    """Pairs of held-out images or, for cycles of three, every pair with a third image: another one if there is."""
+    if len(images) < 2:
+        raise InputError(f"validation takes two images; split.json names {len(images)} under val")
     pairs = ordered_pairs(len(images), VALIDATION_PAIRS)
     if size == 2:
         return list(pairs)
-    rest = [next(k % len(images) for k in range(j + 1, j + 3) if k % len(images) != i) for i, j in pairs]
-    return [(i, j, k) for (i, j), k in zip(pairs, rest, strict=True)]
+    others = [[k for k in range(len(images)) if k not in pair] or [pair[0]] for pair in pairs]
+    return [(*pair, other[place % len(other)]) for place, (pair, other) in enumerate(zip(pairs, others, strict=True))]
 
 
 @contextmanager
