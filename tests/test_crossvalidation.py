@@ -68,6 +68,7 @@ def test_groups_that_cannot_judge(tmp_path, groups):
         ("case,group\nnobody,a\n", "no such case"),
         ("case,group\ncase_1,a\ncase_1,b\n", "twice"),
         ("case,group\ncase_1,../a\n", "folder's name"),
+        ("case,group\ncase_1,..\n", "folder's name"),
         ("case,group\ncase_1,\n", "folder's name"),
         ("name,kind\ncase_1,a\n", "columns case,group"),
         ("", "columns case,group"),

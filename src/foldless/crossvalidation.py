@@ -60,11 +60,11 @@ def read_groups(file: Path, names: Iterable[str]) -> dict[str, str]:
         rows = list(csv.DictReader(content, skipinitialspace=True))
     if not rows or not {"case", "group"} <= set(rows[0]):
         raise InputError(f"{file} must be a CSV whose first line names the columns case,group, with a row per case")
-    groups: dict[str, str] = {}
+    known, groups = set(names), dict[str, str]()
     for row in rows:
-        if row["case"] not in set(names):
+        if row["case"] not in known:
             raise InputError(f"{file} names the case {row['case']}, but images/ has no such case")
-        if not row["group"] or Path(row["group"]).name != row["group"]:
+        if not row["group"] or row["group"] == ".." or Path(row["group"]).name != row["group"]:
             raise InputError(f"{file}: the group {row['group']!r} must serve as a folder's name; call it otherwise")
         if row["case"] in groups:
             raise InputError(f"{file} names the case {row['case']} twice; a case is in one group")
