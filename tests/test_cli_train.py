@@ -240,32 +240,13 @@ def test_four_networks_in_one_command(foldless, tmp_path):
         assert same(weights(tmp_path / "run", name), weights(tmp_path / "again", name))
 
 
-def test_going_on_amid_a_later_stage(foldless, tmp_path, monkeypatch):
-    from foldless.cli.watch import Watch
-
-    words = (*SHAPES, "--stages", 2)
-    foldless(*words, "--output", tmp_path / "straight")
-
-    def interrupt(self, step, terms):
-        if step == 7:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Watch, "on_step", interrupt)
-    assert foldless(*words, "--output", tmp_path / "killed")[0] == 130
-    monkeypatch.undo()
-    assert foldless("train", "--resume", tmp_path / "killed")[0] == 0
-    for name in ("last", "best", "stage-1", "stage-2"):
-        assert same(weights(tmp_path / "straight", name), weights(tmp_path / "killed", name))
-
-
 def test_beginning_with_a_later_stage(foldless, tmp_path):
-    foldless(*SHAPES, "--stages", 2, "--output", tmp_path / "run")
+    save_cases(tmp_path / "data", 4, (12, 12))
+    words = ("train", "--data", tmp_path / "data", *TINY, "--stages", 2)
+    foldless(*words, "--output", tmp_path / "run")
     start = ("--start", tmp_path / "run/stage-1.safetensors", "--first-stage", 2)
-    words = (*SHAPES, "--stages", 2, *start)
-    assert foldless(*words, "--output", tmp_path / "more")[0] == 0
-    before, after = (
-        weights(folder, name) for folder, name in ((tmp_path / "run", "stage-1"), (tmp_path / "more", "last"))
-    )
+    assert foldless(*words, *start, "--output", tmp_path / "more")[0] == 0
+    before, after = weights(tmp_path / "run", "stage-1"), weights(tmp_path / "more")
     assert all(torch.equal(before[name], after[name]) for name in before if name.startswith("first."))
     assert not same(before, after)
     assert len(json.loads((tmp_path / "more/run.json").read_text())["data_sha256"]["start"]) == 64
@@ -277,7 +258,8 @@ def test_beginning_with_a_later_stage(foldless, tmp_path):
     ("method", "parts", "steps"), [("baseline", 1, 2), ("cycle", 1, 2), ("three-images", 1, 2), ("refinement", 2, 16)]
 )
 def test_the_methods_of_kuang(foldless, tmp_path, method, parts, steps):
-    save_cases(tmp_path / "data", 7, (12, 13, 14))
+    dim = 3 if method == "refinement" else 2  # the published sizes are counted once
+    save_cases(tmp_path / "data", 7, (12, 13, 14)[:dim])
     words = ("train", "--data", tmp_path / "data", "--method", method, *EXACT)
     code, said, complained = foldless(*words, "--output", tmp_path / "run")
     assert (code, complained) == (0, "")
@@ -286,7 +268,9 @@ def test_the_methods_of_kuang(foldless, tmp_path, method, parts, steps):
     assert len(model.registration.parts) == parts
     assert model.recipe.similarity == "lncc-squared"
     assert model.recipe.rate == 1e-4
-    assert [sum(p.numel() for p in part.parameters()) for part in model.registration.parts] == [259_675, 2_611][:parts]
+    if dim == 3:
+        sizes = [sum(p.numel() for p in part.parameters()) for part in model.registration.parts]
+        assert sizes == [259_675, 2_611]
 
 
 def test_a_method_resumes_in_the_middle_of_a_phase(foldless, tmp_path, monkeypatch):

@@ -22,10 +22,11 @@ from foldless.training.loop import new_registration, train
 
 FOUR = replace(SMALL, levels=(2, 2, 1, 1), steps=3)
 PHASES = replace(SMALL, refinement="linear", objective="image-cycle", regularity="diffusion", steps=4, weight=0.1)
+OURS = replace(PHASES, refinement="images")
 KINDS = {
     "four networks": replace(FOUR, stages=one_by_one(FOUR, 3)),
     "phases": replace(PHASES, stages=alternating(PHASES, rounds=2)),
-    "our phases": planned(replace(PHASES, refinement="images"), "image-refinement"),
+    "our phases": replace(OURS, stages=alternating(OURS, rounds=1)),
     "folds held below": replace(FOUR, stages=one_by_one(FOUR, 3), rate=0.1, weight=0.01, increase=0.25, threshold=2.0),
     "settings of their own": replace(
         SMALL,
@@ -42,6 +43,20 @@ KINDS = {
 def run(folder, kind, **options):
     folder.mkdir(exist_ok=True)
     return train(KINDS[kind], data(2), PREPARED[2], folder, **options)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """The folder of a training of some kind that nothing has stopped; each is run once."""
+    folders = {}
+
+    def folder_of(kind):
+        if kind not in folders:
+            folders[kind] = tmp_path_factory.mktemp("straight")
+            run(folders[kind], kind)
+        return folders[kind]
+
+    return folder_of
 
 
 def parts_of(file):
@@ -71,13 +86,12 @@ def end_of(folder, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_frozen_does_not_move_by_one_bit_and_what_is_trained_does(tmp_path, kind):
+def test_what_is_frozen_does_not_move_by_one_bit_and_what_is_trained_does(straight, kind):
     """Batch normalisation's statistics are among the bits, and looks at held-out pairs lie within every stage."""
-    recipe = KINDS[kind]
-    run(tmp_path, kind)
+    recipe, folder = KINDS[kind], straight(kind)
     before = [dict(part.state_dict()) for part in new_registration(recipe, (16, 16)).parts]
     for place, stage in enumerate(recipe.stages, start=1):
-        after = parts_of(tmp_path / f"stage-{place}.safetensors")
+        after = parts_of(folder / f"stage-{place}.safetensors")
         trained = stage.trained or range(1, (stage.parts or recipe.parts) + 1)
         for number, (one, other) in enumerate(zip(before, after, strict=True), start=1):
             assert same(one, other) == (number not in trained), f"part {number} in stage {place}"
@@ -134,10 +148,9 @@ def test_a_stages_registration_is_the_inner_part_of_the_next():
     assert torch.equal(registration(a, b).on(grid), expected.on(grid))
 
 
-def test_networks_that_wait_leave_the_map_alone(tmp_path):
-    run(tmp_path, "four networks")
+def test_networks_that_wait_leave_the_map_alone(straight):
     recipe = KINDS["four networks"]
-    whole = Model.load(tmp_path / "stage-1.safetensors").registration
+    whole = Model.load(straight("four networks") / "stage-1.safetensors").registration
     part = assembled(recipe, whole.parts[:2], level=1)
     a, b, grid = data(2).test.images[:2], data(2).test.images[2:4], Grid((16, 16))
     assert torch.equal(whole(a, b).on(grid), part(a, b).on(grid))
@@ -170,34 +183,30 @@ def test_a_stage_on_pooled_images_is_a_training_on_pooled_images():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_stage_that_is_killed_goes_on_in_its_stage(tmp_path, kind):
-    """Killed amid the second stage, and at the last step of it, when the next has not left anything yet."""
-    run(tmp_path / "straight", kind)
+def test_a_stage_that_is_killed_goes_on_in_its_stage(straight, tmp_path, kind):
+    """Killed amid the second stage, and as soon as it is over, when the next has not left anything yet."""
     first, second = KINDS[kind].ends()[:2]
-    for step, resume in ((second - 1, False), (second, True), (second + 1, True)):
+    for step, resume in ((second - 1, False), (min(second + 1, KINDS[kind].ends()[-1]), True)):
         with pytest.raises(Killed):
             run(tmp_path / "killed", kind, on_step=kill_at(step), resume=resume)
         torch.manual_seed(77)
     assert first < second - 1
     run(tmp_path / "killed", kind, resume=True)
-    assert_same(end_of(tmp_path / "straight", kind), end_of(tmp_path / "killed", kind))
-    assert {path.name for path in tmp_path.glob("straight/stage-*")} == {
+    assert_same(end_of(straight(kind), kind), end_of(tmp_path / "killed", kind))
+    assert {path.name for path in tmp_path.glob("killed/stage-*")} == {
         f"stage-{k + 1}.safetensors" for k in range(len(KINDS[kind].stages))
     }
 
 
-def test_best_is_the_best_of_the_last_stage(tmp_path):
-    model = run(tmp_path, "settings of their own")
-    assert same(
-        dict(model.registration.state_dict()), dict(Model.load(tmp_path / "best.safetensors").registration.state_dict())
-    )
-    assert not same(*(parts_of(tmp_path / name)[2] for name in ("best.safetensors", "stage-2.safetensors")))
+def test_best_is_the_best_of_the_last_stage(straight):
+    folder = straight("settings of their own")
+    best, second = (parts_of(folder / name) for name in ("best.safetensors", "stage-2.safetensors"))
+    assert not same(best[2], second[2])
 
 
-def test_the_weight_follows_the_folds_in_every_stage_anew(tmp_path):
+def test_the_weight_follows_the_folds_in_every_stage_anew(straight):
     kind = "folds held below"
-    run(tmp_path, kind)
-    weights = [row["weight"] for row in read_log(tmp_path / "log.csv")]
+    weights = [row["weight"] for row in read_log(straight(kind) / "log.csv")]
     begins = [0, *KINDS[kind].ends()[:-1]]
     assert [weights[k] for k in begins] == pytest.approx([0.01] * 3)
     steps = [later - now for now, later in pairwise(weights)]
@@ -207,12 +216,11 @@ def test_the_weight_follows_the_folds_in_every_stage_anew(tmp_path):
 # Warm starts
 
 
-def test_starting_from_a_stages_checkpoint(tmp_path):
+def test_starting_from_a_stages_checkpoint(straight, tmp_path):
     kind = "four networks"
-    run(tmp_path / "first", kind)
-    start = Model.load(tmp_path / "first/stage-1.safetensors")
-    run(tmp_path / "second", kind, start=start, first_stage=2)
-    begun, done = parts_of(tmp_path / "first/stage-1.safetensors"), parts_of(tmp_path / "second/last.safetensors")
+    file = straight(kind) / "stage-1.safetensors"
+    run(tmp_path / "second", kind, start=Model.load(file), first_stage=2)
+    begun, done = parts_of(file), parts_of(tmp_path / "second/last.safetensors")
     assert [same(one, other) for one, other in zip(begun, done, strict=True)] == [True, True, False, False]
     assert not (tmp_path / "second/stage-1.safetensors").exists()
 
