@@ -1,1 +1,1 @@
-"""One short file per published claim; each prints a table published beside measured."""
+"""The papers' figures and tables as commands, each `python -m experiments.NAME --help`; see RESULTS.md."""

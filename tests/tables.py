@@ -10,7 +10,7 @@ from foldless.grid import Grid, per_axis
 from foldless.maps import Affine, Displacement, Exponential, Identity, Map
 from foldless.networks import MLP, ConvOnly, EncoderDecoder, ResidualUNet, VoxelMorphUNet
 from foldless.regularity import ICON, Diffusion, GradICON, Regularity
-from foldless.similarity import LNCC, MSE, NCC, Similarity
+from foldless.similarity import LNCC, MINDSSC, MSE, NCC, NMI, Similarity
 
 DIMS = (1, 2, 3)
 SHAPES = {1: (13,), 2: (11, 14), 3: (7, 9, 8)}
@@ -96,7 +96,12 @@ SIMILARITIES: dict[str, Similarity] = {
     "LNCC squared": LNCC(window=5, squared=True),
     "LNCC Gaussian": LNCC(sigma=1.2),
     "LNCC Gaussian squared": LNCC(sigma=1.2, squared=True),
+    "NMI": NMI(bins=12),
+    "MIND-SSC": MINDSSC(radius=1, dilation=1),
 }
+SIMILARITY_CASES = tuple((dim, name) for dim in DIMS for name in SIMILARITIES if (dim, name) != (1, "MIND-SSC"))
+BLIND_TO_SIGN = ("LNCC squared", "LNCC Gaussian squared", "NMI", "MIND-SSC")
+BLIND_TO_CONTRAST = tuple(name for name in SIMILARITIES if name not in ("MSE", "NMI"))
 
 REGULARITIES: dict[str, Regularity] = {
     "ICON": ICON(),

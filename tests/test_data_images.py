@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from foldless.data.images import ImageSet, RandomPairs, ordered_pairs
 from foldless.errors import InputError
+from foldless.grid import Grid
 
 
 def numbered(count):
@@ -71,3 +72,22 @@ def test_a_pair_is_mirrored_alike():
         assert not torch.equal(a, b)
         seen |= {tuple(map(int, place)) for place in (a[:, 0] > 0).nonzero()[:, 1:]}
     assert len(seen) == 8
+
+
+def test_every_image_moves_by_an_affine_map_of_its_own():
+    """A ramp along each axis becomes another plane: near the middle its slope is a row of the matrix."""
+    ramp = Grid((17, 19)).points()[0]
+    images = ImageSet(torch.stack([ramp, ramp]), ("a", "b"), (1.0, 1.0))
+    moving, fixed = RandomPairs(images, batch=40, affine=0.1).draw()
+    moved = torch.cat([moving, fixed])
+    middle = moved[:, :, 6:11, 7:12]
+    slope = torch.stack([middle.diff(dim=2).mean((2, 3)) * 16, middle.diff(dim=3).mean((2, 3)) * 18], -1)
+    deviation = slope - torch.eye(2)
+    shift = moved[:, :, 8, 9] - 0.5
+    assert 0.095 < deviation.abs().max() < 0.1 + 1e-5  # of 320 numbers, one lies close to the bound
+    assert 0.045 < shift.abs().max() < 0.05 + 1e-5
+    assert deviation.mean().abs() < 0.02
+    assert (moving - fixed).abs().amax((1, 2, 3)).min() > 1e-3
+    assert moved.min() >= 0
+    assert moved.max() <= 1
+    assert torch.equal(RandomPairs(images, batch=4).draw()[0], images.images[[0] * 4])

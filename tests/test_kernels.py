@@ -11,6 +11,7 @@ from foldless.kernels import convolution, native, plain
 from foldless.kernels.norm import normalise
 from foldless.kernels.thin import thin
 from foldless.maps import Displacement
+from foldless.regularity import _plain_product_error, _product_error
 
 compiled = pytest.mark.skipif(
     not kernels.native_status()[0], reason=f"no compiled kernel: {kernels.native_status()[1]}"
@@ -70,6 +71,37 @@ def test_the_compiled_form_equals_the_plain_one(kind, shape, dtype):
     points = places(kind, shape, 2).to(dtype)
     assert_forms_agree(values, points, with_jacobian=True)
     assert_forms_agree(values, points, with_jacobian=False)
+
+
+@compiled
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("channels", [1, 2, 4, 5, 9])
+@pytest.mark.parametrize("dim", DIMS)
+def test_any_number_of_channels(dim, channels, dtype):
+    """They are scattered by groups of four, the last of which need not be full."""
+    values = torch.randn(2, channels, *SHAPES[dim], dtype=dtype)
+    assert_forms_agree(values, random_points(dim, batch=2, count=130, low=-0.1, high=1.1).to(dtype))
+
+
+@compiled
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 4097])
+@pytest.mark.parametrize("dim", DIMS)
+def test_any_number_of_points(dim, count):
+    """They are read by blocks of 64 and shared among threads by blocks of those."""
+    values = torch.randn(1, 3, *SHAPES[dim], dtype=torch.float64)
+    assert_forms_agree(values, random_points(dim, count=count))
+
+
+@compiled
+@pytest.mark.parametrize("dim", DIMS)
+def test_few_points_leave_most_values_without_gradient(dim):
+    shape = {1: (3000,), 2: (60, 50), 3: (14, 15, 16)}[dim]
+    values = torch.randn(1, 3, *shape, dtype=torch.float64, requires_grad=True)
+    points = random_points(dim, count=2)
+    (got,) = torch.autograd.grad(native.sample(values, points, False)[0].sum(), values)
+    (expected,) = torch.autograd.grad(plain.sample(values, points, False)[0].sum(), values)
+    assert_close(got, expected, **CLOSE[torch.float64])
+    assert (got == 0).sum() >= got.numel() - 2 * 3 * 2**dim
 
 
 @compiled
@@ -139,9 +171,10 @@ def test_nothing_in_nothing_out(dim, batch, count):
 
 @compiled
 @pytest.mark.parametrize("dim", DIMS)
-@pytest.mark.parametrize("batch", [1, 3])
-def test_many_threads_compute_what_one_does(dim, batch):
-    values = torch.randn(batch, 2, *SHAPES[dim], dtype=torch.float64)
+@pytest.mark.parametrize("batch", [1, 3, 4])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_many_threads_compute_what_one_does(dim, batch, channels):
+    values = torch.randn(batch, channels, *SHAPES[dim], dtype=torch.float64)
     points = random_points(dim, batch, count=10_001)  # more than one chunk, and no multiple of a thread's share
     before = torch.get_num_threads()
     try:
@@ -355,3 +388,35 @@ def test_bfloat16_rounds_as_torch_does():
     assert torch.equal(x.grad[0, :, 0].isnan(), values.isnan().expand(32, -1))
     finite = ~values.isnan()
     assert torch.equal(x.grad[0, :, 0, finite], values.bfloat16()[finite].expand(32, -1))
+
+
+# Products of Jacobians
+
+
+@compiled
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("count", [1, 50, 2051])
+@pytest.mark.parametrize("dim", DIMS)
+def test_the_error_of_a_product_equals_the_plain_one(dim, count, dtype):
+    a, b = torch.randn(2, 2, dim, dim, count, dtype=dtype)
+    points = torch.rand(2, dim, count, dtype=dtype)
+    like = torch.tensor(3.0)
+    got = with_gradients(lambda a, b: _product_error(a, b, points), (a, b), like)
+    expected = with_gradients(lambda a, b: _plain_product_error(a, b, points), (a, b), like)
+    for ours, referee in zip(got, expected, strict=True):
+        assert ours.dtype == dtype
+        assert_close(
+            ours,
+            referee,
+            rtol=ROUNDED[torch.float32] if dtype == torch.float32 else 1e-12,
+            atol=1e-6 if dtype == torch.float32 else 1e-12,
+        )
+
+
+@compiled
+@pytest.mark.parametrize("dim", DIMS)
+def test_the_error_of_a_product_has_its_gradient(dim):
+    a, b = torch.randn(2, 2, dim, dim, 3, dtype=torch.float64)
+    turned = a.transpose(1, 2).contiguous().transpose(1, 2).requires_grad_()
+    points = torch.rand(2, dim, 3, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda a, b: _product_error(a, b, points), (turned, b.requires_grad_()))

@@ -30,7 +30,17 @@ def test_the_package_and_its_command_line_import_without(module, heavy):
 
 
 def test_the_mathematics_imports_without_files_and_pictures():
-    names = ["grid", "maps", "networks", "registration", "similarity", "regularity", "weighting", "objective"]
+    names = [
+        "grid",
+        "maps",
+        "networks",
+        "registration",
+        "similarity",
+        "regularity",
+        "weighting",
+        "objective",
+        "pairwise",
+    ]
     imports = ", ".join(f"foldless.{name}" for name in names)
     loaded = python(f"import sys, {imports}; print(*sys.modules)").split()
     assert not {"SimpleITK", "matplotlib", "nibabel", "scipy", "foldless.io", "foldless.data"} & set(loaded)

@@ -95,6 +95,13 @@ def test_a_u_net_wants_as_many_steps_up_as_down():
         VoxelMorphUNet(2, encoder=(4, 8), decoder=(4,))
 
 
+def test_a_bottleneck_is_bound_to_a_size():
+    net = ResidualUNet(2, (2, 4, 6), (5, 7), bottleneck=(12, 9))
+    assert net(*torch.rand(2, 1, 1, 12, 16)).shape == (1, 2, 12, 16)
+    with pytest.raises(ValueError, match=r"12 nodes on the coarsest lattice; the images have \(3, 5\)"):
+        net(*torch.rand(2, 1, 1, 12, 20))
+
+
 def test_normalisations_are_listed():
     with pytest.raises((ValueError, TypeError), match="batch"):
         ResidualUNet(2, (2, 4), (4,), normalisation="layer")

@@ -10,6 +10,7 @@ from tables import (
     REGULARITIES,
     SHAPES,
     SIMILARITIES,
+    SIMILARITY_CASES,
     every_network,
     smooth_image,
     stirred,
@@ -29,6 +30,7 @@ WITHOUT_JITTER = ("ICON on the lattice", "GradICON on the lattice", "Diffusion")
 PAIRED = (("Displacement", "ICON on the lattice"), ("Exponential", "GradICON on the lattice"))
 
 every_dim = pytest.mark.parametrize("dim", DIMS)
+every_case = pytest.mark.parametrize(("dim", "similarity"), SIMILARITY_CASES)
 
 
 def objective(
@@ -42,8 +44,7 @@ def images(dim, batch=2):
     return smooth_image(SHAPES[dim], batch), smooth_image(SHAPES[dim], batch)
 
 
-@every_dim
-@pytest.mark.parametrize("similarity", SIMILARITIES)
+@every_case
 @pytest.mark.parametrize("regularity", REGULARITIES)
 def test_the_total_is_the_weighted_sum(dim, similarity, regularity):
     terms = objective(dim, similarity=similarity, regularity=regularity)(*images(dim))
@@ -67,8 +68,7 @@ def test_one_pass_over_the_doubled_batch_is_two_passes(dim, name, as_map, regula
     assert_close(terms.regularity, loss.regularity(forth, back, Grid(SHAPES[dim])), rtol=0, atol=SAME)
 
 
-@every_dim
-@pytest.mark.parametrize("similarity", SIMILARITIES)
+@every_case
 @pytest.mark.parametrize("regularity", WITHOUT_JITTER)
 def test_a_pair_has_no_first_image(dim, similarity, regularity):
     loss = objective(dim, similarity=similarity, regularity=regularity)
@@ -100,8 +100,7 @@ def test_gradients_reach_every_parameter(dim, name, as_map, regularity):
     assert reached >= len(list(loss.parameters())) - (3 if name in ("ResidualUNet", "ResidualUNet instance") else 0)
 
 
-@every_dim
-@pytest.mark.parametrize("similarity", SIMILARITIES)
+@every_case
 def test_a_few_steps_make_it_smaller(dim, similarity):
     loss = objective(dim, "ConvOnly", similarity, weight=1.0).train()
     a, b = images(dim)

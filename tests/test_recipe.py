@@ -44,6 +44,8 @@ def test_a_source_survives_its_record():
         {"weight": -1.0},
         {"weight": float("nan")},
         {"ramp": -1},
+        {"affine": -0.1},
+        {"affine": 0.5},
         {"window": 4},
         {"window": -1},
         {"seed": -1},

@@ -1,5 +1,6 @@
 """Registrations obey their equations; ITK judges what warping means."""
 
+import monai.networks.blocks
 import numpy as np
 import pytest
 import SimpleITK
@@ -226,3 +227,12 @@ def test_warping_onto_another_lattice_is_resampling(dim):
     assert fine.shape == (1, 2, *finer.shape)
     every_second = (..., *[slice(None, None, 2)] * dim)
     assert_close(fine[every_second].double(), image, rtol=0, atol=1e-5)  # the identity's points are float32
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_monai_warps_by_the_same_voxels(dim):
+    """What MONAI's and VoxelMorph's networks emit is `Displacement.from_voxels`, to the letter."""
+    image = smooth_image(SHAPES[dim], 2)
+    voxels = 2 * torch.randn(2, dim, *SHAPES[dim], dtype=torch.float64)
+    expected = monai.networks.blocks.Warp(mode="bilinear", padding_mode="border")(image, voxels)
+    assert_close(warp(image, Displacement.from_voxels(voxels)), expected, rtol=0, atol=SLACK)

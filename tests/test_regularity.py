@@ -20,7 +20,12 @@ from torch.testing import assert_close
 
 from foldless.grid import Grid, per_axis
 from foldless.maps import Affine, Displacement, Exponential, Identity, invert
-from foldless.regularity import diffusion, gradient_inverse_consistency, inverse_consistency
+from foldless.regularity import (
+    diffusion,
+    gradient_inverse_consistency,
+    inverse_consistency,
+    noisy_inverse_consistency,
+)
 
 BATCH = 2
 NO_ERROR = 1e-20  # squares of float64's rounding
@@ -125,6 +130,42 @@ def test_jitter_is_drawn_anew_and_repeats_with_the_seed(dim, name):
     assert one == REGULARITIES[name](phi, psi, grid) != two
     lattice = REGULARITIES[f"{name} on the lattice"]
     assert lattice(phi, psi, grid) == lattice(phi, psi, grid)
+
+
+@every_dim
+@pytest.mark.parametrize(
+    "cost",
+    [
+        inverse_consistency,
+        gradient_inverse_consistency,
+        lambda phi, psi, points: noisy_inverse_consistency(phi, psi, points, [0.01] * points.shape[1]),
+    ],
+)
+def test_bare_displacements_are_maps_of_the_unit_cube(dim, cost):
+    phi, points = pair(dim)[0], points_of(dim)
+    scores = []
+    psi = Displacement(smooth(tuple(n + 2 for n in SHAPES[dim]), 0.5))  # a lattice and a batch of its own
+    for one, other in ((phi, psi), (phi.field, psi.field), (phi.field, psi)):
+        torch.manual_seed(2)  # the same noise
+        scores.append(cost(one, other, points))
+    ones = [1] * dim
+    voxels = [
+        part.field * (torch.tensor(part.field.shape[2:], dtype=torch.float64) - 1).reshape(1, dim, *ones)
+        for part in (phi, psi)
+    ]
+    torch.manual_seed(2)
+    scores.append(cost(*[Displacement.from_voxels(u) for u in voxels], points))
+    assert scores[0] == scores[1] == scores[2]
+    assert_close(scores[3], scores[0], rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("cost", [inverse_consistency, gradient_inverse_consistency])
+def test_what_is_no_displacement_is_refused(cost):
+    three = torch.zeros(1, 3, 8, 8)
+    with pytest.raises(ValueError, match="one component an axis"):
+        cost(three, three, torch.rand(1, 3, 5))
+    with pytest.raises(ValueError, match="one component an axis"):
+        Displacement.from_voxels(three)
 
 
 # Inverse consistency

@@ -7,18 +7,19 @@ import monai.losses
 import numpy as np
 import pytest
 import scipy.ndimage
+import scipy.stats
 import torch
-from tables import DIMS, SHAPES, SIMILARITIES, SLACK, smooth_image
+from tables import BLIND_TO_CONTRAST, BLIND_TO_SIGN, DIMS, SHAPES, SIMILARITIES, SIMILARITY_CASES, SLACK, smooth_image
 from torch.testing import assert_close
 
-from foldless.similarity import LNCC, MSE, NCC, box_sum, gaussian_average
+from foldless.similarity import LNCC, MINDSSC, MSE, NCC, NMI, box_sum, gaussian_average
 
 EXACT = 1e-10  # float64: variances come from differences of sums
 OF_EPSILON = 0.01  # what an epsilon of 1e-5 takes from the correlation of images of variance 0.01 and more
 AS_ICON = 1e-5  # float32
 
 every_dim = pytest.mark.parametrize("dim", DIMS)
-every_similarity = pytest.mark.parametrize("name", SIMILARITIES)
+every_case = pytest.mark.parametrize(("dim", "name"), SIMILARITY_CASES)
 
 
 def pair(dim, batch=2, channels=2, shape=None):
@@ -30,36 +31,34 @@ def pair(dim, batch=2, channels=2, shape=None):
 # Laws
 
 
-@every_dim
-@every_similarity
+@every_case
 def test_equal_images_score_zero(dim, name):
     image, _ = pair(dim)
     score = SIMILARITIES[name](image, image)
     assert score.shape == ()
-    if name == "MSE":
+    if name in ("MSE", "MIND-SSC"):
         assert score == 0
+    elif name == "NMI":
+        assert 0 < score < 0.7  # a voxel counts in several bins
     else:
         assert 0 <= score < OF_EPSILON
 
 
-@every_dim
-@every_similarity
+@every_case
 def test_unlike_images_score_more(dim, name):
     a, b = pair(dim)
     similarity = SIMILARITIES[name]
     assert similarity(a, b) > similarity(a, a) + 1e-3
-    assert similarity(a, 1 - b if "squared" not in name else torch.rand_like(b)) > similarity(a, b)
+    assert similarity(a, 1 - b if name not in BLIND_TO_SIGN else torch.rand_like(b)) > similarity(a, b)
 
 
-@every_dim
-@every_similarity
+@every_case
 def test_similarity_is_symmetric(dim, name):
     a, b = pair(dim)
     assert_close(SIMILARITIES[name](a, b), SIMILARITIES[name](b, a), rtol=0, atol=SLACK)
 
 
-@every_dim
-@every_similarity
+@every_case
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_constant_images_have_finite_scores_and_gradients(dim, name, value, dtype):
@@ -72,36 +71,32 @@ def test_constant_images_have_finite_scores_and_gradients(dim, name, value, dtyp
         assert torch.isfinite(gradient).all()
 
 
-@every_dim
-@every_similarity
+@every_case
 def test_gradients_are_the_derivatives(dim, name):
-    a, b = pair(dim, 1, 1, shape={1: (7,), 2: (4, 5), 3: (3, 4, 3)}[dim])
+    a, b = pair(dim, 1, 1, shape={1: (7,), 2: (4, 5), 3: (2, 3, 2)}[dim])
     mask = torch.rand(1, 1, *a.shape[2:], dtype=torch.float64)
     similarity = SIMILARITIES[name]
     assert torch.autograd.gradcheck(similarity, (a.requires_grad_(), b.requires_grad_()), eps=1e-6, atol=1e-5)
     assert torch.autograd.gradcheck(lambda a, b: similarity(a, b, mask), (a, b), eps=1e-6, atol=1e-5)
 
 
-@every_dim
-@every_similarity
+@every_case
 def test_the_score_of_a_batch_is_the_mean_of_its_samples(dim, name):
     a, b = pair(dim, batch=3)
     alone = torch.stack([SIMILARITIES[name](a[i : i + 1], b[i : i + 1]) for i in range(3)])
     assert_close(SIMILARITIES[name](a, b), alone.mean(), rtol=0, atol=SLACK)
 
 
-@every_dim
-@every_similarity
+@every_case
 def test_brightness_and_contrast(dim, name):
-    """Correlations see neither, up to epsilon; the squared difference sees both."""
+    """Correlations and patches see neither, up to epsilon; squared differences and histograms on a range see both."""
     a, b = pair(dim)
     similarity = SIMILARITIES[name]
     change = (similarity(3 * a, b) - similarity(a, b)).abs()
-    assert change > 0.01 if name == "MSE" else change < OF_EPSILON
+    assert change < OF_EPSILON if name in BLIND_TO_CONTRAST else change > 0.01
 
 
-@every_dim
-@every_similarity
+@every_case
 def test_what_a_mask_leaves_out_does_not_matter(dim, name):
     a, b = pair(dim)
     mask = torch.zeros(2, 1, *SHAPES[dim], dtype=torch.float64)
@@ -112,8 +107,7 @@ def test_what_a_mask_leaves_out_does_not_matter(dim, name):
     assert (similarity(a, b, mask) - similarity(a, b)).abs() > 1e-4
 
 
-@every_dim
-@every_similarity
+@every_case
 def test_a_mask_of_ones_is_no_mask(dim, name):
     """For local windows where they see no border: there a mask restricts them, and without one they see zeros."""
     a, b = (torch.nn.functional.pad(image, [8] * 2 * dim) for image in pair(dim))
@@ -121,15 +115,13 @@ def test_a_mask_of_ones_is_no_mask(dim, name):
     assert_close(SIMILARITIES[name](a, b, ones), SIMILARITIES[name](a, b), rtol=0, atol=EXACT)
 
 
-@every_dim
-@every_similarity
+@every_case
 def test_an_empty_mask_is_finite(dim, name):
     a, b = pair(dim)
     assert torch.isfinite(SIMILARITIES[name](a.requires_grad_(), b, torch.zeros(2, 1, *SHAPES[dim]).double()))
 
 
-@every_dim
-@every_similarity
+@every_case
 def test_autocast_leaves_scores_alone(dim, name):
     a, b = (image.float() for image in pair(dim))
     expected = SIMILARITIES[name](a, b)
@@ -239,6 +231,144 @@ def test_icon_computes_nearly_the_same_gaussian_lncc(dim):
     squared = type("WideSquared", (icon.SquaredLNCC,), {"blur": wide.blur})
     got = LNCC(sigma=float(sigma), squared=True, epsilon=1e-9)(a, b)
     assert_close(got, squared(sigma)(a, b), rtol=0, atol=0.01)  # epsilon is on each variance there
+
+
+# Mutual information
+
+
+def joint_of(a, b, bins, width, weight=None):
+    """Histogram of two images, voxel by voxel."""
+    centres = np.arange(bins) / (bins - 1)
+    joint = np.zeros((bins, bins))
+    for x, y, w in zip(a.flatten(), b.flatten(), np.ones(a.size) if weight is None else weight.flatten(), strict=True):
+        windows = [np.exp(-(((value - centres) * (bins - 1) / width) ** 2) / 2) for value in (x, y)]
+        joint += w * np.outer(*[window / window.sum() for window in windows])
+    return joint / joint.sum()
+
+
+def normalised(joint):
+    """Studholme's (H(A) + H(B)) / H(A, B), by SciPy's entropies."""
+    entropies = scipy.stats.entropy(joint.sum(0)) + scipy.stats.entropy(joint.sum(1))
+    return entropies / scipy.stats.entropy(joint.flatten())
+
+
+@every_dim
+@pytest.mark.parametrize(("bins", "width"), [(8, 0.5), (32, 1.0)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_nmi_is_scipys_entropies_of_a_counted_histogram(dim, bins, width, masked):
+    a, b = pair(dim)
+    mask = torch.rand(2, 1, *SHAPES[dim], dtype=torch.float64)
+    each = [
+        normalised(joint_of(x.numpy(), y.numpy(), bins, width, w[0].numpy() if masked else None))
+        for images, others, w in zip(a, b, mask, strict=True)
+        for x, y in zip(images, others, strict=True)
+    ]
+    got = NMI(bins, width=width)(a, b, mask if masked else None)
+    assert_close(got.item(), 2 - np.mean(each), rtol=0, atol=1e-9)  # 1e-12 within each logarithm
+
+
+@every_dim
+def test_monais_mutual_information_is_in_it(dim):
+    """NMI = 1 + MI / H(A, B), both of MONAI's windows."""
+    a, b = pair(dim, 1, 1)
+    theirs = monai.losses.GlobalMutualInformationLoss(num_bins=16, smooth_nr=1e-15, smooth_dr=1e-15)
+    in_a, _, in_b, _ = theirs.parzen_windowing(a, b)
+    joint = (in_a[0].T @ in_b[0] / len(in_a[0])).numpy()
+    expected = 1 - theirs(a, b).item() / scipy.stats.entropy(joint.flatten())
+    assert_close(NMI(16)(a, b).item(), 2 - expected, rtol=0, atol=1e-6)  # their window's width is float32
+
+
+def test_nmi_knows_images_whose_intensities_mean_other_things():
+    image = smooth_image((40, 41))
+    other = (4 * image).sin().square()
+    assert NMI()(image, other) < NMI()(image, other.roll(5, dims=2)) - 0.1
+    assert NMI()(image, torch.rand_like(image)) > 0.9
+
+
+def test_nmi_takes_a_range():
+    image, other = smooth_image((20, 21)), smooth_image((20, 21))
+    far = NMI(low=-1000.0, high=1000.0)
+    assert_close(far(2000 * image - 1000, 2000 * other - 1000), NMI()(image, other), rtol=0, atol=EXACT)
+    assert_close(NMI()(image + 5, other), NMI()(torch.ones_like(image), other), rtol=0, atol=SLACK)
+
+
+@pytest.mark.parametrize("wrong", [{"bins": 1}, {"low": 1.0}, {"width": 0.0}])
+def test_a_histogram_takes_bins_a_range_and_a_window(wrong):
+    with pytest.raises(ValueError, match="a histogram takes"):
+        NMI(**wrong)
+
+
+# Self-similarity
+
+
+def mind_ssc(image, radius, dilation):
+    """MIND-SSC of one image, one voxel, one pair and one patch at a time; borders repeat, as Heinrich's code has it."""
+    dim, shape = image.ndim, image.shape
+    unit = np.eye(dim, dtype=int) * dilation
+    steps = [sign * unit[axis] for axis in range(dim) for sign in (-1, 1)]
+    pairs = [(s, t) for i, s in enumerate(steps) for t in steps[i + 1 :] if s @ t == 0]
+
+    def at(place, step):
+        return image[tuple(np.clip(np.add(place, step), 0, np.subtract(shape, 1)))]
+
+    unlikeness = np.zeros((len(pairs), *shape))
+    for place in np.ndindex(*shape):
+        for p, (s, t) in enumerate(pairs):
+            patch = itertools.product(range(-radius, radius + 1), repeat=dim)
+            centres = [np.clip(np.add(place, offset), 0, np.subtract(shape, 1)) for offset in patch]
+            unlikeness[(p, *place)] = np.mean([(at(c, s) - at(c, t)) ** 2 for c in centres])
+    unlikeness -= unlikeness.min(0)
+    spread = unlikeness.mean(0)
+    return np.exp(-unlikeness / np.clip(spread, 1e-3 * spread.mean(), 1e3 * spread.mean()))
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize(("radius", "dilation"), [(1, 1), (2, 2)])
+def test_mind_ssc_is_what_its_loops_say(dim, radius, dilation):
+    a, _ = pair(dim, 1, 1, shape={2: (6, 7), 3: (4, 3, 5)}[dim])
+    got = MINDSSC(radius, dilation).descriptor(a)[0, 0]
+    expected = mind_ssc(a[0, 0].numpy(), radius, dilation)
+    assert len(got) == {2: 4, 3: 12}[dim]
+    sums = [np.sort(x.reshape(len(x), -1), 0) for x in (got.numpy(), expected)]  # the order of the pairs is free
+    assert_close(*sums, rtol=0, atol=EXACT)
+
+
+@pytest.mark.parametrize(("radius", "dilation"), [(1, 1), (2, 2), (3, 1)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_icon_computes_the_same_mind_ssc(radius, dilation, masked):
+    """The twelve pairs of Heinrich's code; a mask of ones is none."""
+    icon = pytest.importorskip("icon_registration.losses", reason="the optional icon_registration")
+    a, b = (image.float() for image in pair(3, 1, 1, shape=(14, 15, 13)))
+    expected = icon.MINDSSC(radius, dilation)(a, b)
+    mask = torch.ones(1, 1, 14, 15, 13) if masked else None
+    assert_close(MINDSSC(radius, dilation)(a, b, mask), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_a_mask_restricts_the_patches(dim):
+    """Inside, and where nothing else is near, the descriptor is that of the image cropped to the mask's window."""
+    a, _ = pair(dim, 1, 1, shape={2: (16, 17), 3: (12, 13, 12)}[dim])
+    mask = torch.zeros_like(a)
+    mask[(..., *[slice(2, -2)] * dim)] = 1
+    one, other = (MINDSSC(1, 1).descriptor(x, mask) for x in (a, torch.where(mask > 0, a, 9.0)))
+    inside = (..., *[slice(2, -2)] * dim)
+    assert_close(one[inside], other[inside], rtol=0, atol=EXACT)
+    free = MINDSSC(1, 1).descriptor(a)
+    deep = (..., *[slice(4, -4)] * dim)
+    ratio = one[deep].log() / free[deep].log()  # the clamp of the spread, which sees the whole image, is not at work
+    assert_close(ratio[ratio.isfinite()], torch.ones_like(ratio[ratio.isfinite()]), rtol=0, atol=1e-6)
+
+
+def test_mind_ssc_knows_images_of_another_modality():
+    regions = (3 * smooth_image((40, 41))).long()
+    image, other = (torch.tensor(means, dtype=torch.float64)[regions] for means in ((0.1, 0.5, 0.8), (0.9, 0.3, 0.5)))
+    score = MINDSSC()
+    assert score(image, other) < 0.3 * score(image, other.roll(5, dims=2))
+
+
+def test_one_dimension_has_no_right_angles():
+    with pytest.raises(ValueError, match="at right angles"):
+        MINDSSC()(torch.rand(1, 1, 9), torch.rand(1, 1, 9))
 
 
 # Windows

@@ -32,7 +32,16 @@ KINDS = {
     "2-D, bfloat16": (2, replace(SMALL, precision="bfloat16", save_every=3)),
     "3-D, two levels, instance norm": (
         3,
-        replace(SMALL, levels=(2, 1), normalisation="instance", similarity="lncc", sigma=2.0, batch=1),
+        replace(
+            SMALL,
+            levels=(2, 1),
+            normalisation="instance",
+            similarity="lncc",
+            sigma=2.0,
+            batch=1,
+            mirror=True,
+            affine=0.1,
+        ),
     ),
     "3-D, batch norm": (3, replace(SMALL, regularity="diffusion")),
 }

@@ -232,6 +232,12 @@ from .networks import (
     MLP as MLP,
 )
 from .networks import (
+    AffineNet as AffineNet,
+)
+from .networks import (
+    Antisymmetric as Antisymmetric,
+)
+from .networks import (
     ConvOnly as ConvOnly,
 )
 from .networks import (
@@ -263,6 +269,24 @@ from .outcome import (
 )
 from .outcome import (
     register_volumes as register_volumes,
+)
+from .pairwise import (
+    FreeMaps as FreeMaps,
+)
+from .pairwise import (
+    optimise as optimise,
+)
+from .pairwise import (
+    optimise_maps as optimise_maps,
+)
+from .pairwise import (
+    optimise_weights as optimise_weights,
+)
+from .published import (
+    load_published as load_published,
+)
+from .published import (
+    published_registration as published_registration,
 )
 from .recipe import (
     Recipe as Recipe,
@@ -324,6 +348,9 @@ from .regularity import (
 from .regularity import (
     inverse_consistency as inverse_consistency,
 )
+from .regularity import (
+    noisy_inverse_consistency as noisy_inverse_consistency,
+)
 from .report import (
     Pair as Pair,
 )
@@ -337,10 +364,16 @@ from .similarity import (
     LNCC as LNCC,
 )
 from .similarity import (
+    MINDSSC as MINDSSC,
+)
+from .similarity import (
     MSE as MSE,
 )
 from .similarity import (
     NCC as NCC,
+)
+from .similarity import (
+    NMI as NMI,
 )
 from .similarity import (
     Similarity as Similarity,

@@ -124,6 +124,28 @@ class Affine(Map):
             raise ValueError(f"an affine matrix is (batch, dim, dim + 1); got {tuple(matrix.shape)}")
         return cls(matrix[:, :, :-1], matrix[:, :, -1])
 
+    @classmethod
+    def from_deviation(cls, matrix: Float[Tensor, "batch dim columns"]) -> Affine:
+        """The map x -> c + (I + L)(x - c) + t about the cube's centre c; `matrix` is [L t], zero for the identity."""
+        deviation = cls.from_matrix(matrix)
+        centre = torch.full_like(deviation.shift, 0.5)
+        linear = deviation.linear + torch.eye(deviation.dim, dtype=matrix.dtype, device=matrix.device)
+        return cls(linear, centre + deviation.shift - contract("bij,bj->bi", linear, centre))
+
+    @classmethod
+    def from_generator(cls, matrix: Float[Tensor, "batch dim columns"]) -> Affine:
+        """The flow at time 1 of the velocity L(x - c) + t about the cube's centre c; `matrix` is [L t].
+
+        An exponential, so it keeps orientation and -[L t] makes the exact inverse: of a prediction that changes sign
+        with the order of the images (`Antisymmetric`), the map is inverse consistent by construction.
+        """
+        batch, dim, columns = matrix.shape
+        square = torch.cat([matrix, matrix.new_zeros(batch, 1, columns)], dim=1)
+        with torch.autocast(matrix.device.type, enabled=False):
+            flow = torch.linalg.matrix_exp(square)[:, :dim]
+        eye = torch.eye(dim, columns, dtype=matrix.dtype, device=matrix.device)
+        return cls.from_deviation(flow - eye)
+
     @property
     def dim(self) -> int:
         return self.linear.shape[-1]
@@ -164,7 +186,8 @@ class Displacement(Map):
     @classmethod
     def from_voxels(cls, field: Float[Tensor, "batch dim *lattice"]) -> Displacement:
         """A displacement given in voxels of its own lattice."""
-        return cls(field * per_axis(Grid.of(field).voxel, field))
+        grid = cls(field).grid  # refuses what is no displacement
+        return cls(field * per_axis(grid.voxel, field))
 
     @property
     def voxels(self) -> Float[Tensor, "batch dim *lattice"]:

@@ -1,4 +1,4 @@
-"""Networks: two images (batch, channels, *lattice) in, one tensor (batch, dim, *lattice) out.
+"""Networks: two images (batch, channels, *lattice) in, one tensor (batch, dim, *lattice) out; of `AffineNet` a matrix.
 
 What the tensor means (a displacement, a velocity) is decided by `Predict`. Every last layer starts at zero, so that
 maps start at the identity. A network computes in the dtype of its images (bfloat16 where that is
@@ -28,6 +28,11 @@ Normalisation = Literal["batch", "instance", "none"]
 _CONVOLUTION: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED: dict[int, type[nn.Module]] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 _AVERAGE_POOL: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+_ADAPTIVE_POOL: dict[int, Callable[..., Tensor]] = {
+    1: F.adaptive_avg_pool1d,
+    2: F.adaptive_avg_pool2d,
+    3: F.adaptive_avg_pool3d,
+}
 _LAYOUT = {4: torch.channels_last, 5: torch.channels_last_3d}
 _LINEAR_INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
@@ -140,6 +145,8 @@ class ResidualUNet(nn.Module):
         down: channels on the way down, those of both images together first.
         up: channels on the way up, finest first.
         normalisation: "batch" as published; "instance" does not depend on the batch; or "none".
+        bottleneck: nodes of the coarsest lattice and a width: two linear layers between the way down and the way up, as
+            in the first network of ICON's knees; they bind the network to images with so many nodes down there.
     """
 
     def __init__(
@@ -148,6 +155,7 @@ class ResidualUNet(nn.Module):
         down: Sequence[int] = (2, 16, 32, 64, 256, 512),
         up: Sequence[int] = (16, 32, 64, 128, 256),
         normalisation: Normalisation = "batch",
+        bottleneck: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         if len(up) != len(down) - 1:
@@ -157,6 +165,7 @@ class ResidualUNet(nn.Module):
         self.down = nn.ModuleList(_CONVOLUTION[dim](i, o, 3, stride=2, padding=1) for i, o in pairwise(down))
         self.up = nn.ModuleList(_TRANSPOSED[dim](i, o, 4, stride=2, padding=1) for i, o in zip(inputs, up, strict=True))
         self.normalise = nn.ModuleList(_normalisation(normalisation, o) for o in up)
+        self.bottleneck = _Bottleneck(down[-1] * bottleneck[0], bottleneck[1]) if bottleneck else None
         self.last = _zero(_CONVOLUTION[dim](down[0] + up[0], dim, 3, padding=1))
 
     def forward(self, image_A: Image, image_B: Image) -> Prediction:
@@ -166,6 +175,8 @@ class ResidualUNet(nn.Module):
             skips.append(x)
             pooled = _pooled(x)
             x = _add_matching(_halve(layer, F.leaky_relu(x)), pooled)
+        if self.bottleneck is not None:
+            x = self.bottleneck(x)
         for layer, scaled, skip in zip(reversed(self.up), reversed(self.normalise), reversed(skips), strict=True):
             active, kept = _fork(x, layer.get_parameter("weight").shape[1])
             x = scaled(_double(layer, active) + self._doubled(kept))
@@ -174,6 +185,26 @@ class ResidualUNet(nn.Module):
 
     def _doubled(self, x: Tensor) -> Tensor:
         return F.interpolate(x, scale_factor=2, mode=_LINEAR_INTERPOLATION[self.dim], align_corners=False)
+
+
+class _Bottleneck(nn.Module):
+    """All features of the coarsest lattice through two linear layers, back to the same shape."""
+
+    def __init__(self, features: int, hidden: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(features, hidden), nn.Linear(hidden, features)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        narrow, wide = self.layers
+        flat = x.flatten(1)
+        expected = narrow.get_parameter("weight").shape[1] // x.shape[1]
+        if flat.shape[1] != expected * x.shape[1]:
+            raise ValueError(
+                f"this network's bottleneck was made for {expected} nodes on the coarsest lattice; the images have "
+                f"{tuple(x.shape[2:])} there, so they must be of another size"
+            )
+        flat = F.leaky_relu(F.linear(flat, *_cast(narrow, x)))
+        return _laid_out_as(F.linear(flat, *_cast(wide, x)).reshape(x.shape), x)
 
 
 class VoxelMorphUNet(nn.Module):
@@ -264,6 +295,55 @@ class Refinement(nn.Module):
         seen = _joined(displacement, warped, fixed) if self.channels else _joined(displacement)
         correction = _last(self.last, F.leaky_relu(_same(self.hidden, seen), 0.2))
         return displacement + (F.leaky_relu(correction, 0.2) if self.leaky else correction)
+
+
+class AffineNet(nn.Module):
+    """Predicts an affine map: (batch, dim, dim + 1), zero for the identity; images of any size.
+
+    For `Predict(AffineNet(dim), as_map=Affine.from_deviation)` or, with an inverse in closed form and no reflections,
+    `as_map=Affine.from_generator`; inverse consistent by construction with `Antisymmetric(AffineNet(dim))`.
+
+    Args:
+        dim: number of spatial dimensions.
+        down: channels on the way down, those of both images together first; each step halves the lattice.
+        pooled: nodes an axis of what the convolutions found, averaged over blocks; 1 would forget where it was.
+        hidden: width of the linear layer between the pooled features and the matrix.
+    """
+
+    def __init__(
+        self, dim: int, down: Sequence[int] = (2, 16, 32, 64, 128), pooled: int = 3, hidden: int = 128
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+        self.pooled = pooled
+        self.down = nn.ModuleList(_CONVOLUTION[dim](i, o, 3, stride=2, padding=1) for i, o in pairwise(down))
+        self.hidden = nn.Linear(down[-1] * pooled**dim, hidden)
+        self.last = _zero(nn.Linear(hidden, dim * (dim + 1)))
+
+    def forward(self, image_A: Image, image_B: Image) -> Float[Tensor, "batch dim columns"]:
+        x = _joined(image_A, image_B)
+        for layer in self.down:
+            x = F.leaky_relu(_halve(layer, x))
+        x = _ADAPTIVE_POOL[self.dim](x.to(self.hidden.weight.dtype), self.pooled).flatten(1)
+        x = F.leaky_relu(self.hidden(x))
+        return _last(self.last, x).reshape(-1, self.dim, self.dim + 1)
+
+
+class Antisymmetric(nn.Module):
+    """net(A, B) - net(B, A): what changes sign with the order of the images, whatever the network.
+
+    Read as a generator or a velocity it makes maps that are inverse consistent by construction, up to the interpolation
+    of velocities: phi_AB = exp(v), phi_BA = exp(-v); ConstrICON.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, image_A: Image, image_B: Image) -> Tensor:
+        there, back = self.net(torch.cat([image_A, image_B]), torch.cat([image_B, image_A])).chunk(2)
+        difference: Tensor = there - back
+        return difference
 
 
 def _zero(layer: nn.Module) -> nn.Module:

@@ -90,6 +90,8 @@ class Recipe:
     """Pairs a step; the symmetric objective registers every pair both ways."""
     mirror: bool = False
     """Mirror the two images of a pair alike along random axes, so that few images go further."""
+    affine: float = 0.0
+    """Move each image of a pair by a random affine map of its own: turned, scaled and sheared by up to this share."""
     rate: float = 5e-4
     """Adam's rate at the start."""
     schedule: Schedule = "cosine"
@@ -123,6 +125,8 @@ class Recipe:
             raise InputError(f"increase and threshold are 0 or more; got {self.increase:g} and {self.threshold:g}")
         if self.ramp and self.increase:
             raise InputError("the weight grows along a ramp or by an increase where maps fold; set one of them to 0")
+        if not 0 <= self.affine < 0.5:
+            raise InputError(f"affine must be at least 0 and below 0.5, so that no image turns over; got {self.affine}")
         if self.window < 1 or self.window % 2 == 0:
             raise InputError(f"window must be odd, so that it has a centre; got {self.window}")
         if not 0 <= self.seed < 2**63:

@@ -1,8 +1,12 @@
-"""Regularities: penalties on maps. They see maps and points, never images."""
+"""Regularities: penalties on maps. They see maps and points, never images.
+
+The two inverse consistencies also take bare displacements (batch, dim, *lattice) in unit-cube units, of any network;
+`Displacement.from_voxels` converts those in voxels.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -10,10 +14,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from foldless.grid import Grid, Points, in_voxels
-from foldless.maps import Identity, Map, compose, matrix_product
+from foldless.grid import Grid, Points, in_voxels, per_axis, sample
+from foldless.kernels.product import can_multiply, product_error
+from foldless.maps import Displacement, Identity, Map, compose, matrix_product
 
 Score = Float[Tensor, ""]
+Field = Float[Tensor, "#batch dim ..."]
 
 
 @runtime_checkable
@@ -23,22 +29,36 @@ class Regularity(Protocol):
     def __call__(self, phi_AB: Map, phi_BA: Map, grid: Grid) -> Score: ...
 
 
-def inverse_consistency(phi_AB: Map, phi_BA: Map, points: Points) -> Score:
+def inverse_consistency(phi_AB: Map | Field, phi_BA: Map | Field, points: Points) -> Score:
     """Mean squared |phi_AB(phi_BA(x)) - x| over batch, points and components, both orders added; ICON, Eqs. (13-16).
 
     In squared unit-cube units. `points` is (batch, dim, *at): `Grid.jittered` as in the paper, or the bare lattice,
     which cannot see two nodes that swap (ICON, Fig. 3).
     """
-    there, back = phi_BA(points), phi_AB(points)
-    return (phi_AB(there) - points).square().mean() + (phi_BA(back) - points).square().mean()
+    return _both_orders(_as_map(phi_AB), _as_map(phi_BA), points)
 
 
-def gradient_inverse_consistency(phi_AB: Map, phi_BA: Map, points: Points) -> Score:
+def noisy_inverse_consistency(
+    phi_AB: Map | Field, phi_BA: Map | Field, points: Points, epsilon: Sequence[float]
+) -> Score:
+    """`inverse_consistency` of phi + epsilon · n, with white noise n of its own on either map; ICON, Eq. (5).
+
+    Every evaluated point has noise of its own. `epsilon` is its standard deviation on each axis, in unit-cube units.
+    """
+
+    def noisy(phi: Map) -> Callable[[Points], Points]:
+        return lambda x: _shaken(phi(x), epsilon)
+
+    return _both_orders(noisy(_as_map(phi_AB)), noisy(_as_map(phi_BA)), points)
+
+
+def gradient_inverse_consistency(phi_AB: Map | Field, phi_BA: Map | Field, points: Points) -> Score:
     """Squared entries of D(phi_AB ∘ phi_BA) - I: summed over directions, mean over points and components (GradICON).
 
     Analytic, at `points` (batch, dim, *at), averaged over the two orders; without units, so the published weight of
     1.5 holds on every lattice.
     """
+    phi_AB, phi_BA = _as_map(phi_AB), _as_map(phi_BA)
     value_AB, slope_AB = phi_AB.with_jacobian(points)
     value_BA, slope_BA = phi_BA.with_jacobian(points)
     one = _product_error(phi_AB.jacobian(value_BA), slope_BA, points)
@@ -76,12 +96,29 @@ def diffusion(phi: Map, grid: Grid) -> Score:
 
 @dataclass(frozen=True)
 class ICON:
-    """`inverse_consistency` at points drawn anew every time, or on the lattice for comparison."""
+    """`inverse_consistency` at points drawn anew every time, or on the lattice for comparison.
+
+    Args:
+        at: where it is evaluated.
+        noise: standard deviation of the white noise added to both maps, in voxels of the grid; ICON, Eq. (5). Maps
+            that are optimised themselves need it (1/8 in Fig. 5), the error of a network does the same unasked.
+        noise_at: whether every evaluated point has noise of its own, or both displacements have it on the lattice.
+    """
 
     at: Literal["jittered", "lattice"] = "jittered"
+    noise: float = 0.0
+    noise_at: Literal["points", "lattice"] = "points"
 
     def __call__(self, phi_AB: Map, phi_BA: Map, grid: Grid) -> Score:
-        return inverse_consistency(phi_AB, phi_BA, _points(self.at, phi_AB, phi_BA, grid))
+        points = _points(self.at, phi_AB, phi_BA, grid)
+        if self.noise == 0:
+            return inverse_consistency(phi_AB, phi_BA, points)
+        epsilon = [self.noise * side for side in grid.voxel]
+        if self.noise_at == "points":
+            return noisy_inverse_consistency(phi_AB, phi_BA, points, epsilon)
+        still = torch.zeros_like(grid.points(points)).expand(len(points), -1, *grid.shape)
+        fields = [_shaken(still, epsilon) for _ in range(2)]
+        return _both_orders(_moved(phi_AB, fields[0]), _moved(phi_BA, fields[1]), points)
 
 
 @dataclass(frozen=True)
@@ -109,6 +146,31 @@ def _points(at: Literal["jittered", "lattice"], phi_AB: Map, phi_BA: Map, grid: 
     return grid.points(like) if at == "lattice" else grid.jittered(len(like), like)
 
 
+def _both_orders(phi_AB: Callable[[Points], Points], phi_BA: Callable[[Points], Points], points: Points) -> Score:
+    there, back = phi_BA(points), phi_AB(points)
+    return (phi_AB(there) - points).square().mean() + (phi_BA(back) - points).square().mean()
+
+
+def _shaken(points: Points, epsilon: Sequence[float]) -> Points:
+    return points + per_axis(epsilon, points) * torch.randn_like(points)
+
+
+def _moved(phi: Map, field: Field) -> Callable[[Points], Points]:
+    """phi with one more displacement added to its own."""
+    return lambda x: phi(x) + sample(field, x)
+
+
+def _as_map(phi: Map | Field) -> Map:
+    return phi if isinstance(phi, Map) else Displacement(phi)
+
+
 def _product_error(outer: Tensor, inner: Tensor, points: Points) -> Score:
+    if can_multiply(outer, inner):
+        return product_error(outer, inner)
+    return _plain_product_error(outer, inner, points)
+
+
+def _plain_product_error(outer: Tensor, inner: Tensor, points: Points) -> Score:
+    """In torch: where there is no kernel, and as the kernel's referee."""
     error = matrix_product(outer, inner) - Identity(points.shape[1]).jacobian(points)
     return error.square().sum(2).mean()

@@ -12,6 +12,8 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from foldless.errors import InputError
+from foldless.grid import Grid, sample
+from foldless.maps import Affine
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,13 +66,15 @@ class Split:
 class RandomPairs:
     """Batches of random pairs (A, B), drawn from torch's global generator, whose state every checkpoint holds.
 
-    The images of a pair always differ. With `mirror` all are turned over along the same random axes. `size` is 2, or 3
-    for the objective that wants three images.
+    The images of a pair always differ. With `mirror` all are turned over along the same random axes, and `affine` moves
+    each by an affine map of its own, whose deviation from the identity has entries of up to that size, and half of it
+    in the shift (unit cube); borders continue. `size` is 2, or 3 for the objective that wants three images.
     """
 
     images: ImageSet
     batch: int
     mirror: bool = False
+    affine: float = 0.0
     size: int = 2
 
     def __post_init__(self) -> None:
@@ -89,12 +93,21 @@ class RandomPairs:
         chosen = torch.stack([self.images.images[(first + k) % count] for k in (torch.zeros_like(first), *ahead)])
         if self.mirror:
             chosen = torch.stack([self._mirrored(chosen[:, k]) for k in range(self.batch)], dim=1)
+        if self.affine:
+            chosen = self._moved(chosen.flatten(0, 1)).reshape(chosen.shape)
         return chosen.unbind()
 
     def _mirrored(self, pair: Tensor) -> Tensor:
         """Images (2 or 3, channels, *lattice) alike, each axis turned over or not."""
         turned = torch.rand(len(self.images.lattice)) < 0.5
         return pair.flip([axis + 2 for axis in turned.nonzero().flatten().tolist()])
+
+    def _moved(self, images: Tensor) -> Tensor:
+        """Every image (count, channels, *lattice) through an affine map of its own."""
+        dim = images.ndim - 2
+        deviation = self.affine * (2 * torch.rand(len(images), dim, dim + 1) - 1)
+        deviation[:, :, -1] /= 2
+        return sample(images, Affine.from_deviation(deviation).on(Grid.of(images)))
 
 
 def ordered_pairs(count: int, wanted: int, seed: int = 0) -> list[tuple[int, int]]:

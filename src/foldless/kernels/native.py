@@ -18,6 +18,8 @@ BACKWARD_SCHEMA = (
     " -> (Tensor, Tensor)"
 )
 _TYPES = {torch.float32: "f32", torch.float64: "f64"}
+_WORTH_A_THREAD = 4096
+"""Points below which waking another thread takes longer than reading them."""
 
 
 def sample(values: Tensor, points: Tensor, with_jacobian: bool) -> tuple[Tensor, Tensor | None]:
@@ -58,7 +60,8 @@ def _sample_backward(
     values, points = _dense(values), _dense(points)
     g_value = None if g_value is None else g_value.contiguous()
     g_jacobian = None if g_jacobian is None else g_jacobian.contiguous()
-    g_values = torch.zeros_like(values, memory_format=torch.contiguous_format) if for_values else values.new_empty(0)
+    clear = values.new_zeros if points.numel() == 0 else values.new_empty
+    g_values = clear(values.shape) if for_values else values.new_empty(0)
     g_points = torch.empty_like(points, memory_format=torch.contiguous_format) if for_points else points.new_empty(0)
     out = (g_values if for_values else None, g_points if for_points else None)
     _call("foldless_sample_backward", values, points, g_value, g_jacobian, *out)
@@ -113,6 +116,7 @@ def _call(name: str, values: Tensor, points: Tensor, *tensors: Tensor | None) ->
     if points.numel() == 0 or values.numel() == 0:
         return
     (batch, dim, count), channels = points.shape, values.shape[1]
+    threads = min(torch.get_num_threads(), 1 + batch * count // _WORTH_A_THREAD)
     function: Callable[..., None] = getattr(compiled, f"{name}_{_TYPES[points.dtype]}")
     size = ctypes.c_int64
     function(
@@ -124,5 +128,5 @@ def _call(name: str, values: Tensor, points: Tensor, *tensors: Tensor | None) ->
         size(count),
         size(values.stride(0)),
         size(points.stride(0)),
-        ctypes.c_int(torch.get_num_threads()),
+        ctypes.c_int(threads),
     )

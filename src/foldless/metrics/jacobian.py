@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from foldless.grid import per_axis
+from foldless.kernels.simplices import can_judge, judge
 from foldless.maps import determinant
 
 Field = Float[Tensor, "batch dim *lattice"]
@@ -62,6 +63,13 @@ def folded(field_voxels: Field, rule: str = "forward") -> Bool[Tensor, " batch *
         ValueError: an unknown rule, a field that is no displacement or not finite, or a lattice too small for the rule.
     """
     field = _checked(field_voxels, rule)
+    if rule in FOLD_RULES and rule != "central" and can_judge(field):
+        return _judge(field, rule)[0]
+    return _folded(field, rule)
+
+
+def _folded(field: Tensor, rule: str) -> Tensor:
+    """`folded` in torch: where there is no kernel, and as the kernel's referee."""
     is_fold = operator.le if rule in ("any_of_eight", "ten") else operator.lt
     slabs = [reduce(operator.or_, (is_fold(one, 0) for one in determinants)) for determinants in _slabs(field, rule)]
     return torch.cat(slabs, dim=1)
@@ -106,9 +114,14 @@ def ndv_percent(field_voxels: Field, mask: Bool[Tensor, "#batch *lattice"] | Non
         ValueError: as `folds_percent`.
     """
     field = _checked(field_voxels, "ten")
-    slabs = [sum(one.neg().clamp_min(0) for one in determinants) for determinants in _slabs(field, "ten")]
-    negative = torch.cat([torch.as_tensor(slab) for slab in slabs], dim=1)
+    negative = _judge(field, "ten")[1] if can_judge(field) else _negative(field)
     return _percent(negative * (0.5 / factorial(field.shape[1])), _judged(field_voxels, "ten", mask))
+
+
+def _negative(field: Tensor) -> Tensor:
+    """The sum of max(-J, 0) at every place, in torch: where there is no kernel, and as the kernel's referee."""
+    slabs = [sum(one.neg().clamp_min(0) for one in determinants) for determinants in _slabs(field, "ten")]
+    return torch.cat([torch.as_tensor(slab) for slab in slabs], dim=1)
 
 
 def sdlogj(field_voxels: Field) -> Float[Tensor, " batch"]:
@@ -159,6 +172,13 @@ def _checked(field: Tensor, rule: str) -> Tensor:
     if not bool(torch.isfinite(field).all()):
         raise ValueError("the field holds values that are not finite; its folds cannot be judged")
     return field.detach().to(torch.promote_types(field.dtype, torch.float32))
+
+
+def _judge(field: Tensor, rule: str) -> tuple[Tensor, Tensor]:
+    """Which places fold, and the sum of max(-J, 0) at each, by the compiled kernel."""
+    simplices = _simplices(field.shape[1], rule)
+    signs = [int(_orientation(simplex)) for simplex in simplices]
+    return judge(field, simplices, signs, _CROP[rule], zero_folds=rule != "forward")
 
 
 def _slabs(field: Tensor, rule: str) -> Iterator[Iterator[Tensor]]:
@@ -229,12 +249,12 @@ def _orientation(simplex: Simplex) -> float:
     return float(np.sign(np.linalg.det(np.array(simplex, dtype=float))))
 
 
-def _judged(field: Tensor, rule: str, mask: Tensor | None) -> Tensor:
-    """The places that count, (batch or 1, *places)."""
+def _judged(field: Tensor, rule: str, mask: Tensor | None) -> Tensor | None:
+    """The places that count, (batch or 1, *places); None for all of them."""
     low, high = _CROP[rule]
     crop = tuple(slice(low, n - high) for n in field.shape[2:])
     if mask is None:
-        return torch.ones(1, *field.shape[2:], dtype=torch.bool, device=field.device)[:, *crop]
+        return None
     if rule in ("forward", "kuang_legacy"):
         raise ValueError(f"the rule {rule!r} judges cells and a mask names voxels; use it with another rule")
     if mask.shape[1:] != field.shape[2:] or mask.shape[0] not in (1, field.shape[0]):
@@ -242,6 +262,8 @@ def _judged(field: Tensor, rule: str, mask: Tensor | None) -> Tensor:
     return mask[:, *crop]
 
 
-def _percent(amount: Tensor, judged: Tensor) -> Tensor:
+def _percent(amount: Tensor, judged: Tensor | None) -> Tensor:
+    if judged is None:
+        return 100 * amount.flatten(1).mean(1, dtype=torch.float64)
     total = (amount * judged).flatten(1).sum(1, dtype=torch.float64)
     return 100 * total / judged.flatten(1).sum(1)

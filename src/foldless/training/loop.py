@@ -55,7 +55,8 @@ def train(
     registration = new_registration(recipe, split.train.lattice)
     state = at_stage(recipe, registration, first_stage - 1)
     size = state.objective.images
-    pairs, held_out = RandomPairs(split.train, recipe.batch, recipe.mirror, size), _held_out(split.val, size)
+    pairs = RandomPairs(split.train, recipe.batch, recipe.mirror, recipe.affine, size)
+    held_out = _held_out(split.val, size)
     if resume:
         state = load_checkpoint(recipe, registration, folder)
     elif start is not None:

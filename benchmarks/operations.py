@@ -1,0 +1,170 @@
+"""foldless' operations beside those a user would pick instead, in turn: `python -m benchmarks.operations [SHAPE]`.
+
+Every operation is timed forward and backward (but NDV, which has no gradient), on one float32 sample and a smooth
+displacement of a few voxels. GB/s counts each input and each output once, as if nothing else went through memory; the
+share is of what a copy of 256 MiB reaches here. MONAI is optional.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from math import prod
+from statistics import median
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.nn import functional as F
+
+from foldless.grid import Grid, sample
+from foldless.maps import Displacement, Exponential
+from foldless.metrics import jacobian, ndv_percent
+from foldless.regularity import ICON, GradICON
+from foldless.similarity import LNCC
+
+Call = Callable[[], object]
+
+SHAPE = (96, 96, 96)
+TURNS = 5
+VOXELS = 3.0
+"""Largest displacement, about."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """Ours, what a user would have instead (None where it is not installed), and the numbers that have to be moved."""
+
+    name: str
+    numbers: int
+    ours: Call
+    peer_name: str = ""
+    peer: Call | None = None
+
+
+def operations(shape: tuple[int, ...]) -> list[Operation]:
+    nodes, dim = prod(shape), len(shape)
+    field, image = displacement(shape), torch.rand(1, 1, *shape)
+    other, target, warped = displacement(shape), torch.rand(1, 1, *shape), torch.rand(1, 1, *shape).requires_grad_()
+    points = (Grid(shape).points() + other).requires_grad_()
+    places = (2 * points.detach().flip(1).movedim(1, -1) - 1).contiguous().requires_grad_()
+    voxels = Displacement(field).voxels.detach()
+    lncc, maps, fields = LNCC(9, squared=True), (Displacement(field), Displacement(other)), [field, other]
+
+    def grid_sample(values: Tensor) -> Tensor:
+        return F.grid_sample(values, places, align_corners=True, padding_mode="border")
+
+    return [
+        Operation(
+            "sample an image",
+            nodes * (2 + 3 * dim),
+            lambda: step(sample(image, points), [points]),
+            "grid_sample",
+            lambda: step(grid_sample(image), [places]),
+        ),
+        Operation(
+            "compose",
+            nodes * 8 * dim,
+            lambda: step(sample(field, points), [field, points]),
+            "grid_sample",
+            lambda: step(grid_sample(field), [field, places]),
+        ),
+        Operation(
+            "exponential",
+            nodes * 4 * dim,
+            lambda: step(Exponential(field).on(Grid(shape)), [field]),
+            "MONAI DVF2DDF",
+            monai_exponential(field),
+        ),
+        Operation(
+            "LNCC 9",
+            nodes * 4,
+            lambda: step(lncc(warped, target), [warped]),
+            "MONAI",
+            monai_lncc(warped, target),
+        ),
+        Operation("ICON", nodes * 4 * dim, lambda: step(ICON()(*maps, Grid(shape)), fields)),
+        Operation("GradICON", nodes * 4 * dim, lambda: step(GradICON()(*maps, Grid(shape)), fields)),
+        Operation(
+            "NDV",
+            nodes * (dim + 1),
+            lambda: ndv_percent(voxels),
+            "plain torch",
+            lambda: jacobian._negative(voxels),
+        ),
+    ]
+
+
+def displacement(shape: tuple[int, ...]) -> Tensor:
+    """Smooth, of about `VOXELS` voxels, (1, dim, *shape), unit-cube units."""
+    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(shape)]
+    coarse = torch.randn(1, len(shape), *[6] * len(shape))
+    field = F.interpolate(coarse, size=shape, mode=mode, align_corners=True)
+    return Displacement.from_voxels(VOXELS / 2 * field).field.requires_grad_()
+
+
+def step(result: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(result, inputs, torch.ones_like(result))
+
+
+def monai_exponential(velocity: Tensor) -> Call | None:
+    if find_spec("monai") is None or velocity.ndim == 3:
+        return None
+    from monai.networks.blocks import DVF2DDF
+
+    integrate = DVF2DDF()
+    return lambda: step(integrate(Displacement(velocity).voxels), [velocity])
+
+
+def monai_lncc(warped: Tensor, target: Tensor) -> Call | None:
+    if find_spec("monai") is None:
+        return None
+    from monai.losses import LocalNormalizedCrossCorrelationLoss
+
+    loss = LocalNormalizedCrossCorrelationLoss(spatial_dims=warped.ndim - 2, kernel_size=9, kernel_type="rectangular")
+    return lambda: step(loss(warped, target), [warped])
+
+
+def seconds(call: Call) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def in_turn(calls: list[Call]) -> list[float]:
+    """Median seconds of each, taken in turn with the others; the first turn warms up."""
+    turns = [[seconds(call) for call in calls] for _ in range(TURNS + 1)]
+    return [median(times) for times in zip(*turns[1:], strict=True)]
+
+
+def copy_bandwidth() -> float:
+    """Bytes a second, read and written."""
+    source = torch.rand(2**26)
+    to = torch.empty_like(source)
+    return 2 * 4 * source.numel() / in_turn([lambda: to.copy_(source)])[0]
+
+
+def main() -> None:
+    shape = tuple(map(int, sys.argv[1].split("x"))) if len(sys.argv) > 1 else SHAPE
+    copying = copy_bandwidth()
+    title = f"forward and backward, {'x'.join(map(str, shape))}, {torch.get_num_threads()} threads, CPU"
+    table = Table("operation", "ms", "GB/s", "of copying", "peer", "its ms", "times faster", title=title)
+    for operation in operations(shape):
+        ours, *peers = in_turn([call for call in (operation.ours, operation.peer) if call is not None])
+        speed = 4 * operation.numbers / ours
+        missing = "not installed" if operation.peer_name else ""
+        compared = (f"{1e3 * peers[0]:.1f}", f"{peers[0] / ours:.1f}") if peers else (missing, "")
+        rates = f"{1e3 * ours:.1f}", f"{speed / 1e9:.1f}", f"{speed / copying:.0%}"
+        table.add_row(operation.name, *rates, operation.peer_name, *compared)
+    Console(width=110).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""RESULTS.md: one section an experiment, replaced as a whole when the experiment runs again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from foldless.io.files import write_whole
+
+RESULTS = Path(__file__).with_name("RESULTS.md")
+TITLE = (
+    "# Results\n\nEvery number was measured by the command above it; Dice as fractions, folds under a rule's name.\n"
+)
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def write_section(name: str, text: str, path: Path = RESULTS) -> None:
+    """Put `text` under the heading `name`, in place of what was there."""
+    sections = path.read_text(encoding="utf-8").split("\n## ") if path.is_file() else [TITLE]
+    section = name + "\n\n" + text.strip("\n") + "\n"
+    places = [k for k, old in enumerate(sections) if k and old.partition("\n")[0] == name]
+    if places:
+        sections[places[0]] = section
+    else:
+        sections.append(section)
+    whole = "\n## ".join(part.rstrip("\n") + "\n" for part in sections)
+    write_whole(path, lambda file: file.write_text(whole, encoding="utf-8"))
+
+
+def kept(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What an earlier run with the same settings found, None where there is none."""
+    if not path.is_file():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found if found.get("settings") == json.loads(json.dumps(settings)) else None

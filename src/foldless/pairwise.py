@@ -1,0 +1,193 @@
+"""Optimisation for given pairs: of the maps themselves, without a network, or of a trained network's weights.
+
+Both are `optimise` on an objective: the maps of `FreeMaps` are parameters like any network's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from math import isfinite
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from foldless.grid import Grid, sample
+from foldless.maps import Displacement, Exponential, Map, compose
+from foldless.objective import Objective, Terms
+from foldless.registration import Registration, average_pool
+from foldless.regularity import Regularity
+from foldless.similarity import Similarity
+from foldless.weighting import Weight
+
+Image = Float[Tensor, "batch channels *lattice"]
+OnStep = Callable[[Terms], None]
+
+
+class FreeMaps(Registration):
+    """Maps that are parameters themselves: what every tensor of `start` holds is learnt, whatever kind of map it is.
+
+    A registration that looks at no image; it answers for the batch that `start` has.
+    """
+
+    def __init__(self, start: Map) -> None:
+        super().__init__()
+        self.like = start.of_tensors(torch.detach)
+        self.tensors = nn.ParameterList()
+        self.like.of_tensors(self._adopt)
+
+    def _adopt(self, tensor: Tensor) -> Tensor:
+        self.tensors.append(nn.Parameter(tensor.clone()))
+        return tensor
+
+    def forward(self, image_A: Image, image_B: Image) -> Map:
+        tensors = iter(self.tensors)
+        return self.like.of_tensors(lambda _: next(tensors))
+
+
+def optimise_maps(
+    image_A: Image,
+    image_B: Image,
+    similarity: Similarity,
+    regularity: Regularity,
+    weight: Weight,
+    start: Map | None = None,
+    levels: Sequence[int] = (1,),
+    steps: int = 200,
+    rate: float = 1e-3,
+    seed: int = 0,
+    on_step: OnStep = lambda terms: None,
+) -> tuple[Map, Map]:
+    """phi_AB and phi_BA that make the objective small, found for these pairs alone; ICON, §4.3 and Fig. 5.
+
+    Args:
+        image_A: (batch, channels, *lattice).
+        image_B: on the same lattice.
+        similarity: what the warped images are compared by.
+        regularity: `ICON(noise=1/8)` as in the paper; without noise, inverse consistency alone lets maps fold.
+        weight: how much regularity counts; a copy of it is advanced.
+        start: where the search begins, and with it the kind of map: of batch 1 for all, or of twice the batch, the maps
+            from A to B first, as `registration(torch.cat([A, B]), torch.cat([B, A]))` returns them. By default a
+            displacement of zero on the images' lattice.
+        levels: pooling factors, coarse to fine. With more than one, displacements and velocities live on the pooled
+            lattice of each and go on from the level before; with one, a given start keeps its own lattices.
+        steps: of Adam, at every level.
+        rate: Adam's; maps are in unit-cube units, in which the paper's is 1e-4.
+        seed: of the points and the noise; torch's generators are left as they were.
+        on_step: receives the terms of every step.
+
+    Raises:
+        FloatingPointError: the objective is no longer finite.
+        ValueError: a start of another batch, or without any tensor.
+    """
+    begin = Displacement(torch.zeros_like(Grid.of(image_A).points(image_A))) if start is None else start
+    phi, weight = _both_ways(begin, len(image_A)), deepcopy(weight)
+    with _seeded(seed, image_A):
+        for level in levels:
+            a, b = average_pool(image_A, level), average_pool(image_B, level)
+            if start is None or len(levels) > 1:
+                phi = _on_lattice(phi, Grid.of(a))
+            objective = Objective(FreeMaps(phi), similarity, regularity, weight)
+            optimise(objective, a, b, steps, rate, on_step)
+            phi = objective.registration(a, b).of_tensors(torch.detach)
+    return phi[: len(image_A)], phi[len(image_A) :]
+
+
+def optimise_weights(
+    objective: Objective,
+    image_A: Image,
+    image_B: Image,
+    steps: int = 50,
+    rate: float = 2e-5,
+    seed: int = 0,
+    on_step: OnStep = lambda terms: None,
+) -> tuple[Map, Map]:
+    """phi_AB and phi_BA of a trained registration after some steps on these pairs alone, as GradICON's authors do it.
+
+    The steps are taken by a copy, in evaluation mode: `objective` keeps every bit, so that no pair depends on another.
+
+    Args:
+        objective: what was trained; parameters that want no gradient stay as they are.
+        image_A: (batch, channels, *lattice).
+        image_B: on the same lattice.
+        steps: of Adam.
+        rate: Adam's.
+        seed: of the points; torch's generators are left as they were.
+        on_step: receives the terms of every step.
+
+    Raises:
+        FloatingPointError: the objective is no longer finite.
+        ValueError: no parameter wants a gradient.
+    """
+    tuned = deepcopy(objective).eval()
+    with _seeded(seed, image_A):
+        optimise(tuned, image_A, image_B, steps, rate, on_step)
+    with torch.no_grad():
+        phi = tuned.registration(torch.cat([image_A, image_B]), torch.cat([image_B, image_A]))
+    return phi[: len(image_A)], phi[len(image_A) :]
+
+
+def optimise(
+    objective: Objective,
+    image_A: Image,
+    image_B: Image,
+    steps: int,
+    rate: float,
+    on_step: OnStep = lambda terms: None,
+) -> None:
+    """Steps of Adam on the objective's parameters for one batch of pairs.
+
+    Raises:
+        FloatingPointError: the objective is no longer finite.
+        ValueError: no parameter wants a gradient.
+    """
+    parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ValueError("nothing to optimise: the registration has no parameter that wants a gradient")
+    optimiser = torch.optim.Adam(parameters, rate)
+    with torch.enable_grad():
+        for step in range(1, steps + 1):
+            terms: Terms = objective(image_A, image_B)
+            if not isfinite(terms.total.item()):
+                raise FloatingPointError(
+                    f"the objective became {terms.total.item()} at step {step}; try a smaller rate"
+                )
+            optimiser.zero_grad(set_to_none=True)
+            terms.total.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            objective.weight.advance()
+            on_step(Terms(*(term.detach() for term in terms)))
+
+
+def _both_ways(start: Map, pairs: int) -> Map:
+    """The start of both directions of all pairs, each tensor of a batch of its own."""
+
+    def widened(tensor: Tensor) -> Tensor:
+        if tensor.shape[0] not in (1, 2 * pairs):
+            raise ValueError(
+                f"{pairs} pairs start from a map of batch 1 or {2 * pairs} (A to B, then B to A); got {tensor.shape[0]}"
+            )
+        return tensor.expand(2 * pairs, *tensor.shape[1:])
+
+    return start.of_tensors(widened)
+
+
+def _on_lattice(phi: Map, grid: Grid) -> Map:
+    """The same map with its displacements and velocities read on another lattice."""
+    return compose(*(_part_on_lattice(part, grid) for part in phi.parts))
+
+
+def _part_on_lattice(part: Map, grid: Grid) -> Map:
+    if isinstance(part, Displacement | Exponential):
+        return part.of_tensors(lambda field: sample(field, grid.points(field)))
+    return part
+
+
+@contextmanager
+def _seeded(seed: int, image: Tensor) -> Iterator[None]:
+    """Everything random inside comes from the seed, and nothing outside is touched."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if image.is_cuda else []):
+        torch.manual_seed(seed)
+        yield

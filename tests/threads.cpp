@@ -1,0 +1,146 @@
+// Calls the kernels with several threads under the thread sanitizer: see test_threads.py.
+//
+// The sanitizer does not see how libgomp's threads wait for each other, so OpenMP's few entry points that the kernels use
+// are written here with std::thread, which it does see. "planted" as the argument runs a race that it must find.
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <mutex>
+#include <thread>
+#include <tuple>
+#include <vector>
+
+namespace {
+
+struct Loop {  // of one parallel region
+    std::mutex lock;
+    bool begun = false;
+    long next = 0;
+};
+
+thread_local int team = 1, number = 0;
+thread_local Loop* loop = nullptr;
+thread_local long end = 0, chunk = 0;
+
+}  // namespace
+
+extern "C" {
+int omp_get_num_threads() { return team; }
+int omp_get_thread_num() { return number; }
+void GOMP_parallel(void (*function)(void*), void* data, unsigned threads, unsigned) {
+    Loop shared;
+    std::vector<std::thread> others;
+    const auto work = [&](int mine) {
+        const auto before = std::make_tuple(team, number, loop, end, chunk);
+        team = static_cast<int>(threads), number = mine, loop = &shared;
+        function(data);
+        std::tie(team, number, loop, end, chunk) = before;
+    };
+    for (unsigned i = 1; i < threads; ++i) others.emplace_back(work, i);
+    work(0);
+    for (auto& other : others) other.join();
+}
+bool GOMP_loop_nonmonotonic_dynamic_next(long* from, long* to) {
+    const std::lock_guard<std::mutex> guard(loop->lock);
+    *from = loop->next;
+    *to = loop->next = std::min(*from + chunk, end);
+    return *from < end;
+}
+bool GOMP_loop_nonmonotonic_dynamic_start(long first, long last, long, long each, long* from, long* to) {
+    {
+        const std::lock_guard<std::mutex> guard(loop->lock);
+        if (!loop->begun) loop->begun = true, loop->next = first;
+    }
+    end = last, chunk = each;
+    return GOMP_loop_nonmonotonic_dynamic_next(from, to);
+}
+void GOMP_loop_end_nowait() {}
+
+using Size = std::int64_t;
+void foldless_sample_f32(const float*, const float*, float*, float*, Size, Size, Size, const Size*, Size, Size, Size, int);
+void foldless_sample_backward_f32(const float*, const float*, const float*, const float*, float*, float*, Size, Size, Size,
+                                  const Size*, Size, Size, Size, int);
+double foldless_correlate_f32(const float*, const float*, const float*, float*, float*, const float*, const Size*,
+                              const Size*, Size, Size, double, double, double, int, int);
+void foldless_judge_f32(const float*, bool*, float*, const int*, const int*, const int*, Size, Size, Size, Size,
+                        const Size*, Size, Size, int, int);
+double foldless_product_error_f32(const float*, const float*, float*, float*, Size, Size, Size, double, int);
+void foldless_norm_reduce_f32(const float*, const float*, double*, Size, Size, Size, int);
+}
+
+namespace {
+
+constexpr int THREADS = 4;
+
+std::vector<float> numbers(Size count) {
+    std::vector<float> result(count);
+    std::uint32_t state = 1;
+    for (float& x : result) x = static_cast<float>((state = state * 1664525u + 1013904223u) >> 8) / (1 << 24);
+    return result;
+}
+
+void sample(Size batch, Size channels) {
+    const Size shape[] = {9, 10, 11}, nodes = 990, count = 20000;
+    const auto values = numbers(batch * channels * nodes), points = numbers(batch * 3 * count);
+    auto value = numbers(batch * channels * count), jacobian = numbers(batch * channels * 3 * count);
+    auto g_values = values, g_points = points;
+    foldless_sample_f32(values.data(), points.data(), value.data(), jacobian.data(), batch, channels, 3, shape, count,
+                        channels * nodes, 3 * count, THREADS);
+    foldless_sample_backward_f32(values.data(), points.data(), value.data(), jacobian.data(), g_values.data(),
+                                 g_points.data(), batch, channels, 3, shape, count, channels * nodes, 3 * count, THREADS);
+}
+
+void correlate(Size images, Size side) {
+    const Size shape[] = {side, side + 1, side + 2}, reach[] = {1, 1, 1};
+    const Size nodes = side * (side + 1) * (side + 2);
+    const auto a = numbers(images * nodes), b = numbers(images * nodes), mask = numbers(nodes);
+    const std::vector<float> weights(9, 1.0f);
+    auto g_a = a, g_b = b;
+    foldless_correlate_f32(a.data(), b.data(), mask.data(), g_a.data(), g_b.data(), weights.data(), shape, reach, images,
+                           images, 1.0 / 27, 1e-5, 1e-3, 0, THREADS);
+}
+
+void judge() {
+    const Size shape[] = {20, 9, 21};
+    const int offsets[] = {1, 0, 0, 0, 1, 0, 0, 0, 1}, corners[] = {0, 1, 2}, signs[] = {1};
+    const auto field = numbers(3 * 20 * 9 * 21);
+    std::vector<float> negative(19 * 8 * 20);
+    std::vector<std::uint8_t> folded(negative.size());
+    foldless_judge_f32(field.data(), reinterpret_cast<bool*>(folded.data()), negative.data(), offsets, corners, signs, 3, 1,
+                       1, 3, shape, 0, 1, 0, THREADS);
+}
+
+void normalise() {
+    const auto p = numbers(64 * 999);
+    double sums[2 * 64];
+    foldless_norm_reduce_f32(p.data(), p.data(), sums, 1, 999, 64, THREADS);
+}
+
+void multiply() {
+    const auto a = numbers(2 * 9 * 5000), b = a;
+    auto g_a = a, g_b = b;
+    foldless_product_error_f32(a.data(), b.data(), g_a.data(), g_b.data(), 2, 3, 5000, 1.0, THREADS);
+}
+
+void increase(void* counter) { ++*static_cast<int*>(counter); }
+
+}  // namespace
+
+int main(int, char** arguments) {
+    if (arguments[1] && std::strcmp(arguments[1], "planted") == 0) {
+        int counter = 0;
+        GOMP_parallel(increase, &counter, THREADS, 0);
+        return 0;
+    }
+    for (const Size batch : {1, 3, 4}) {
+        sample(batch, 1);
+        sample(batch, 5);
+    }
+    correlate(3, 9);
+    correlate(2, 40);
+    judge();
+    normalise();
+    multiply();
+    return 0;
+}
