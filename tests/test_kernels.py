@@ -10,7 +10,7 @@ from foldless.grid import Grid, sample, sample_with_jacobian
 from foldless.kernels import convolution, native, plain
 from foldless.kernels.norm import normalise
 from foldless.kernels.thin import thin
-from foldless.maps import Displacement
+from foldless.maps import Displacement, matrix_product, plain_matrix_product
 from foldless.regularity import _plain_product_error, _product_error
 
 compiled = pytest.mark.skipif(
@@ -391,6 +391,28 @@ def test_bfloat16_rounds_as_torch_does():
 
 
 # Products of Jacobians
+
+
+@compiled
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("count", [1, 50, 2051])
+@pytest.mark.parametrize("dim", DIMS)
+def test_products_equal_the_plain_ones(dim, count, dtype):
+    a, b = torch.randn(2, 2, dim, dim, count, dtype=dtype)
+    like = torch.randn(2, dim, dim, count, dtype=dtype)
+    got = with_gradients(matrix_product, (a, b), like)
+    expected = with_gradients(plain_matrix_product, (a, b), like)
+    for ours, referee in zip(got, expected, strict=True):
+        assert_close(ours, referee, rtol=0, atol=1e-5 if dtype == torch.float32 else 1e-13)
+
+
+@compiled
+@pytest.mark.parametrize("dim", DIMS)
+def test_products_have_gradients_of_any_order(dim):
+    a, b = torch.randn(2, 2, dim, dim, 2, dtype=torch.float64)
+    turned = a.transpose(1, 2).contiguous().transpose(1, 2).requires_grad_()
+    assert torch.autograd.gradcheck(matrix_product, (turned, b.requires_grad_()))
+    assert torch.autograd.gradgradcheck(matrix_product, (turned, b))
 
 
 @compiled

@@ -66,6 +66,7 @@ double foldless_correlate_f32(const float*, const float*, const float*, float*, 
 void foldless_judge_f32(const float*, bool*, float*, const int*, const int*, const int*, Size, Size, Size, Size,
                         const Size*, Size, Size, int, int);
 double foldless_product_error_f32(const float*, const float*, float*, float*, Size, Size, Size, double, int);
+void foldless_product_f32(const float*, const float*, float*, Size, Size, Size, int, int, int);
 void foldless_norm_reduce_f32(const float*, const float*, double*, Size, Size, Size, int);
 }
 
@@ -121,6 +122,7 @@ void multiply() {
     const auto a = numbers(2 * 9 * 5000), b = a;
     auto g_a = a, g_b = b;
     foldless_product_error_f32(a.data(), b.data(), g_a.data(), g_b.data(), 2, 3, 5000, 1.0, THREADS);
+    foldless_product_f32(a.data(), b.data(), g_a.data(), 2, 3, 5000, 0, 1, THREADS);
 }
 
 void increase(void* counter) { ++*static_cast<int*>(counter); }

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from foldless.grid import Grid, Points, per_axis, sample, sample_with_jacobian
+from foldless.kernels.product import can_multiply, product
 
 Jacobian = Float[Tensor, "#batch dim dim *at"]
 
@@ -401,11 +402,16 @@ def _solve(matrix: Jacobian, vector: Points) -> Points:
 
 
 def matrix_product(a: Jacobian, b: Jacobian) -> Jacobian:
-    """a · b at every point, (batch, dim, dim, *at); elementwise, which beats batching such small matrices."""
-    product = a[:, :, 0, None] * b[:, None, 0]
+    """a · b at every point, (batch, dim, dim, *at)."""
+    return product(a, b) if can_multiply(a, b) else plain_matrix_product(a, b)
+
+
+def plain_matrix_product(a: Jacobian, b: Jacobian) -> Jacobian:
+    """In torch, elementwise, which beats batching such small matrices; the kernel's referee."""
+    total = a[:, :, 0, None] * b[:, None, 0]
     for j in range(1, a.shape[2]):
-        product = product + a[:, :, j, None] * b[:, None, j]
-    return product
+        total = total + a[:, :, j, None] * b[:, None, j]
+    return total
 
 
 def determinant(matrix: Jacobian) -> Float[Tensor, "#batch *at"]:

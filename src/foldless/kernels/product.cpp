@@ -1,6 +1,6 @@
-// How far products of small matrices are from the identity: the sum of (a · b - 1)² over all entries, and its gradient.
+// Products of small matrices, and how far they are from the identity: the sum of (a · b - 1)² and its gradient.
 //
-// a, b (batch, dim, dim, count). The plain form in regularity.py is the referee.
+// a, b (batch, dim, dim, count). The plain forms in maps.py and regularity.py are the referees.
 
 #include <algorithm>
 #include <vector>
@@ -55,6 +55,34 @@ double product_error(const T* a, const T* b, T* g_a, T* g_b, Size batch, Size co
     return total;
 }
 
+// out = a · b with either transposed.
+template <typename T, int D, bool A, bool B>
+void product(const T* a, const T* b, T* out, Size batch, Size count, int threads) {
+    const Size chunks = (count + CHUNK - 1) / CHUNK;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (Size job = 0; job < batch * chunks; ++job) {
+        const Size begin = job % chunks * CHUNK, at = job / chunks * D * D * count + begin;
+        const Size some = std::min(CHUNK, count - begin);
+        const T *p = a + at, *q = b + at;
+        T* r = out + at;
+        for (int i = 0; i < D; ++i)
+            for (int j = 0; j < D; ++j)
+#pragma omp simd
+                for (Size x = 0; x < some; ++x) {
+                    T sum = 0;
+                    for (int k = 0; k < D; ++k)
+                        sum += p[(A ? k * D + i : i * D + k) * count + x] * q[(B ? j * D + k : k * D + j) * count + x];
+                    r[(i * D + j) * count + x] = sum;
+                }
+    }
+}
+
+template <typename T, int D>
+auto product_of(int transposed_a, int transposed_b) {
+    if (transposed_a) return transposed_b ? product<T, D, true, true> : product<T, D, true, false>;
+    return transposed_b ? product<T, D, false, true> : product<T, D, false, false>;
+}
+
 }  // namespace
 
 // Returns the sum; gradients of `factor` times the sum where g_a and g_b are not null.
@@ -63,6 +91,13 @@ double product_error(const T* a, const T* b, T* g_a, T* g_b, Size batch, Size co
                                                     Size count, double factor, int threads) {                         \
         auto run = dim == 1 ? product_error<T, 1> : dim == 2 ? product_error<T, 2> : product_error<T, 3>;             \
         return run(a, b, g_a, g_b, batch, count, factor, threads);                                                    \
+    }                                                                                                                 \
+    extern "C" void foldless_product_##NAME(const T* a, const T* b, T* out, Size batch, Size dim, Size count,         \
+                                            int transposed_a, int transposed_b, int threads) {                        \
+        auto run = dim == 1 ? product_of<T, 1>(transposed_a, transposed_b)                                            \
+                   : dim == 2 ? product_of<T, 2>(transposed_a, transposed_b)                                          \
+                              : product_of<T, 3>(transposed_a, transposed_b);                                         \
+        run(a, b, out, batch, count, threads);                                                                        \
     }
 
 FOLDLESS_PRODUCT(float, f32)

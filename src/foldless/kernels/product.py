@@ -1,8 +1,9 @@
-"""Products of small matrices at many points, beside the identity."""
+"""Products of small matrices at many points, and how far they are from the identity."""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,10 +15,16 @@ _TYPES = {torch.float32: "f32", torch.float64: "f64"}
 
 
 def can_multiply(a: Tensor, b: Tensor) -> bool:
-    """Whether `product_error` takes these: on the CPU, of one shape, float32 or float64, compiled kernels."""
+    """Whether `product` and `product_error` take these: on the CPU, of one shape, float32 or float64, compiled."""
     alike = a.dtype == b.dtype and a.device == b.device and a.shape == b.shape
     compiled = a.device.type == "cpu" and a.dtype in _TYPES and library()[0] is not None
     return compiled and alike and a.shape[1] <= 3 and a.numel() > 0
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """a · b at every point, all three (batch, dim, dim, *at)."""
+    result: Tensor = _Product.apply(a, b, False, False)  # type: ignore[no-untyped-call]
+    return result
 
 
 def product_error(a: Tensor, b: Tensor) -> Tensor:
@@ -29,6 +36,36 @@ def product_error(a: Tensor, b: Tensor) -> Tensor:
     """
     result: Tensor = _ProductError.apply(a, b)  # type: ignore[no-untyped-call]
     return result
+
+
+class _Product(torch.autograd.Function):
+    """op(a) · op(b), either transposed or not; its gradients are such products again."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, turn_a: bool, turn_b: bool) -> Tensor:
+        ctx.save_for_backward(a, b)
+        ctx.turned = turn_a, turn_b
+        a, b = a.contiguous(), b.contiguous()
+        out = torch.empty_like(a)
+        compiled = library()[0]
+        assert compiled is not None
+        function = getattr(compiled, f"foldless_product_{_TYPES[a.dtype]}")
+        flags = (ctypes.c_int(flag) for flag in (turn_a, turn_b, torch.get_num_threads()))
+        function(*map(pointer, (a, b, out)), *_sizes(a), *flags)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        a, b = ctx.saved_tensors
+        turn_a, turn_b = ctx.turned
+        g_a = g_b = None
+        if ctx.needs_input_grad[0]:
+            factors = (b, gradient, turn_b, True) if turn_a else (gradient, b, False, not turn_b)
+            g_a = _Product.apply(*factors)  # type: ignore[no-untyped-call]
+        if ctx.needs_input_grad[1]:
+            factors = (gradient, a, True, turn_a) if turn_b else (a, gradient, not turn_a, False)
+            g_b = _Product.apply(*factors)  # type: ignore[no-untyped-call]
+        return g_a, g_b, None, None
 
 
 class _ProductError(torch.autograd.Function):
@@ -50,10 +87,14 @@ class _ProductError(torch.autograd.Function):
 def _call(a: Tensor, b: Tensor, g_a: Tensor | None, g_b: Tensor | None, factor: float) -> float:
     compiled = library()[0]
     assert compiled is not None
-    batch, dim = a.shape[:2]
     function = getattr(compiled, f"foldless_product_error_{_TYPES[a.dtype]}")
     function.restype = ctypes.c_double
-    sizes = map(ctypes.c_int64, (batch, dim, a.numel() // (batch * dim * dim)))
     tensors = map(pointer, (a, b, g_a, g_b))
-    total: float = function(*tensors, *sizes, ctypes.c_double(factor), ctypes.c_int(torch.get_num_threads()))
+    total: float = function(*tensors, *_sizes(a), ctypes.c_double(factor), ctypes.c_int(torch.get_num_threads()))
     return total
+
+
+def _sizes(a: Tensor) -> Iterator[ctypes.c_int64]:
+    """Batch, dimension and number of points."""
+    batch, dim = a.shape[:2]
+    return map(ctypes.c_int64, (batch, dim, a.numel() // (batch * dim * dim)))
