@@ -15,6 +15,7 @@ from typing import Any
 
 import tyro
 
+from experiments.results import RESULTS, markdown, write_section
 from foldless.cli.crossvalidate import CrossValidate
 from foldless.methods import Method
 
@@ -33,12 +34,12 @@ NAMES = ("A", "B", "C")
 
 @dataclass(frozen=True)
 class Table1:
-    """Train and judge Kuang's methods fold by fold; write table.md, a row a method, published beside measured."""
+    """Train and judge Kuang's methods fold by fold; write a table, a row a method, published beside measured."""
 
     data: Path
     """The folder of the brains: affine2mm/ID_t1.nii.gz with ID_seg.nii.gz, and labels.csv."""
     output: Path
-    """Folder for the trainings, results.json and table.md."""
+    """Folder for the trainings and what they came to, fold by fold."""
     methods: tuple[Method, ...] = ("baseline", "cycle", "refinement", "icon")
     """Any of `foldless train --method`; bidirectional, three-images, gradicon and others complete the table."""
     folds: tuple[str, ...] = ()
@@ -55,14 +56,16 @@ class Table1:
     """Test pairs a fold; all 42, or 30 of six subjects, unless fewer are asked for."""
     synquick: bool = False
     """Also antspyx's SyNQuick on the same pairs; takes `pip install antspyx`."""
+    results: Path = RESULTS
+    """Where the table goes."""
 
     def run(self) -> None:
         """Everything that is not there yet, then the table."""
         data = lay_out(self.data, self.output / "data")
-        results = self.output / "results"
+        folds = self.output / "results"
         CrossValidate(
             data=data,
-            output=results,
+            output=folds,
             methods=self.methods,
             folds=self.folds,
             pairs=self.pairs,
@@ -75,8 +78,14 @@ class Table1:
             percentiles=(0.0, 100.0),
         ).run()
         if self.synquick:
-            judge_synquick(data, results, self.methods[0])
-        (self.output / "table.md").write_text(table(results), encoding="utf-8")
+            judge_synquick(data, folds, self.methods[0])
+        command = f"    python -m experiments.kuang_table1 --data FOLDER --output RUNS --steps {self.steps}"
+        about = (
+            "Mean ± standard deviation (divisor n - 1) over the folds that were run, of 20 brains in three; images "
+            f"pooled by {self.pool} for training, {self.steps} steps (a phase: three tenths), batch {self.batch}, rate "
+            f"{self.rate:g}. Published: Mindboggle-101 at 1 mm."
+        )
+        write_section("Kuang, Table 1", f"{command}\n\n{about}\n\n{table(folds)}", self.results)
 
 
 def lay_out(brains: Path, folder: Path) -> Path:
@@ -151,12 +160,11 @@ def table(results: Path) -> str:
     for file in sorted(results.glob("*/*/pairs.json")):
         rows = json.loads(file.read_text(encoding="utf-8"))["pairs"]
         found.setdefault(file.parent.name, {})[file.parents[1].name] = rows
-    lines = ["| method | folds run | published P, % | " + " | ".join(COLUMNS.values()) + " |"]
-    lines.append("|---|---|---|" + "---|" * len(COLUMNS))
-    for method, scores in summarised(found).items():
-        cells = [_cell(scores.get(name)) for name in COLUMNS]
-        lines.append(f"| {method} | {' '.join(found[method])} | {PUBLISHED.get(method, '')} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    rows = [
+        (method, " ".join(found[method]), PUBLISHED.get(method, ""), *(_cell(scores.get(name)) for name in COLUMNS))
+        for method, scores in summarised(found).items()
+    ]
+    return markdown(("method", "folds run", "published P, %", *COLUMNS.values()), rows)
 
 
 def _cell(score: dict[str, Any] | None) -> str:

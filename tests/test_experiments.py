@@ -83,10 +83,10 @@ def brains(tmp_path):
 
 
 def test_a_fold_of_kuangs_table(brains, tmp_path):
-    KuangsTable1(brains, tmp_path / "out", methods=("baseline",), folds=("B",), steps=1, pairs=1).run()
-    lines = (tmp_path / "out/table.md").read_text().splitlines()
-    assert len(lines) == 3
-    cells = [cell.strip() for cell in lines[2].split("|")[1:-1]]
+    options = {"methods": ("baseline",), "folds": ("B",), "steps": 1, "pairs": 1}
+    KuangsTable1(brains, tmp_path / "out", results=tmp_path / "RESULTS.md", **options).run()
+    (line,) = (row for row in (tmp_path / "RESULTS.md").read_text().splitlines() if row.startswith("| baseline"))
+    cells = [cell.strip() for cell in line.split("|")[1:-1]]
     assert cells[:3] == ["baseline", "B", "1.97 ± 0.73"]
     assert 0 < float(cells[6]) <= 1
     assert (tmp_path / "out/data/groups.csv").read_text().split()[1:] == [

@@ -148,6 +148,18 @@ def test_in_bfloat16_the_last_layer_stays_in_float32(dim, name, how):
     assert (got != got.bfloat16().float()).float().mean() > 0.5  # more than 8 bits in most outputs
 
 
+def test_gradients_on_two_nodes_hold_nothing_that_was_left_in_memory():
+    net = VoxelMorphUNet(3, encoder=(16, 32), decoder=(32, 32), full=(8, 8))
+    torch.nn.init.normal_(net.last.weight, std=0.1)
+    a, b = (image.bfloat16() for image in images((4, 4, 4), batch=1, dtype=torch.float32))
+    for _ in range(20):
+        left = [torch.full((n,), float("nan")) for n in (100, 1000, 10_000, 100_000)]
+        del left
+        net.zero_grad()
+        net(a, b).square().sum().backward()
+        assert all(p.grad.isfinite().all() for p in net.parameters())
+
+
 # ICON's U-Net against its authors'
 
 
