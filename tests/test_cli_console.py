@@ -14,7 +14,7 @@ import pytest
 from foldless.cli import console
 from foldless.errors import InputError
 
-COMMANDS = ("demo", "train", "register", "apply", "evaluate", "doctor")
+COMMANDS = ("demo", "train", "register", "apply", "evaluate", "crossvalidate", "prepare", "doctor")
 HEAVY = ("torch", "SimpleITK", "numpy", "matplotlib", "nibabel", "scipy", "safetensors")
 STARTED = f"""
 import sys

@@ -216,3 +216,130 @@ def test_the_demo(foldless, tmp_path):
     assert max(map(len, said[said.index("moving → fixed") :].split("\nmean")[0].splitlines())) <= 80
     assert foldless("demo", "--output", tmp_path / "demo", "--steps", 1)[0] == 2
     assert foldless("demo", "--output", tmp_path / "demo", "--steps", 1, "--overwrite")[0] == 0
+
+
+# Stages and methods
+
+EXACT = ("--precision", "float32", "--batch", 2, "--steps", 2, "--validate-every", 2, "--save-every", 1)
+
+
+def test_four_networks_in_one_command(foldless, tmp_path):
+    words = (*SHAPES, "--stages", 3, "--output", tmp_path / "run")
+    code, said, complained = foldless(*words)
+    assert (code, complained) == (0, "")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == LEFT | {f"stage-{k}.safetensors" for k in (1, 2, 3)}
+    model = Model.load(tmp_path / "run")
+    assert len(model.registration.parts) == 4
+    assert "12 steps in" in said
+    looks = [row for row in read_log(tmp_path / "run/log.csv") if "val_total" in row and row["step"] > 8]
+    best = min(looks, key=lambda row: row["val_total"])
+    assert f"Best at step {int(best['step'])}:" in said, "of the last stage"
+    assert re.search(r"^2 +│ +1-3 │ +3 │ +1 │ +8 │", said, re.MULTILINE), "the stages are shown"
+    assert foldless("train", "--config", tmp_path / "run", "--output", tmp_path / "again")[0] == 0
+    for name in ("stage-1", "stage-3", "best"):
+        assert same(weights(tmp_path / "run", name), weights(tmp_path / "again", name))
+
+
+def test_beginning_with_a_later_stage(foldless, tmp_path):
+    save_cases(tmp_path / "data", 4, (12, 12))
+    words = ("train", "--data", tmp_path / "data", *TINY, "--stages", 2)
+    foldless(*words, "--output", tmp_path / "run")
+    start = ("--start", tmp_path / "run/stage-1.safetensors", "--first-stage", 2)
+    assert foldless(*words, *start, "--output", tmp_path / "more")[0] == 0
+    before, after = weights(tmp_path / "run", "stage-1"), weights(tmp_path / "more")
+    assert all(torch.equal(before[name], after[name]) for name in before if name.startswith("first."))
+    assert not same(before, after)
+    assert len(json.loads((tmp_path / "more/run.json").read_text())["data_sha256"]["start"]) == 64
+    assert foldless("train", "--config", tmp_path / "more", "--output", tmp_path / "again")[0] == 0
+    assert same(after, weights(tmp_path / "again"))
+
+
+@pytest.mark.parametrize(
+    ("method", "parts", "steps"), [("baseline", 1, 2), ("cycle", 1, 2), ("three-images", 1, 2), ("refinement", 2, 16)]
+)
+def test_the_methods_of_kuang(foldless, tmp_path, method, parts, steps):
+    dim = 3 if method == "refinement" else 2  # the published sizes are counted once
+    save_cases(tmp_path / "data", 7, (12, 13, 14)[:dim])
+    words = ("train", "--data", tmp_path / "data", "--method", method, *EXACT)
+    code, said, complained = foldless(*words, "--output", tmp_path / "run")
+    assert (code, complained) == (0, "")
+    assert f"{steps} steps in" in said
+    model = Model.load(tmp_path / "run")
+    assert len(model.registration.parts) == parts
+    assert model.recipe.similarity == "lncc-squared"
+    assert model.recipe.rate == 1e-4
+    if dim == 3:
+        sizes = [sum(p.numel() for p in part.parameters()) for part in model.registration.parts]
+        assert sizes == [259_675, 2_611]
+
+
+def test_a_method_resumes_in_the_middle_of_a_phase(foldless, tmp_path, monkeypatch):
+    from foldless.cli.watch import Watch
+
+    save_cases(tmp_path / "data", 4, (12, 12))
+    words = (
+        "train",
+        "--data",
+        tmp_path / "data",
+        "--method",
+        "image-refinement",
+        *EXACT,
+        "--steps",
+        3,
+        "--save-every",
+        2,
+    )
+    foldless(*words, "--output", tmp_path / "straight")
+
+    def interrupt(self, step, terms):
+        if step == 12:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Watch, "on_step", interrupt)
+    assert foldless(*words, "--output", tmp_path / "killed")[0] == 130
+    monkeypatch.undo()
+    assert foldless("train", "--resume", tmp_path / "killed")[0] == 0
+    for name in ("last", "best", "stage-4", "stage-8"):
+        assert same(weights(tmp_path / "straight", name), weights(tmp_path / "killed", name))
+    assert (tmp_path / "straight/log.csv").read_text() == (tmp_path / "killed/log.csv").read_text()
+
+
+def test_training_on_pooled_images(foldless, tmp_path):
+    code, _, _ = foldless(*SHAPES, "--method", "baseline", "--pool", 2, "--output", tmp_path / "run")
+    assert code == 0
+    recipe = Model.load(tmp_path / "run").recipe
+    assert recipe.levels == (2,)
+    assert recipe.stages[0].level == 2
+
+
+def test_help_shows_the_defaults_of_the_method(foldless):
+    code, said, _ = foldless("train", "--method", "cycle", "--help")
+    assert code == 0
+    assert "(default: image-cycle)" in " ".join(said.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (("--stages", 0), "1 or more"),
+        (("--pool", 0), "1 or more"),
+        (("--stages", 3, "--levels", 2, 1), "do not fit 2 levels"),
+        (("--stages", 2, "--method", "refinement"), "phases of its own"),
+        (("--first-stage", 2), "--start RUN"),
+        (("--method", "three-images", "--regularity", "diffusion"), "closes cycles"),
+        (("--start", "nowhere"), "does not exist"),
+    ],
+)
+def test_stages_that_cannot_be_had(foldless, tmp_path, more, says):
+    code, _, complained = foldless(*SHAPES, *more, "--output", tmp_path / "run")
+    assert code == 2
+    assert says in complained
+    assert complained.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_record_holds_its_stages(foldless, tmp_path):
+    foldless(*SHAPES, "--output", tmp_path / "run")
+    code, _, complained = foldless("train", "--config", tmp_path / "run", "--stages", 2, "--output", tmp_path / "b")
+    assert code == 2
+    assert "leave --method, --stages and --pool out" in complained

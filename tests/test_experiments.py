@@ -4,11 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from samples import blob, save_image
 
 from experiments.icon_table1 import PUBLISHED, Table1
 from experiments.icon_table2 import Table2
+from experiments.kuang_table1 import Table1 as KuangsTable1
 from experiments.results import markdown, write_section
 
 ROOT = Path(__file__).parents[1]
@@ -66,3 +68,28 @@ def test_table_2_judges_what_is_there(tmp_path, monkeypatch):
     table = (tmp_path / "R.md").read_text()
     assert "| nothing | 1.000 | 0.00 | 0.0000 | 0.000 |" in table
     assert "install NiftyReg" in table
+
+
+@pytest.fixture
+def brains(tmp_path):
+    """Six subjects in the layout of the real ones."""
+    for k in range(6):
+        labels = blob((16, 16, 16), k)
+        save_image((labels * 50.0).astype(np.float32), tmp_path / "brains/affine2mm" / f"{1000 + k}_t1.nii.gz")
+        save_image(labels.astype(np.uint8), tmp_path / "brains/affine2mm" / f"{1000 + k}_seg.nii.gz")
+    rows = ["label,name,tissue,group,group_name", "1,One,GM,1,front", "2,Two,GM,2,back", "3,Three,GM,0,"]
+    (tmp_path / "brains/labels.csv").write_text("\n".join(rows) + "\n")
+    return tmp_path / "brains"
+
+
+def test_a_fold_of_kuangs_table(brains, tmp_path):
+    options = {"methods": ("baseline",), "folds": ("B",), "steps": 1, "pairs": 1}
+    KuangsTable1(brains, tmp_path / "out", results=tmp_path / "RESULTS.md", **options).run()
+    (line,) = (row for row in (tmp_path / "RESULTS.md").read_text().splitlines() if row.startswith("| baseline"))
+    cells = [cell.strip() for cell in line.split("|")[1:-1]]
+    assert cells[:3] == ["baseline", "B", "1.97 ± 0.73"]
+    assert 0 < float(cells[6]) <= 1
+    assert (tmp_path / "out/data/groups.csv").read_text().split()[1:] == [
+        f"{1000 + k},{'ABC'[k % 3]}" for k in range(6)
+    ]
+    assert (tmp_path / "out/data/regions.csv").read_text().split()[1:] == ["1,front", "2,back"]

@@ -544,3 +544,58 @@ def test_landmarks_that_do_not_pair_up():
     for fixed, moving in ((torch.zeros(2, 3), torch.zeros(3, 3)), (torch.zeros(2, 2), torch.zeros(2, 2))):
         with pytest.raises(ValueError, match="landmarks"):
             metrics.target_registration_error(field, fixed, moving)
+
+
+# The determinant of Kuang's Table 1
+
+
+def legacy_determinant(slopes):
+    """Expanded along D_x with numpy's minors, x, y, z the axes 1, 0, 2; in the second one D_z u_x reads D_x u_x."""
+    axes = [1, 0, 2]
+    u = np.asarray(slopes)[np.ix_(axes, axes)].T  # a row a derivative
+    m = u + np.eye(3)
+    first, second, third = (np.delete(np.delete(m, 0, axis=0), k, axis=1) for k in range(3))
+    second[1, 0] = u[0, 0]
+    minors = [np.linalg.det(minor) for minor in (first, second, third)]
+    return m[0, 0] * minors[0] - m[0, 1] * minors[1] + m[0, 2] * minors[2]
+
+
+def test_the_legacy_determinant_has_one_wrong_term():
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        slopes = random.normal(0, 0.4, (3, 3))
+        field = linear_field(np.eye(3) + slopes, (4, 5, 6))
+        legacy, right = (metrics.jacobian_determinant(field, rule) for rule in ("kuang_legacy", "forward"))
+        assert legacy.shape == (1, 3, 4, 5)
+        np.testing.assert_allclose(legacy.numpy(), legacy_determinant(slopes), rtol=0, atol=SLACK)
+        np.testing.assert_allclose(right.numpy(), np.linalg.det(np.eye(3) + slopes), rtol=0, atol=SLACK)
+        assert (legacy - right).abs().min() > 1e-6
+
+
+@pytest.mark.parametrize(("component", "axis", "other"), [(0, 1, 0.0), (2, 0, 0.0), (1, 1, 0.3)])
+def test_where_the_wrong_term_is_harmless(component, axis, other):
+    """Its factors are ∂u_0/∂x_1, ∂u_2/∂x_0, and the difference of ∂u_1/∂x_1 and ∂u_1/∂x_2."""
+    slopes = np.random.default_rng(1).normal(0, 0.3, (3, 3))
+    slopes[1, 2] = 0.3
+    slopes[component, axis] = other
+    field = linear_field(np.eye(3) + slopes, (4, 5, 6))
+    legacy, right = (metrics.jacobian_determinant(field, rule) for rule in ("kuang_legacy", "forward"))
+    assert_close(legacy, right, rtol=0, atol=SLACK)
+
+
+def test_the_legacy_determinant_inflates_what_hardly_folds():
+    """As the published fix says (0.003 % -> 0.047 % there): the flow of a smooth velocity, sampled."""
+    x = torch.stack(torch.meshgrid(*[torch.linspace(0, 2 * torch.pi, 24, dtype=torch.float64)] * 3, indexing="ij"))
+    velocity = torch.stack([torch.sin(x + shift).prod(0) for shift in (0.3, 1.1, 2.0)])[None] * 7 / 23
+    flow = Exponential(velocity).displacement.voxels
+    right, legacy = (metrics.folds_percent(flow, rule).item() for rule in ("forward", "kuang_legacy"))
+    assert right < 0.1
+    assert legacy > 0.5
+    assert "kuang_legacy" not in metrics.FOLD_RULES, "on request only"
+
+
+def test_the_legacy_determinant_judges_cells_in_3d():
+    with pytest.raises(ValueError, match="2-D"):
+        metrics.folds(torch.zeros(1, 2, 5, 5), "kuang_legacy")
+    with pytest.raises(ValueError, match="judges cells"):
+        metrics.folds_percent(torch.zeros(1, 3, 5, 5, 5), "kuang_legacy", torch.ones(1, 5, 5, 5, dtype=torch.bool))

@@ -5,7 +5,7 @@ import torch
 from tables import ANY_SIZE, BATCH_FREE_IN_TRAINING, DIMS, NETWORKS, SHAPES, every_network, stirred
 from torch.testing import assert_close
 
-from foldless.networks import MLP, ConvOnly, EncoderDecoder, ResidualUNet, VoxelMorphUNet
+from foldless.networks import MLP, ConvOnly, EncoderDecoder, Refinement, ResidualUNet, VoxelMorphUNet
 
 PUBLISHED = {
     "MLP 28x28": (lambda: MLP((28, 28)), 41_260_568),
@@ -14,6 +14,7 @@ PUBLISHED = {
     "ResidualUNet 2-D": (lambda: ResidualUNet(2), 4_756_902),
     "ResidualUNet 3-D": (lambda: ResidualUNet(3), 17_670_229),
     "VoxelMorphUNet 3-D": (lambda: VoxelMorphUNet(3), 259_675),
+    "Refinement 3-D": (lambda: Refinement(3), 27 * 3 * 16 + 16 + 27 * 16 * 3 + 3),
 }
 ODD = {
     1: [(29,), (64,), (5,), (1,)],
@@ -147,6 +148,18 @@ def test_in_bfloat16_the_last_layer_stays_in_float32(dim, name, how):
     assert (got != got.bfloat16().float()).float().mean() > 0.5  # more than 8 bits in most outputs
 
 
+def test_gradients_on_two_nodes_hold_nothing_that_was_left_in_memory():
+    net = VoxelMorphUNet(3, encoder=(16, 32), decoder=(32, 32), full=(8, 8))
+    torch.nn.init.normal_(net.last.weight, std=0.1)
+    a, b = (image.bfloat16() for image in images((4, 4, 4), batch=1, dtype=torch.float32))
+    for _ in range(20):
+        left = [torch.full((n,), float("nan")) for n in (100, 1000, 10_000, 100_000)]
+        del left
+        net.zero_grad()
+        net(a, b).square().sum().backward()
+        assert all(p.grad.isfinite().all() for p in net.parameters())
+
+
 # ICON's U-Net against its authors'
 
 
@@ -272,3 +285,63 @@ def test_every_level_of_voxelmorph_answers_where_it_was_asked(size, path):
     out = in_voxels(net(*impulse((size,), (32,))))[0, 0]
     centre = (out * torch.arange(size, dtype=torch.float64)).sum() / out.sum()
     assert abs(centre - (32 + (2**doublings - 1) / 2)) < SAME
+
+
+# Kuang's refinement
+
+
+def refinement(dim, **options):
+    return stirred(Refinement(dim, hidden=5, **options), 0.3).double()
+
+
+def seen_by(net, dim, batch=2):
+    return torch.randn(batch, dim, *SHAPES[dim], dtype=torch.float64), *images(SHAPES[dim], batch)
+
+
+@every_dim
+@pytest.mark.parametrize("leaky", [True, False])
+def test_a_refinement_is_two_convolutions_and_what_was_there(dim, leaky):
+    """Torch's own layers with the same weights are the judge."""
+    net = refinement(dim, leaky=leaky)
+    kind = {1: torch.nn.Conv1d, 2: torch.nn.Conv2d, 3: torch.nn.Conv3d}[dim]
+    layers = [kind(dim, 5, 3, padding="same"), torch.nn.LeakyReLU(0.2), kind(5, dim, 3, padding="same")]
+    judge = torch.nn.Sequential(*layers, *([torch.nn.LeakyReLU(0.2)] if leaky else [])).double()
+    for theirs, ours in ((judge[0], net.hidden), (judge[2], net.last)):
+        theirs.load_state_dict(ours.state_dict())
+    u, warped, fixed = seen_by(net, dim)
+    assert_close(net(u, warped, fixed), u + judge(u), rtol=0, atol=SAME)
+    assert_close(net(u, fixed, warped), net(u, warped, fixed), rtol=0, atol=0)
+
+
+@every_dim
+def test_the_published_refinement_corrects_downwards_at_a_fifth(dim):
+    u, warped, fixed = seen_by(None, dim)
+    for leaky, downwards in ((True, -0.2), (False, -1.0)):
+        net = Refinement(dim, leaky=leaky).double()
+        for bias, expected in ((1.0, 1.0), (-1.0, downwards)):
+            torch.nn.init.constant_(net.last.bias, bias)
+            assert_close(net(u, warped, fixed) - u, torch.full_like(u, expected), rtol=0, atol=SAME)
+
+
+@every_dim
+def test_our_refinement_sees_both_images(dim):
+    net = refinement(dim, leaky=False, channels=2)
+    u, warped, fixed = seen_by(net, dim)
+    still = net(u, warped, fixed)
+    assert (net(u, warped + 1, fixed) - still).abs().max() > 1e-3
+    assert (net(u, warped, fixed + 1) - still).abs().max() > 1e-3
+    assert (net(u, fixed, warped) - still).abs().max() > 1e-3
+
+
+@every_dim
+@pytest.mark.parametrize("options", [{}, {"leaky": False}, {"channels": 2}])
+def test_a_refinement_starts_with_what_was_there_and_learns(dim, options):
+    net = Refinement(dim, **options).double()
+    u, warped, fixed = seen_by(net, dim)
+    assert torch.equal(net(u, warped, fixed), u)
+    optimiser = torch.optim.SGD(net.parameters(), lr=0.01)
+    for _ in range(2):
+        optimiser.zero_grad()
+        (net(u, warped, fixed) - 1).square().mean().backward()
+        optimiser.step()
+    assert all((p.grad != 0).any() for p in net.parameters())

@@ -90,13 +90,16 @@ def test_a_source_with_other_kinds_of_values(wrong):
     + [{"similarity": similarity} for similarity in ("mse", "ncc", "lncc", "lncc-squared")]
     + [{"regularity": regularity} for regularity in ("icon", "gradicon", "diffusion")]
     + [{"normalisation": normalisation} for normalisation in ("batch", "instance", "none")]
+    + [{"refinement": refinement} for refinement in ("leaky", "linear", "images")]
+    + [{"objective": "one-way", "regularity": "diffusion"}, {"objective": "image-cycle"}]
+    + [{"objective": "three-images", "regularity": regularity} for regularity in ("icon", "gradicon")]
     + [{"as_map": "exponential"}, {"levels": (4, 2, 1)}, {"ramp": 10}, {"precision": "bfloat16"}],
 )
 def test_every_word_names_something_that_trains(settings):
     import torch
 
     objective = build_objective(replace(Recipe(widths=(4, 8), widths_up=(4, 4)), **settings), (12, 10))
-    terms = objective(torch.rand(2, 1, 12, 10), torch.rand(2, 1, 12, 10))
+    terms = objective(*(torch.rand(2, 1, 12, 10) for _ in range(objective.images)))
     terms.total.backward()
     assert terms.total.isfinite()
     assert terms.total.item() == pytest.approx((terms.similarity + terms.weight * terms.regularity).item())

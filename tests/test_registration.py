@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from foldless.grid import Grid
 from foldless.maps import Affine, Composition, Displacement, Identity
-from foldless.registration import Downsample, Predict, Registration, TwoStep, average_pool, warp
+from foldless.registration import Downsample, Predict, Refine, Registration, TwoStep, average_pool, warp
 
 SAME = 1e-10  # float64: convolutions may add in another order for another batch
 HALF = 0.05  # of the largest displacement: hidden layers rounded to bfloat16's 8 bits
@@ -152,6 +152,34 @@ def test_networks_may_compute_in_bfloat16_and_maps_may_not(dim):
     assert_close(got, expected, rtol=0, atol=HALF * expected.abs().max().item())
     registration.run_networks_in(torch.float32)
     assert torch.equal(registration(a, b).on(Grid(SHAPES[dim])) - Grid(SHAPES[dim]).points(), expected)
+
+
+# Refining
+
+
+@every_dim
+@pytest.mark.parametrize("as_map", AS_MAP)
+def test_refining_corrects_the_displacement_in_voxels(dim, as_map):
+    base = predict("ConvOnly", dim, as_map)
+    a, b = images(dim)
+    grid = Grid(SHAPES[dim])
+    asked = []
+
+    class Doubled(nn.Module):
+        def forward(self, displacement, warped, fixed):
+            asked.append((displacement, warped, fixed))
+            return 2 * displacement
+
+    registration = Refine(TwoStep(base, base), Doubled())
+    phi, before = registration(a, b), TwoStep(base, base)(a, b)
+    points = grid.points(a)
+    voxels = torch.tensor([n - 1.0 for n in SHAPES[dim]], dtype=torch.float64).reshape(1, -1, *[1] * dim)
+    assert_close(asked[0][0], (before.on(grid) - points) * voxels, rtol=0, atol=SAME)
+    assert_close(asked[0][1], warp(a, before), rtol=0, atol=SAME)
+    assert torch.equal(asked[0][2], b)
+    assert isinstance(phi, Displacement)
+    assert_close(phi.on(grid) - points, 2 * (before.on(grid) - points), rtol=0, atol=SAME)
+    assert [type(part) for part in registration.parts] == [Predict, Predict, Doubled]
 
 
 # Warping

@@ -23,7 +23,7 @@ from foldless.model import Model
 from foldless.overlap import overlap
 from foldless.training.checkpoints import load_checkpoint
 from foldless.training.log import COLUMNS, read_log
-from foldless.training.loop import new_state, train, training_step
+from foldless.training.loop import new_registration, new_state, train, training_step
 from foldless.training.validation import validate
 
 KINDS = {
@@ -77,8 +77,7 @@ def kill_at(step):
 def end_of(folder, kind):
     """Everything that a finished run leaves on disk, as values."""
     dim, recipe = KINDS[kind]
-    state = new_state(recipe, PREPARED[dim].lattice)
-    load_checkpoint(state, folder)
+    state = load_checkpoint(recipe, new_registration(recipe, PREPARED[dim].lattice), folder)
     weights = {name: Model.load(folder / f"{name}.safetensors").registration.state_dict() for name in ("best", "last")}
     return {
         "objective": state.objective.state_dict(),
@@ -373,6 +372,14 @@ def test_one_image_to_learn_from_or_to_watch(tmp_path):
         with pytest.raises(InputError, match=says):
             train(SMALL, Split(*parts), PREPARED[2], tmp_path)
         assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_held_out_cycles_of_three(count):
+    images = data(2).train.pick(range(count))
+    chosen = loop._held_out(images, 3)
+    assert [example[:2] for example in chosen] == loop._held_out(images)
+    assert all(len(set(example)) == min(count, 3) for example in chosen)
 
 
 def damaged(file):

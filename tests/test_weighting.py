@@ -6,13 +6,9 @@ import torch
 from foldless.maps import Displacement
 from foldless.metrics import folds
 from foldless.objective import Objective
-from foldless.recipe import Recipe
 from foldless.registration import Registration
 from foldless.regularity import ICON
 from foldless.similarity import MSE
-from foldless.training.checkpoints import load_checkpoint, save_checkpoint
-from foldless.training.loop import training_step
-from foldless.training.state import State
 from foldless.weighting import Constant, HoldBelow, Ramp
 
 WEIGHTS = {
@@ -106,31 +102,6 @@ def test_the_gradient_is_under_the_weight_of_the_step():
     objective.weight = Constant(5.0)
     torch.manual_seed(1)
     assert torch.equal(held, torch.autograd.grad(objective(a, b).total, objective.registration.field)[0])
-
-
-def test_a_resumed_training_goes_on_under_the_same_weight(tmp_path):
-    recipe = Recipe(steps=6, rate=1e-3)
-
-    def begun():
-        torch.manual_seed(4)
-        objective, count, images = rough_objective(HoldBelow(5.0, 1.0, threshold=20.0))
-        assert count > 20
-        return State(objective, torch.optim.Adam(objective.parameters(), recipe.rate)), images
-
-    straight, images = begun()
-    for _ in range(6):
-        training_step(straight, recipe, *images)
-    stopped, images = begun()
-    for _ in range(3):
-        training_step(stopped, recipe, *images)
-    save_checkpoint(stopped, tmp_path)
-    resumed, _ = begun()
-    load_checkpoint(resumed, tmp_path)
-    for _ in range(3):
-        training_step(resumed, recipe, *images)
-    one, other = straight.objective.state_dict(), resumed.objective.state_dict()
-    assert all(torch.equal(one[name], other[name]) for name in one)
-    assert one["weight.value"] == 11
 
 
 def test_asking_does_not_advance():

@@ -6,6 +6,33 @@ from .build import (
 from .build import (
     build_registration as build_registration,
 )
+from .build import (
+    stage_objective as stage_objective,
+)
+from .crossvalidation import (
+    Fold as Fold,
+)
+from .crossvalidation import (
+    compared as compared,
+)
+from .crossvalidation import (
+    folds_of as folds_of,
+)
+from .crossvalidation import (
+    run_fold as run_fold,
+)
+from .crossvalidation import (
+    summarised as summarised,
+)
+from .cycle import (
+    ImageCycle as ImageCycle,
+)
+from .cycle import (
+    OneWay as OneWay,
+)
+from .cycle import (
+    ThreeImages as ThreeImages,
+)
 from .data.folder import (
     folder_split as folder_split,
 )
@@ -20,6 +47,9 @@ from .data.images import (
 )
 from .data.images import (
     ordered_pairs as ordered_pairs,
+)
+from .data.mindboggle import (
+    prepare_mindboggle as prepare_mindboggle,
 )
 from .data.mnist import (
     mnist as mnist,
@@ -135,6 +165,24 @@ from .maps import (
 from .maps import (
     invert as invert,
 )
+from .methods import (
+    METHODS as METHODS,
+)
+from .methods import (
+    alternating as alternating,
+)
+from .methods import (
+    method_recipe as method_recipe,
+)
+from .methods import (
+    one_by_one as one_by_one,
+)
+from .methods import (
+    planned as planned,
+)
+from .methods import (
+    pooled_by as pooled_by,
+)
 from .metrics import (
     FOLD_RULES as FOLD_RULES,
 )
@@ -196,10 +244,16 @@ from .networks import (
     EncoderDecoder as EncoderDecoder,
 )
 from .networks import (
+    Refinement as Refinement,
+)
+from .networks import (
     ResidualUNet as ResidualUNet,
 )
 from .networks import (
     VoxelMorphUNet as VoxelMorphUNet,
+)
+from .objective import (
+    BaseObjective as BaseObjective,
 )
 from .objective import (
     Objective as Objective,
@@ -241,6 +295,9 @@ from .recipe import (
     Source as Source,
 )
 from .recipe import (
+    Stage as Stage,
+)
+from .recipe import (
     recipe_for as recipe_for,
 )
 from .registration import (
@@ -248,6 +305,9 @@ from .registration import (
 )
 from .registration import (
     Predict as Predict,
+)
+from .registration import (
+    Refine as Refine,
 )
 from .registration import (
     Registration as Registration,
@@ -274,7 +334,13 @@ from .regularity import (
     Regularity as Regularity,
 )
 from .regularity import (
+    cycle_consistency as cycle_consistency,
+)
+from .regularity import (
     diffusion as diffusion,
+)
+from .regularity import (
+    gradient_cycle_consistency as gradient_cycle_consistency,
 )
 from .regularity import (
     gradient_inverse_consistency as gradient_inverse_consistency,

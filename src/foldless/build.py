@@ -2,40 +2,106 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
 
+from foldless.cycle import ImageCycle, OneWay, ThreeImages
 from foldless.maps import Displacement, Exponential, Map
-from foldless.networks import MLP, ConvOnly, EncoderDecoder, ResidualUNet, VoxelMorphUNet
-from foldless.objective import Objective
-from foldless.recipe import Recipe
-from foldless.registration import Downsample, Predict, Registration, TwoStep
-from foldless.regularity import ICON, Diffusion, GradICON, Regularity
+from foldless.networks import MLP, ConvOnly, EncoderDecoder, Refinement, ResidualUNet, VoxelMorphUNet
+from foldless.objective import BaseObjective, Objective
+from foldless.recipe import Recipe, Stage
+from foldless.registration import Downsample, Predict, Refine, Registration, TwoStep
+from foldless.regularity import (
+    ICON,
+    Diffusion,
+    GradICON,
+    Regularity,
+    cycle_consistency,
+    gradient_cycle_consistency,
+)
 from foldless.similarity import LNCC, MSE, NCC, Similarity
-from foldless.weighting import Constant, Ramp, Weight
+from foldless.weighting import Constant, HoldBelow, Ramp, Weight
 
 
-def build_objective(recipe: Recipe, lattice: tuple[int, ...]) -> Objective:
-    """What a training with this recipe makes small, networks included."""
+def build_objective(recipe: Recipe, lattice: tuple[int, ...]) -> BaseObjective:
+    """What a training with this recipe makes small, networks included; of one in stages, its last stage."""
     registration = build_registration(recipe, lattice)
     registration.run_networks_in(network_dtype(recipe))
-    return Objective(registration, similarity_of(recipe), regularity_of(recipe), weight_of(recipe))
+    return stage_objective(recipe, recipe.plan[-1], registration)
 
 
 def build_registration(recipe: Recipe, lattice: tuple[int, ...]) -> Registration:
     """The registration a recipe describes, with fresh weights drawn from torch's global generator."""
-    result: Registration | None = None
+    parts: list[nn.Module] = []
     for level in recipe.levels:
         pooled = tuple(-(-n // level) for n in lattice)
-        step: Registration = Predict(network_of(recipe, pooled), map_of(recipe))
-        if level > 1:
-            step = Downsample(step, level)
-        result = step if result is None else TwoStep(result, step)
-    assert result is not None
-    return result
+        parts.append(Predict(network_of(recipe, pooled), map_of(recipe)))
+    if recipe.refinement != "none":
+        parts.append(refinement_of(recipe, len(lattice)))
+    return assembled(recipe, parts)
+
+
+def assembled(recipe: Recipe, parts: Sequence[nn.Module], level: int = 1) -> Registration:
+    """The first so many parts of a recipe's registration put together, for images already pooled by `level`.
+
+    In a recipe without stages every network is shown the images pooled by its own number. With stages, what is coarser
+    than the next network lies inside one `Downsample` as a whole, as published: so a stage's registration on pooled
+    images is, bit for bit, the inner part of the next one's.
+    """
+    networks: list[Registration] = [part for part in parts if isinstance(part, Registration)]
+    if not recipe.stages:
+        steps = [_downsampled(part, own) for part, own in zip(networks, recipe.levels, strict=True)]
+        return _refined(reduce(TwoStep, steps), parts)
+    result, reached = networks[0], recipe.levels[0]
+    for part, own in zip(networks[1:], recipe.levels[1:], strict=False):
+        result, reached = TwoStep(_downsampled(result, reached // own), part), own
+    return _downsampled(_refined(result, parts), reached // level)
+
+
+def _refined(registration: Registration, parts: Sequence[nn.Module]) -> Registration:
+    last = parts[-1]
+    return registration if isinstance(last, Registration) else Refine(registration, last)
+
+
+def _downsampled(registration: Registration, factor: int) -> Registration:
+    return Downsample(registration, factor) if factor > 1 else registration
+
+
+def stage_objective(recipe: Recipe, stage: Stage, registration: Registration) -> BaseObjective:
+    """What a stage makes small: it trains some parts of the recipe's registration, and freezes the others whole.
+
+    The parts are those of `registration` itself, and are set out anew: what learns, and in which mode it is.
+    """
+    at_work = registration.parts[: stage.parts]
+    learning = {at_work[k - 1] for k in stage.trained} if stage.trained else set(at_work)
+    objective = objective_of(recipe.of_stage(stage), assembled(recipe, at_work, stage.level))
+    for part in registration.parts:
+        part.requires_grad_(part in learning).train(part in learning)
+    return objective
+
+
+def objective_of(recipe: Recipe, registration: Registration) -> BaseObjective:
+    """The objective a recipe names, of a registration."""
+    similarity, weight = similarity_of(recipe), weight_of(recipe)
+    match recipe.objective:
+        case "symmetric":
+            return Objective(registration, similarity, regularity_of(recipe), weight)
+        case "one-way":
+            return OneWay(registration, similarity, weight)
+        case "image-cycle":
+            return ImageCycle(registration, similarity, regularity_of(recipe), weight)
+        case "three-images":
+            closing = gradient_cycle_consistency if recipe.regularity == "gradicon" else cycle_consistency
+            return ThreeImages(registration, similarity, weight, closing)
+
+
+def refinement_of(recipe: Recipe, dim: int) -> Refinement:
+    """The module that corrects the displacement, as the recipe names it; for images of one channel."""
+    return Refinement(dim, leaky=recipe.refinement == "leaky", channels=2 if recipe.refinement == "images" else 0)
 
 
 def network_of(recipe: Recipe, lattice: tuple[int, ...]) -> nn.Module:
@@ -84,6 +150,8 @@ def weight_of(recipe: Recipe) -> Weight:
     """The weight rule a recipe describes."""
     if recipe.ramp:
         return Ramp(recipe.weight / 10, recipe.weight, recipe.ramp)
+    if recipe.increase:
+        return HoldBelow(recipe.weight, recipe.increase, recipe.threshold, recipe.per_voxel)
     return Constant(recipe.weight)
 
 

@@ -79,8 +79,15 @@ def folder_pairs(model: Model, folder: Path, file: Path | None) -> list[tuple[st
     return [(chosen[i], chosen[j]) for i, j in ordered_pairs(len(chosen), PAIRS)]
 
 
-def judge_folder(model: Model, folder: Path, pairs: Sequence[tuple[str, str]]) -> Iterator[Judged]:
+def judge_folder(
+    model: Model,
+    folder: Path,
+    pairs: Sequence[tuple[str, str]],
+    more: Callable[[Outcome], Scores] | None = None,
+) -> Iterator[Judged]:
     """Every pair of a folder, scored on the fixed image's own lattice from the fields that would be written.
+
+    `more` adds scores of its own to each pair's.
 
     Raises:
         InputError: an image or its labels cannot be used, which is known before the first pair is registered.
@@ -94,16 +101,19 @@ def judge_folder(model: Model, folder: Path, pairs: Sequence[tuple[str, str]]) -
         cases[name] = image, None if label is None else same_lattice(read_volume(label, labels=True), image, name)
     for moving, fixed in pairs:
         check_pair(model, cases[moving][0], cases[fixed][0])
-    return _judged(model, cases, pairs)
+    return _judged(model, cases, pairs, more)
 
 
 def _judged(
-    model: Model, cases: Mapping[str, tuple[Volume, Volume | None]], pairs: Sequence[tuple[str, str]]
+    model: Model,
+    cases: Mapping[str, tuple[Volume, Volume | None]],
+    pairs: Sequence[tuple[str, str]],
+    more: Callable[[Outcome], Scores] | None,
 ) -> Iterator[Judged]:
     for moving, fixed in pairs:
         (image_A, labels_A), (image_B, labels_B) = cases[moving], cases[fixed]
         outcome = Outcome(image_A, image_B, register_volumes(model, image_A, image_B), model, labels_A, labels_B)
-        scores = outcome.metrics()
+        scores = outcome.metrics() | (more(outcome) if more else {})
         yield Judged(moving, fixed, scores, partial(outcome.drawn, f"{moving} → {fixed}", scores))
 
 

@@ -266,6 +266,33 @@ class VoxelMorphUNet(nn.Module):
         return voxels * scale.reshape(1, -1, *[1] * len(size))
 
 
+class Refinement(nn.Module):
+    """Kuang's residual module: R(u) = u + conv(LeakyReLU(conv(u))), 3-wide, slope 0.2; u is a displacement in voxels.
+
+    As published, a LeakyReLU follows the last convolution too, which lets corrections towards larger coordinates
+    through whole and others at a fifth. With `channels` of images the module sees the warped and the fixed image
+    beside u: our own variant. It starts at the identity, and computes in u's dtype: u is made of coordinates.
+
+    Args:
+        dim: number of spatial dimensions.
+        hidden: width between the two convolutions.
+        leaky: whether a LeakyReLU comes last, as published.
+        channels: channels of both images together; 0 for a module that sees u alone.
+    """
+
+    def __init__(self, dim: int, hidden: int = 16, leaky: bool = True, channels: int = 0) -> None:
+        super().__init__()
+        self.leaky = leaky
+        self.channels = channels
+        self.hidden = _CONVOLUTION[dim](dim + channels, hidden, 3, padding=1)
+        self.last = _zero(_CONVOLUTION[dim](hidden, dim, 3, padding=1))
+
+    def forward(self, displacement: Prediction, warped: Image, fixed: Image) -> Prediction:
+        seen = _joined(displacement, warped, fixed) if self.channels else _joined(displacement)
+        correction = _last(self.last, F.leaky_relu(_same(self.hidden, seen), 0.2))
+        return displacement + (F.leaky_relu(correction, 0.2) if self.leaky else correction)
+
+
 class AffineNet(nn.Module):
     """Predicts an affine map: (batch, dim, dim + 1), zero for the identity; images of any size.
 
@@ -331,6 +358,8 @@ def _last(layer: nn.Module, x: Tensor) -> Tensor:
 
 def _same(layer: nn.Module, x: Tensor) -> Tensor:
     """A convolution that keeps the lattice, in the dtype of its input; odd width, padding to match."""
+    if x.dtype == torch.bfloat16 and max(x.shape[2:]) <= 2:  # torch 2.13's backward there reads what nobody wrote
+        return _same(layer, x.float()).to(x.dtype)
     weight, bias = _cast(layer, x)
     dim, padding = x.ndim - 2, [n // 2 for n in weight.shape[2:]]
     return torch.convolution(x, weight, bias, [1] * dim, padding, [1] * dim, False, [0] * dim, 1)
@@ -361,11 +390,11 @@ def _normalisation(name: Normalisation, channels: int) -> nn.Module:
     raise ValueError(f'normalisation is "batch", "instance" or "none"; got {name!r}')
 
 
-def _joined(image_A: Image, image_B: Image) -> Tensor:
-    """Both images as the channels of one, in the memory layout that convolutions prefer."""
-    images = torch.cat([image_A, image_B], dim=1)
-    layout = _LAYOUT.get(images.ndim)
-    return images if layout is None else images.contiguous(memory_format=layout)
+def _joined(*images: Tensor) -> Tensor:
+    """Images as the channels of one, in the memory layout that convolutions prefer."""
+    joined = torch.cat(images, dim=1)
+    layout = _LAYOUT.get(joined.ndim)
+    return joined if layout is None else joined.contiguous(memory_format=layout)
 
 
 def _laid_out_as(x: Tensor, like: Tensor) -> Tensor:

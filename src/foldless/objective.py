@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from foldless.grid import Grid, in_voxels, sample
+from foldless.grid import Grid, Points, in_voxels, sample
 from foldless.maps import Map
 from foldless.metrics import folded
 from foldless.registration import Registration
@@ -28,28 +29,56 @@ class Terms(NamedTuple):
     weight: Tensor
 
 
-class Objective(nn.Module):
+class BaseObjective(nn.Module):
+    """What every objective has: a registration, a similarity, a weight, and terms of so and so many images.
+
+    Wrap an objective, never the registration, in DistributedDataParallel: its output is a tuple of tensors.
+    """
+
+    images = 2
+    """How many images make one example."""
+
+    def __init__(self, registration: Registration, similarity: Similarity, weight: Weight) -> None:
+        super().__init__()
+        self.registration = registration
+        self.similarity = similarity
+        self.weight = weight
+
+    def forward(self, *images: Image) -> Terms:
+        return self.with_maps(*images)[0]
+
+    @abstractmethod
+    def with_maps(self, *images: Image) -> tuple[Terms, Map]:
+        """The terms of some images (batch, channels, *lattice), and the map from the second image to the first."""
+
+    def weighed(self, similarity: Tensor, regularity: Tensor, nodes: Points) -> Terms:
+        """The terms that these two parts make under the current weight.
+
+        In training mode a weight that follows the folds is told those of `nodes`, a lattice under phi_AB
+        (batch, dim, *lattice); it answers in the next step.
+        """
+        weight = self.weight()
+        if self.training and self.weight.needs_folds:
+            folds = folded(in_voxels(nodes, Grid.of(nodes)), "forward")
+            self.weight.update(folds.flatten(1).sum(1).double().mean().item(), folds[0].numel())
+        return Terms(similarity + weight * regularity, similarity, regularity, weight)
+
+
+class Objective(BaseObjective):
     """L = L_sim(A ∘ phi_AB, B) + L_sim(B ∘ phi_BA, A) + weight · L_reg(phi_AB, phi_BA); ICON, Eqs. (12-13).
 
-    Both maps come from one pass of the network over the doubled batch. In training mode a weight that follows the
-    folds is told those of phi_AB, to which it answers in the next step. Wrap this, never the registration, in
-    DistributedDataParallel: its output is a tuple of tensors.
+    Both maps come from one pass of the network over the doubled batch.
     """
 
     def __init__(
         self, registration: Registration, similarity: Similarity, regularity: Regularity, weight: Weight
     ) -> None:
-        super().__init__()
-        self.registration = registration
-        self.similarity = similarity
+        super().__init__(registration, similarity, weight)
         self.regularity = regularity
-        self.weight = weight
 
-    def forward(self, image_A: Image, image_B: Image) -> Terms:
-        return self.with_maps(image_A, image_B)[0]
-
-    def with_maps(self, image_A: Image, image_B: Image) -> tuple[Terms, Map]:
-        """The terms, and phi_AB that they were computed from."""
+    def with_maps(self, *images: Image) -> tuple[Terms, Map]:
+        """The terms of a pair image_A, image_B, and phi_AB."""
+        image_A, image_B = images
         pairs = image_A.shape[0]
         moving, fixed = torch.cat([image_A, image_B]), torch.cat([image_B, image_A])
         phi = self.registration(moving, fixed)
@@ -57,8 +86,4 @@ class Objective(nn.Module):
         nodes = phi.on(grid)
         similarity = 2 * self.similarity(sample(moving, nodes), fixed)
         regularity = self.regularity(phi[:pairs], phi[pairs:], grid)
-        weight = self.weight()
-        if self.training and self.weight.needs_folds:
-            folds = folded(in_voxels(nodes[:pairs], grid), "forward")
-            self.weight.update(folds.flatten(1).sum(1).double().mean().item(), folds[0].numel())
-        return Terms(similarity + weight * regularity, similarity, regularity, weight), phi[:pairs]
+        return self.weighed(similarity, regularity, nodes[:pairs]), phi[:pairs]

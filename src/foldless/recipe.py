@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import typing
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from itertools import accumulate, pairwise
 from math import inf, prod
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, TypeVar
+
+import tyro
 
 from foldless.errors import InputError
 
@@ -16,6 +20,29 @@ MapFamily = Literal["displacement", "exponential"]
 Similarity = Literal["mse", "ncc", "lncc", "lncc-squared"]
 Regularity = Literal["icon", "gradicon", "diffusion"]
 Precision = Literal["auto", "float32", "bfloat16"]
+Aim = Literal["symmetric", "one-way", "image-cycle", "three-images"]
+Refinement = Literal["none", "leaky", "linear", "images"]
+Schedule = Literal["cosine", "constant"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One phase of a training: what is at work, what of it learns, on which lattice; None is as the recipe says."""
+
+    parts: int | None = None
+    """How many of the registration's parts are at work, from the first on: its networks, then its refinement."""
+    trained: tuple[int, ...] | None = None
+    """Which of them learn, counted from 1; the others are frozen whole. None: all that are at work."""
+    level: int = 1
+    """Both images are pooled by this number before anything sees them, the similarity included."""
+    steps: int | None = None
+    batch: int | None = None
+    rate: float | None = None
+    weight: float | None = None
+    ramp: int | None = None
+    increase: float | None = None
+    threshold: float | None = None
 
 
 @dataclass(frozen=True)
@@ -34,6 +61,11 @@ class Recipe:
     """What the networks predict: displacements, or velocities whose exponential is the map."""
     levels: tuple[int, ...] = (1,)
     """One network a number, first to last; each sees images pooled by its number: "2 1" is half, then full."""
+    refinement: Refinement = "none"
+    """Last, a small network that corrects the displacement: Kuang's as published ("leaky") or with a linear last layer,
+    or ours, which sees the images too."""
+    objective: Aim = "symmetric"
+    """Pairs both ways; one way, as VoxelMorph; Kuang's cycle through the warped image; or cycles of three images."""
     similarity: Similarity = "mse"
     """How alike the warped and the fixed image are."""
     sigma: float = 5.0
@@ -46,16 +78,24 @@ class Recipe:
     """How much regularity counts, at the end."""
     ramp: int = 0
     """Steps over which the weight grows from a tenth to its value; 0 for constant."""
+    increase: float = 0.0
+    """Added to the weight in every step whose maps fold more than the threshold (ICON); 0 for constant."""
+    threshold: float = 0.0
+    """Forward folds a pair that are acceptable, on the lattice that is trained on; for increase."""
+    per_voxel: bool = False
+    """The threshold is a share of the voxels, 0 to 1, which means the same on every lattice."""
     steps: int = 2000
-    """Training steps."""
+    """Training steps, of every stage that says no other number."""
     batch: int = 1
-    """Pairs a step; every pair is registered both ways."""
+    """Pairs a step; the symmetric objective registers every pair both ways."""
     mirror: bool = False
     """Mirror the two images of a pair alike along random axes, so that few images go further."""
     affine: float = 0.0
     """Move each image of a pair by a random affine map of its own: turned, scaled and sheared by up to this share."""
     rate: float = 5e-4
-    """Adam's rate at the start; it falls to zero along a cosine."""
+    """Adam's rate at the start."""
+    schedule: Schedule = "cosine"
+    """Whether the rate falls to zero along a cosine, in every stage anew, or stays."""
     precision: Precision = "auto"
     """Of the networks; maps are float32 always. auto: bfloat16 where the processor multiplies it natively."""
     seed: int = 0
@@ -64,6 +104,8 @@ class Recipe:
     """Steps between looks at the held-out pairs."""
     save_every: int = 200
     """Steps between checkpoints."""
+    stages: tyro.conf.Suppress[tuple[Stage, ...]] = ()
+    """What is trained in turn; none is everything at once. Each begins with the weights that the one before left."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "validate_every", "save_every"):
@@ -79,12 +121,55 @@ class Recipe:
             )
         if not (0 < self.rate < inf and 0 < self.sigma < inf and 0 <= self.weight < inf and self.ramp >= 0):
             raise InputError("rate and sigma must be above 0, weight and ramp not below, and all of them finite")
+        if not (0 <= self.increase < inf and 0 <= self.threshold < inf):
+            raise InputError(f"increase and threshold are 0 or more; got {self.increase:g} and {self.threshold:g}")
+        if self.ramp and self.increase:
+            raise InputError("the weight grows along a ramp or by an increase where maps fold; set one of them to 0")
         if not 0 <= self.affine < 0.5:
             raise InputError(f"affine must be at least 0 and below 0.5, so that no image turns over; got {self.affine}")
         if self.window < 1 or self.window % 2 == 0:
             raise InputError(f"window must be odd, so that it has a centre; got {self.window}")
         if not 0 <= self.seed < 2**63:
             raise InputError(f"the seed must be 0 or more and fit in 63 bits; got {self.seed}")
+        if self.objective == "one-way" and self.regularity != "diffusion":
+            raise InputError(f"the objective one-way knows one map; its regularity is diffusion, not {self.regularity}")
+        if self.objective == "three-images" and self.regularity == "diffusion":
+            raise InputError("the objective three-images closes cycles of maps: its regularity is icon or gradicon")
+        for stage in self.stages:
+            self._check(stage)
+
+    def _check(self, stage: Stage) -> None:
+        at_work = self.parts if stage.parts is None else stage.parts
+        if not 1 <= at_work <= self.parts:
+            raise InputError(f"a stage has 1 to {self.parts} parts at work; got {stage.parts}")
+        if stage.trained is not None and not (stage.trained and set(stage.trained) <= set(range(1, at_work + 1))):
+            raise InputError(f"a stage trains some of the parts 1 to {at_work} that are at work; got {stage.trained}")
+        levels = (*self.levels[:at_work], stage.level)
+        if stage.level < 1 or any(coarse % fine for coarse, fine in pairwise(levels)):
+            raise InputError(
+                f"in stages every level is a multiple of the next and of the stage's own; got {self.levels[:at_work]} "
+                f"and the stage's {stage.level}"
+            )
+        self.of_stage(stage)
+
+    @property
+    def parts(self) -> int:
+        """How many parts the registration has: a network a level, and the refinement."""
+        return len(self.levels) + (self.refinement != "none")
+
+    @property
+    def plan(self) -> tuple[Stage, ...]:
+        """The stages; one that trains everything where none are named."""
+        return self.stages or (Stage(),)
+
+    def of_stage(self, stage: Stage) -> Recipe:
+        """The settings that hold during a stage."""
+        own = {f.name: getattr(stage, f.name) for f in fields(stage) if f.name not in ("parts", "trained", "level")}
+        return replace(self, stages=(), **{name: value for name, value in own.items() if value is not None})
+
+    def ends(self) -> tuple[int, ...]:
+        """The step at which each stage ends, counted from the start of the training."""
+        return tuple(accumulate(self.of_stage(stage).steps for stage in self.plan))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for a run record."""
@@ -97,11 +182,7 @@ class Recipe:
         Raises:
             InputError: an unknown name, or a value of the wrong kind.
         """
-        hints = typing.get_type_hints(cls)
-        known = {f.name for f in fields(cls)}
-        if strange := set(values) - known:
-            raise InputError(f"the record's settings hold {sorted(strange)}, which this version does not know")
-        return cls(**{name: _checked(name, value, hints[name]) for name, value in values.items()})
+        return _from_dict(cls, values)
 
 
 @dataclass(frozen=True)
@@ -173,8 +254,20 @@ def recipe_for(lattice: tuple[int, ...] | None) -> Recipe:
     return replace(shared, batch=8, steps=2000) if len(lattice) == 2 else shared
 
 
+def _from_dict(kind: type[T], values: dict[str, Any]) -> T:
+    hints = typing.get_type_hints(kind)
+    if strange := set(values) - set(hints):
+        raise InputError(f"the record's settings hold {sorted(strange)}, which this version does not know")
+    return kind(**{name: _checked(name, value, hints[name]) for name, value in values.items()})
+
+
 def _checked(name: str, value: Any, hint: Any) -> Any:
     origin = typing.get_origin(hint)
+    if origin is UnionType:
+        inner, _ = typing.get_args(hint)  # T | None
+        return None if value is None else _checked(name, value, inner)
+    if is_dataclass(hint) and isinstance(value, dict):
+        return _from_dict(hint, value)  # type: ignore[arg-type]
     if origin is tuple and isinstance(value, list | tuple):
         kinds = typing.get_args(hint)
         if kinds[-1] is Ellipsis or len(value) == len(kinds):

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from foldless.grid import Grid, sample
-from foldless.maps import Map
+from foldless.grid import Grid, in_voxels, sample
+from foldless.maps import Displacement, Map
 
 Image = Float[Tensor, "batch channels *lattice"]
 
@@ -23,6 +23,11 @@ class Registration(nn.Module):
 
     @abstractmethod
     def forward(self, image_A: Image, image_B: Image) -> Map: ...
+
+    @property
+    def parts(self) -> tuple[nn.Module, ...]:
+        """The modules with weights that it is made of, in the order in which they work."""
+        return (self,)
 
     def run_networks_in(self, dtype: torch.dtype | None) -> None:
         """Let every network inside compute in `dtype`, None for that of its images; maps keep the parameters'."""
@@ -54,6 +59,10 @@ class TwoStep(Registration):
         self.first = first
         self.second = second
 
+    @property
+    def parts(self) -> tuple[nn.Module, ...]:
+        return (*self.first.parts, *self.second.parts)
+
     def forward(self, image_A: Image, image_B: Image) -> Map:
         first: Map = self.first(image_A, image_B)
         phi: Map = first @ self.second(warp(image_A, first, Grid.of(image_B)), image_B)
@@ -72,9 +81,34 @@ class Downsample(Registration):
         self.inner = inner
         self.factor = factor
 
+    @property
+    def parts(self) -> tuple[nn.Module, ...]:
+        return self.inner.parts
+
     def forward(self, image_A: Image, image_B: Image) -> Map:
         phi: Map = self.inner(average_pool(image_A, self.factor), average_pool(image_B, self.factor))
         return phi
+
+
+class Refine(Registration):
+    """A registration whose displacement u is corrected: phi(x) = x + R(u)(x) on the lattice of B; Kuang, §2.2.
+
+    `refinement` takes u in voxels (batch, dim, *lattice), the warped image and B, and returns u's better.
+    """
+
+    def __init__(self, base: Registration, refinement: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+        self.refinement = refinement
+
+    @property
+    def parts(self) -> tuple[nn.Module, ...]:
+        return (*self.base.parts, self.refinement)
+
+    def forward(self, image_A: Image, image_B: Image) -> Map:
+        grid = Grid.of(image_B)
+        nodes = self.base(image_A, image_B).on(grid)
+        return Displacement.from_voxels(self.refinement(in_voxels(nodes, grid), sample(image_A, nodes), image_B))
 
 
 def warp(image: Image, phi: Map, grid: Grid | None = None) -> Float[Tensor, "#batch channels *grid"]:

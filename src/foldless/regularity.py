@@ -16,7 +16,7 @@ from torch import Tensor
 
 from foldless.grid import Grid, Points, in_voxels, per_axis, sample
 from foldless.kernels.product import can_multiply, product_error
-from foldless.maps import Displacement, Identity, Map, matrix_product
+from foldless.maps import Displacement, Identity, Map, compose, matrix_product
 
 Score = Float[Tensor, ""]
 Field = Float[Tensor, "#batch dim ..."]
@@ -64,6 +64,23 @@ def gradient_inverse_consistency(phi_AB: Map | Field, phi_BA: Map | Field, point
     one = _product_error(phi_AB.jacobian(value_BA), slope_BA, points)
     other = _product_error(phi_BA.jacobian(value_AB), slope_AB, points)
     return (one + other) / 2
+
+
+def cycle_consistency(maps: Sequence[Map], points: Points) -> Score:
+    """Mean squared |phi_1(phi_2(... phi_n(x))) - x| over batch, points and components; squared unit-cube units.
+
+    For maps that lead around a cycle, such as phi_12, phi_23, phi_31 between three images: around, all stay in place.
+    """
+    return (compose(*maps)(points) - points).square().mean()
+
+
+def gradient_cycle_consistency(maps: Sequence[Map], points: Points) -> Score:
+    """Squared entries of D(phi_1 ∘ phi_2 ∘ ... ∘ phi_n) - I, summed over directions, mean over points and components.
+
+    For maps that lead around a cycle, as GradICON; analytic, without units.
+    """
+    error = compose(*maps).jacobian(points) - Identity(points.shape[1]).jacobian(points)
+    return error.square().sum(2).mean()
 
 
 def diffusion(phi: Map, grid: Grid) -> Score:

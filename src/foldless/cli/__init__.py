@@ -13,9 +13,11 @@ import tyro
 
 from foldless.cli.apply import Apply
 from foldless.cli.console import quiet_thread, say_error, say_warning
+from foldless.cli.crossvalidate import CrossValidate
 from foldless.cli.demo import Demo
 from foldless.cli.doctor import Doctor
 from foldless.cli.evaluate import Evaluate
+from foldless.cli.prepare import Prepare
 from foldless.cli.register import Register
 from foldless.cli.train import Train, with_defaults_for_the_data
 from foldless.errors import InputError, TrainingError
@@ -36,12 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         train = with_defaults_for_the_data(words)
-        command: Train | Register | Apply | Evaluate | Demo | Doctor = tyro.cli(
+        command: Train | Register | Apply | Evaluate | CrossValidate | Prepare | Demo | Doctor = tyro.cli(
             Annotated[Demo, tyro.conf.subcommand("demo")]
             | Annotated[Train, tyro.conf.subcommand("train", default=train)]
             | Annotated[Register, tyro.conf.subcommand("register")]
             | Annotated[Apply, tyro.conf.subcommand("apply")]
             | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+            | Annotated[CrossValidate, tyro.conf.subcommand("crossvalidate")]
+            | Annotated[Prepare, tyro.conf.subcommand("prepare")]
             | Annotated[Doctor, tyro.conf.subcommand("doctor")],
             prog="foldless",
             description=ABOUT,

@@ -50,7 +50,7 @@ class Demo:
         say("A network learns to register triangles and circles. It is asked for two things only: that the warped")
         say("image looks like the other one, and that going there and back again is the identity.")
         with results_in(self.output, self.overwrite) as folder:
-            with Watch(recipe.steps) as watch:
+            with Watch(recipe.ends()[-1]) as watch:
                 model = train(recipe, split, preparation, folder, on_step=watch.on_step, on_scores=watch.on_scores)
             watch.summarise(folder / "log.csv")
             log = read_log(folder / "log.csv")

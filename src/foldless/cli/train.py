@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from foldless.cli.console import Replaced, check_output, say, table
+from foldless.cli.console import Replaced, check_output, number, say, table
 from foldless.cli.watch import Watch
 from foldless.errors import InputError
+from foldless.methods import Method, method_recipe, network_levels, planned
 from foldless.recipe import Recipe, Source, recipe_for
 
 if TYPE_CHECKING:
     from foldless.data.images import Split
     from foldless.data.prepare import Preparation
+    from foldless.model import Model
     from foldless.objective import Terms
+
+STAGE_COLUMNS = ("stage", "at work", "trains", "level", "until step", "batch", "rate", "weight")
 
 TYPICAL = (48, 64, 48)
 """The lattice that `--help` shows the defaults for when no data are named."""
@@ -29,6 +33,9 @@ class Train:
 
     `train --data FOLDER --output RUN` is all that is needed: the defaults suit the data, and --help after --data shows
     them. `train --resume RUN` goes on after a kill and ends with the same bits as if nothing had happened.
+
+    `--stages 3` trains four networks: two on images pooled by two, then a third and a fourth on whole ones, what came
+    before frozen. `--method cycle` and its like train as Kuang did: VoxelMorph's network, its settings as defaults.
     """
 
     source: Source = field(default_factory=Source)
@@ -40,6 +47,17 @@ class Train:
     """Start from the settings in the run record of an earlier run (its folder or run.json)."""
     overwrite: bool = False
     """Replace an earlier run at --output."""
+    method: Method = "default"
+    """Whose settings are the defaults: ours or, of Kuang and Schmah, the baseline (VoxelMorph-1), the cycle, the
+    refinement in alternating phases and their relatives on the same network; --help after it shows them."""
+    stages: int = 1
+    """Networks in stages: as many and one more, two at the coarse level, then one a stage at the fine."""
+    pool: int = 1
+    """Train on images pooled by this number as a whole, faster for it; the map serves the full lattice all the same."""
+    start: Path | None = None
+    """Begin with these weights, network by network: an earlier run, or the stage-K.safetensors of one."""
+    first_stage: int = 1
+    """With --start: the stage to begin with, those before are left out."""
     recipe: Recipe = field(default_factory=lambda: recipe_for(TYPICAL))
 
     def run(self) -> None:
@@ -53,15 +71,24 @@ class Train:
         inputs = [Path(self.source.data)] if self.source.is_folder else []
         check_output(self.output, self.overwrite, inputs)
 
+        recipe = planned(self.recipe, self.method, self.stages, self.pool)
+        if self.first_stage != 1 and self.start is None:
+            raise InputError("--first-stage leaves stages out, so it takes the weights they would leave: --start RUN")
+
         from foldless.build import settled
         from foldless.data.source import open_source
-        from foldless.record import FILE, run_record, write_json
+        from foldless.model import Model, weights_file
+        from foldless.record import FILE, file_digest, run_record, write_json
         from foldless.training.checkpoints import FILE as CHECKPOINT
 
-        source, recipe = self.source.resolved(), settled(self.recipe)
+        source, recipe = self.source.resolved(), settled(recipe)
+        start = None if self.start is None else Model.load(self.start)
         split, preparation = open_source(source, recipe.seed)
-        settings = {"source": asdict(source), "recipe": recipe.as_dict()}
+        settings = {"source": asdict(source), "recipe": recipe.as_dict(), "first_stage": self.first_stage}
         digests = {part: getattr(split, part).digest() for part in ("train", "val", "test")}
+        if self.start is not None:
+            settings["start"] = str(self.start.resolve())
+            digests["start"] = file_digest(weights_file(self.start))
         record = {
             **run_record("train", settings, digests),
             "preparation": asdict(preparation),
@@ -75,7 +102,7 @@ class Train:
             except OSError as error:
                 raise InputError(f"the output folder {self.output} cannot be made: {error.strerror}") from error
             write_json(record, self.output / FILE)
-            _learn(recipe, split, preparation, self.output, earlier)
+            _learn(recipe, split, preparation, self.output, earlier, start, self.first_stage)
 
     def _resume(self, folder: Path) -> None:
         from foldless.data.source import open_source
@@ -101,20 +128,27 @@ def with_defaults_for_the_data(words: Sequence[str]) -> Train:
     class Named:
         data: str = ""
         config: str = ""
+        method: str = "default"
+        stages: int = 1
+        pool: int = 1
 
     if not words or words[0] != "train":
         return Train()
     named, _ = tyro.cli(Named, args=list(words[1:]), return_unknown_args=True, add_help=False)
+    if named.config and (named.method, named.stages, named.pool) != ("default", 1, 1):
+        raise InputError("--config names a record, which holds the stages; leave --method, --stages and --pool out")
     if named.config:
         from foldless.record import read_record
 
         settings = read_record(Path(named.config))["settings"]
         try:
             source, recipe = Source.from_dict(settings["source"]), Recipe.from_dict(settings["recipe"])
-        except (KeyError, TypeError) as error:
+            start, first = settings.get("start"), int(settings.get("first_stage", 1))
+        except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{named.config} is not the record of a training: it lacks {error}") from error
-        return Train(source=source, recipe=recipe)
-    return Train(recipe=recipe_for(_lattice(named.data)))
+        return Train(source=source, recipe=recipe, start=Path(start) if start else None, first_stage=first)
+    recipe = method_recipe(named.method, recipe_for(_lattice(named.data)))
+    return Train(recipe=network_levels(recipe, max(named.stages, 1)))
 
 
 def _lattice(data: str) -> tuple[int, ...] | None:
@@ -129,7 +163,13 @@ def _lattice(data: str) -> tuple[int, ...] | None:
 
 
 def _learn(
-    recipe: Recipe, split: Split, preparation: Preparation, folder: Path, earlier: Replaced | None = None
+    recipe: Recipe,
+    split: Split,
+    preparation: Preparation,
+    folder: Path,
+    earlier: Replaced | None = None,
+    start: Model | None = None,
+    first_stage: int = 1,
 ) -> None:
     from foldless.training.checkpoints import FILE as CHECKPOINT
     from foldless.training.loop import train
@@ -141,13 +181,13 @@ def _learn(
 
     _announce(recipe, split, preparation)
     try:
-        with Watch(recipe.steps) as watch:
-            train(recipe, split, preparation, folder, earlier is None, on_step, watch.on_scores)
+        with Watch(recipe.ends()[-1]) as watch:
+            train(recipe, split, preparation, folder, earlier is None, on_step, watch.on_scores, start, first_stage)
     except KeyboardInterrupt:
         if (folder / CHECKPOINT).is_file():
             say(f"To go on from the last checkpoint: foldless train --resume {folder}")
         raise
-    watch.summarise(folder / "log.csv")
+    watch.summarise(folder / "log.csv", after=(0, *recipe.ends())[-2])
     say(f"The model is {folder / 'best.safetensors'}. Next:")
     say(f"  foldless register MOVING FIXED --model {folder} --output DIR")
     say(f"  foldless evaluate --model {folder} --data FOLDER --output DIR")
@@ -160,5 +200,15 @@ def _announce(recipe: Recipe, split: Split, preparation: Preparation) -> None:
         f"{len(split.train)} images to learn from, {len(split.val)} to watch, {len(split.test)} to judge by; "
         f"lattice {lattice}, spacing {spacing}, placed by {preparation.placement}"
     )
-    rows = [(f.name.replace("_", "-"), str(getattr(recipe, f.name))) for f in fields(recipe)]
+    rows = [(f.name.replace("_", "-"), str(getattr(recipe, f.name))) for f in fields(recipe) if f.name != "stages"]
     table("Settings", rows, ("option", "value"))
+    if recipe.stages:
+        table("Stages", [_stage_row(recipe, k) for k in range(len(recipe.stages))], STAGE_COLUMNS)
+
+
+def _stage_row(recipe: Recipe, place: int) -> tuple[str, ...]:
+    stage = recipe.plan[place]
+    settings, at_work = recipe.of_stage(stage), stage.parts or recipe.parts
+    trains = " ".join(map(str, stage.trained or range(1, at_work + 1)))
+    values = (stage.level, recipe.ends()[place], settings.batch, settings.rate, settings.weight)
+    return (str(place + 1), f"1-{at_work}", trains, *map(number, values))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -126,11 +126,17 @@ def image_set(folder: Path, volumes: dict[str, Volume], preparation: Preparation
 
 
 def folder_split(
-    folder: Path, placement: Placement = "centre", percentiles: tuple[float, float] = (1.0, 99.0)
+    folder: Path,
+    placement: Placement = "centre",
+    percentiles: tuple[float, float] = (1.0, 99.0),
+    parts: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[Split, Preparation]:
-    """Everything `foldless train` needs of a folder: the prepared images in their three parts, and how it was done."""
+    """Everything `foldless train` needs of a folder: the prepared images in their three parts, and how it was done.
+
+    `parts` names the cases of train, val and test; otherwise `split_names` does.
+    """
     files = case_names(folder)
-    parts = split_names(folder, files)
+    parts = parts or split_names(folder, files)
     used = {name for names in parts.values() for name in names}
     volumes = read_images(folder, {name: path for name, path in files.items() if name in used})
     lay = {"centre": fitting_preparation, "world": world_preparation}[placement]

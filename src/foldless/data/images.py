@@ -66,34 +66,39 @@ class Split:
 class RandomPairs:
     """Batches of random pairs (A, B), drawn from torch's global generator, whose state every checkpoint holds.
 
-    The two images of a pair always differ. With `mirror` both are turned over along the same random axes, and `affine`
-    moves each by an affine map of its own, whose deviation from the identity has entries of up to that size, and half
-    of it in the shift (unit cube); borders continue.
+    The images of a pair always differ. With `mirror` all are turned over along the same random axes, and `affine` moves
+    each by an affine map of its own, whose deviation from the identity has entries of up to that size, and half of it
+    in the shift (unit cube); borders continue. `size` is 2, or 3 for the objective that wants three images.
     """
 
     images: ImageSet
     batch: int
     mirror: bool = False
     affine: float = 0.0
+    size: int = 2
 
     def __post_init__(self) -> None:
-        if len(self.images) < 2:
-            raise InputError(f"a pair takes two images; there is {len(self.images)} to learn from: add more")
+        if len(self.images) < self.size:
+            wanted = "a pair takes two images" if self.size == 2 else "a cycle takes three images"
+            raise InputError(f"{wanted}; there is {len(self.images)} to learn from: add more")
 
-    def draw(self) -> tuple[Tensor, Tensor]:
-        """Two tensors (batch, channels, *lattice)."""
+    def draw(self) -> tuple[Tensor, ...]:
+        """Two tensors (batch, channels, *lattice), or three."""
         count = len(self.images)
         first = torch.randint(count, (self.batch,))
-        second = (first + torch.randint(1, count, (self.batch,))) % count
-        pair = torch.stack([self.images.images[first], self.images.images[second]])
+        ahead = [torch.randint(1, count, (self.batch,))]
+        if self.size == 3:
+            other = torch.randint(1, count - 1, (self.batch,))
+            ahead.append(other + (other >= ahead[0]))
+        chosen = torch.stack([self.images.images[(first + k) % count] for k in (torch.zeros_like(first), *ahead)])
         if self.mirror:
-            pair = torch.stack([self._mirrored(pair[:, k]) for k in range(self.batch)], dim=1)
+            chosen = torch.stack([self._mirrored(chosen[:, k]) for k in range(self.batch)], dim=1)
         if self.affine:
-            pair = self._moved(pair.flatten(0, 1)).reshape(pair.shape)
-        return pair[0], pair[1]
+            chosen = self._moved(chosen.flatten(0, 1)).reshape(chosen.shape)
+        return chosen.unbind()
 
     def _mirrored(self, pair: Tensor) -> Tensor:
-        """Both images (2, channels, *lattice) alike, each axis turned over or not."""
+        """Images (2 or 3, channels, *lattice) alike, each axis turned over or not."""
         turned = torch.rand(len(self.images.lattice)) < 0.5
         return pair.flip([axis + 2 for axis in turned.nonzero().flatten().tolist()])
 

@@ -15,6 +15,9 @@ rule           determinants of a place           places judged    folds used by
 `ten`          3-D: the eight and J1*, J2*       (n - 2)^dim      <= 0  Liu et al. 2024; NDV, LUMIR
 ============== ================================= ================ ===== ========================================
 
+On request, in 3-D: `kuang_legacy`, which is `forward` with one wrong term, as Kuang's code had it until 2020. Where a
+field hardly folds it finds more than there is, so it is for comparing with that paper's Table 1 only.
+
 Central differences do not see the voxel itself and miss about three quarters of the folded ones. The two extra
 determinants exist in 3-D only. A square cut along either diagonal falls into triangles that are one-sided differences
 at one of its corners, so in 2-D the four one-sided determinants suffice; a cube cut into five tetrahedra has four of

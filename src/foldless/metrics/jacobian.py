@@ -23,8 +23,11 @@ Simplex = tuple[tuple[int, ...], ...]
 FOLD_RULES = ("forward", "central", "any_of_eight", "ten")
 """The names of the rules; the table is in `foldless.metrics`."""
 
-_CROP = {"forward": (0, 1), "central": (0, 0), "any_of_eight": (1, 1), "ten": (1, 1)}
-"""Nodes of the lattice that a rule does not judge, below and above on each axis."""
+_CROP = {"forward": (0, 1), "central": (0, 0), "any_of_eight": (1, 1), "ten": (1, 1), "kuang_legacy": (0, 1)}
+"""Nodes of the lattice that a rule does not judge, below and above on each axis.
+
+The rule `kuang_legacy` is for comparing with one table only, so no score counts by it unasked.
+"""
 
 _SLAB = 2**16
 """Voxels judged at once on a CPU: a slab's differences then stay in its cache."""
@@ -36,12 +39,12 @@ def jacobian_determinant(field_voxels: Field, rule: str = "central") -> Float[Te
     Args:
         field_voxels: displacement (batch, dim, *lattice), voxels.
         rule: `central` (differences as `np.gradient` has them, one-sided at the border; every voxel) or `forward` (one
-            corner of each cell; one place fewer on each axis).
+            corner of each cell; one place fewer on each axis); `kuang_legacy` is `forward` with the mistake of 2019.
 
     Raises:
         ValueError: another rule, a field that is no displacement or not finite, or fewer than two nodes on an axis.
     """
-    if rule not in ("central", "forward"):
+    if rule not in ("central", "forward", "kuang_legacy"):
         raise ValueError(f"one determinant a place is had from 'central' or 'forward'; got {rule!r}")
     field = _checked(field_voxels, rule)
     return torch.cat([next(determinants) for determinants in _slabs(field, rule)], dim=1)
@@ -53,20 +56,21 @@ def folded(field_voxels: Field, rule: str = "forward") -> Bool[Tensor, " batch *
     Args:
         field_voxels: displacement (batch, dim, *lattice), voxels.
         rule: one of `FOLD_RULES`; the table is in `foldless.metrics`. `forward` judges the cells, `central` every
-            voxel, `any_of_eight` and `ten` the voxels of the interior, one cropped at each side.
+            voxel, `any_of_eight` and `ten` the voxels of the interior, one cropped at each side. Beside them
+            `kuang_legacy`, in 3-D, for comparing with Kuang's Table 1.
 
     Raises:
         ValueError: an unknown rule, a field that is no displacement or not finite, or a lattice too small for the rule.
     """
     field = _checked(field_voxels, rule)
-    if rule != "central" and can_judge(field):
+    if rule in FOLD_RULES and rule != "central" and can_judge(field):
         return _judge(field, rule)[0]
     return _folded(field, rule)
 
 
 def _folded(field: Tensor, rule: str) -> Tensor:
     """`folded` in torch: where there is no kernel, and as the kernel's referee."""
-    is_fold = operator.lt if rule in ("forward", "central") else operator.le
+    is_fold = operator.le if rule in ("any_of_eight", "ten") else operator.lt
     slabs = [reduce(operator.or_, (is_fold(one, 0) for one in determinants)) for determinants in _slabs(field, rule)]
     return torch.cat(slabs, dim=1)
 
@@ -84,8 +88,8 @@ def folds_percent(
     Args:
         field_voxels: displacement (batch, dim, *lattice), voxels.
         rule: one of `FOLD_RULES`; the table is in `foldless.metrics`.
-        mask: voxels to judge, (batch, *lattice), for the rules that judge voxels (all but `forward`); it is cropped as
-            the rule crops. A sample whose mask is empty there has nan.
+        mask: voxels to judge, (batch, *lattice), for the rules that judge voxels (not `forward`, `kuang_legacy`); it is
+            cropped as the rule crops. A sample whose mask is empty there has nan.
 
     Raises:
         ValueError: as `folded`, or a mask with the rule `forward`, or on another lattice.
@@ -154,12 +158,14 @@ def _sdlogj(field_voxels: Tensor, offset: float) -> Tensor:
 
 def _checked(field: Tensor, rule: str) -> Tensor:
     """The field without its gradient, at least float32, if it is a displacement that the rule can judge."""
-    if rule not in FOLD_RULES:
+    if rule not in _CROP:
         raise ValueError(f"there is no rule {rule!r} to find folds; the rules are {', '.join(FOLD_RULES)}")
     if field.shape[1] != field.ndim - 2:
         raise ValueError(
             f"a displacement field is (batch, dim, *lattice) with one component an axis; got {tuple(field.shape)}"
         )
+    if rule == "kuang_legacy" and field.ndim != 5:
+        raise ValueError(f"the mistake of 'kuang_legacy' is one of 3-D determinants; got {field.ndim - 2}-D")
     needed = max(sum(_CROP[rule]) + 1, 2)
     if min(field.shape[2:]) < needed:
         raise ValueError(f"the rule {rule!r} needs {needed} nodes on every axis; got {tuple(field.shape[2:])}")
@@ -185,6 +191,8 @@ def _slabs(field: Tensor, rule: str) -> Iterator[Iterator[Tensor]]:
         stop = min(start + depth, end)
         if rule == "central":
             yield iter([_central(field, start, stop)])
+        elif rule == "kuang_legacy":
+            yield iter([_kuang_legacy(field[:, :, start : stop + 1])])
         else:
             yield _one_sided(field[:, :, start - low : stop + high], rule)
 
@@ -197,6 +205,16 @@ def _central(field: Tensor, start: int, stop: int) -> Tensor:
     slopes = slopes[:, :, :, start - first : stop - first]
     slopes.diagonal(dim1=1, dim2=2).add_(1)
     return determinant(slopes)
+
+
+def _kuang_legacy(field: Tensor) -> Tensor:
+    """Forward determinants as Kuang's code computed them until 2020: D_x for D_z in the second minor.
+
+    Its x, y, z are the array axes 1, 0, 2; with the right term, D_z u_x for D_x u_x, it is the rule `forward`.
+    """
+    slopes = torch.stack([_edge(field, axis, (0, 1)) for axis in ((1, 0, 0), (0, 1, 0), (0, 0, 1))], dim=2)
+    u = slopes - torch.eye(3, dtype=field.dtype, device=field.device).reshape(1, 3, 3, 1, 1, 1)
+    return determinant(slopes) + u[:, 0, 1] * u[:, 2, 0] * (u[:, 1, 1] - u[:, 1, 2])
 
 
 def _one_sided(field: Tensor, rule: str) -> Iterator[Tensor]:
@@ -237,8 +255,8 @@ def _judged(field: Tensor, rule: str, mask: Tensor | None) -> Tensor | None:
     crop = tuple(slice(low, n - high) for n in field.shape[2:])
     if mask is None:
         return None
-    if rule == "forward":
-        raise ValueError("the rule 'forward' judges cells and a mask names voxels; use it with another rule")
+    if rule in ("forward", "kuang_legacy"):
+        raise ValueError(f"the rule {rule!r} judges cells and a mask names voxels; use it with another rule")
     if mask.shape[1:] != field.shape[2:] or mask.shape[0] not in (1, field.shape[0]):
         raise ValueError(f"a mask of shape {tuple(mask.shape)} does not lie on the lattice {tuple(field.shape[2:])}")
     return mask[:, *crop]

@@ -10,7 +10,9 @@ import torch
 
 from foldless.errors import InputError
 from foldless.io.files import write_whole
-from foldless.training.state import State
+from foldless.recipe import Recipe
+from foldless.registration import Registration
+from foldless.training.state import State, at_stage
 
 FILE = "resume.pt"
 UNUSABLE = (RuntimeError, LookupError, ValueError, TypeError, AttributeError, EOFError, OSError, pickle.UnpicklingError)
@@ -18,8 +20,10 @@ UNUSABLE = (RuntimeError, LookupError, ValueError, TypeError, AttributeError, EO
 
 
 def save_checkpoint(state: State, folder: Path) -> None:
-    """Write `resume.pt`: parameters, buffers, optimiser, step, best score, random state; all or nothing."""
+    """Write `resume.pt`: parameters, buffers, optimiser, stage, step, best score, random state; all or nothing."""
     content = {
+        "stage": state.stage,
+        "registration": state.registration.state_dict(),  # the objective's are the same tensors, stored once
         "objective": state.objective.state_dict(),
         "optimiser": state.optimiser.state_dict(),
         "step": state.step,
@@ -34,8 +38,8 @@ def what_is_left(folder: Path) -> str:
     return "the last good checkpoint is intact" if (folder / FILE).is_file() else "no checkpoint was written yet"
 
 
-def load_checkpoint(state: State, folder: Path) -> None:
-    """Bring `state` and torch's generator to where `resume.pt` stands.
+def load_checkpoint(recipe: Recipe, registration: Registration, folder: Path) -> State:
+    """The state that `resume.pt` holds, with `registration` and torch's generator brought to where it stands.
 
     Raises:
         InputError: there is no checkpoint, or it does not fit.
@@ -47,9 +51,12 @@ def load_checkpoint(state: State, folder: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of foreign pickles, which are refused in our words
             content = torch.load(file, weights_only=True)
+        registration.load_state_dict(content["registration"])
+        state = at_stage(recipe, registration, content["stage"])
         state.objective.load_state_dict(content["objective"])
         state.optimiser.load_state_dict(content["optimiser"])
         state.step, state.best = content["step"], content["best"]
         torch.set_rng_state(content["random"])
     except UNUSABLE as error:
         raise InputError(f"{file} is damaged or belongs to another training, so it cannot be resumed") from error
+    return state

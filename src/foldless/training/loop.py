@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from math import cos, isfinite, pi
 from pathlib import Path
 
@@ -11,16 +12,17 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from foldless.build import build_objective
+from foldless.build import build_registration, network_dtype
 from foldless.data.images import ImageSet, RandomPairs, Split, ordered_pairs
 from foldless.data.prepare import Preparation
 from foldless.errors import InputError, TrainingError
 from foldless.model import Model
 from foldless.objective import Terms
 from foldless.recipe import Recipe
+from foldless.registration import Registration, average_pool
 from foldless.training.checkpoints import load_checkpoint, save_checkpoint, what_is_left
 from foldless.training.log import Log
-from foldless.training.state import State
+from foldless.training.state import State, at_stage
 from foldless.training.validation import Scores, validate
 
 VALIDATION_PAIRS = 16
@@ -34,55 +36,89 @@ def train(
     resume: bool = False,
     on_step: Callable[[int, Terms], None] = lambda step, terms: None,
     on_scores: Callable[[int, Scores], None] = lambda step, scores: None,
+    start: Model | None = None,
+    first_stage: int = 1,
 ) -> Model:
-    """Learn from random pairs of `split.train` until the recipe's last step; the model with the best validation.
+    """Learn from random pairs of `split.train`, stage after stage; the model with the last stage's best validation.
 
-    `folder` receives `log.csv`, TensorBoard's events, `last.safetensors`, `best.safetensors` and `resume.pt`. With
-    `resume` the training goes on where `resume.pt` stands and ends with the same bits as if it had never stopped.
+    `folder` receives `log.csv`, TensorBoard's events, `last.safetensors`, `best.safetensors` and `resume.pt`, and of
+    each of several stages `stage-1.safetensors` and so on. With `resume` the training goes on where `resume.pt` stands
+    and ends with the same bits as if it had never stopped. `start` gives a fresh training its first weights, part by
+    part, and it may skip the stages before `first_stage`.
 
     Raises:
         TrainingError: the objective is no longer finite, or the disk is full.
-        InputError: fewer than two images, or nothing to resume.
+        InputError: fewer than two images, nothing to resume, or no such start.
     """
-    state = new_state(recipe, split.train.lattice)
-    pairs, held_out = RandomPairs(split.train, recipe.batch, recipe.mirror, recipe.affine), _held_out(split.val)
+    if not 1 <= first_stage <= len(recipe.plan):
+        raise InputError(f"the training has stages 1 to {len(recipe.plan)}, so it cannot begin with {first_stage}")
+    registration = new_registration(recipe, split.train.lattice)
+    state = at_stage(recipe, registration, first_stage - 1)
+    size = state.objective.images
+    pairs = RandomPairs(split.train, recipe.batch, recipe.mirror, recipe.affine, size)
+    held_out = _held_out(split.val, size)
     if resume:
-        load_checkpoint(state, folder)
+        state = load_checkpoint(recipe, registration, folder)
+    elif start is not None:
+        take_weights(registration, start.registration)
     seen = tuple(dict.fromkeys(split.train.names + split.val.names))
-    model = Model(state.objective.registration, recipe, preparation, seen)
+    run = Run(Model(registration, recipe, preparation, seen), split.val, held_out, folder, on_step, on_scores)
     with Log(folder, from_step=state.step) as log:
-        while state.step < recipe.steps:
-            with _finite(state.step + 1, recipe, folder):
-                terms = training_step(state, recipe, *pairs.draw())
-            log.step(state.step, terms)
-            on_step(state.step, terms)
-            last = state.step == recipe.steps
-            improved = False
-            if last or state.step % recipe.validate_every == 0:
-                with _finite(state.step, recipe, folder):
-                    check_weights(state)
-                    scores = validate(state.objective, split.val, held_out, recipe.weight)
-                log.scores(state.step, scores)
-                on_scores(state.step, scores)
-                if improved := scores.total < state.best:
-                    state.best = scores.total
-            if last or improved or state.step % recipe.save_every == 0:
-                log.flush()
-                with _finite(state.step, recipe, folder):
-                    check_weights(state)
-                _save(model, state, folder, improved)
+        for place in range(state.stage, len(recipe.plan)):
+            if place != state.stage:
+                state = at_stage(recipe, registration, place)
+            settings = recipe.of_stage(recipe.plan[place])
+            images = pooled(split.train, recipe.plan[place].level)
+            _run_stage(state, settings, replace(pairs, images=images, batch=settings.batch), run, log)
     return Model.load(folder)
 
 
-def training_step(state: State, recipe: Recipe, image_A: Tensor, image_B: Tensor) -> Terms:
-    """One step of Adam on one batch of pairs.
+@dataclass(frozen=True)
+class Run:
+    """What all stages of a training share."""
+
+    model: Model
+    images: ImageSet
+    held_out: list[tuple[int, ...]]
+    folder: Path
+    on_step: Callable[[int, Terms], None]
+    on_scores: Callable[[int, Scores], None]
+
+
+def _run_stage(state: State, settings: Recipe, pairs: RandomPairs, run: Run, log: Log) -> None:
+    """The steps that are left of a stage, with its looks at held-out pairs and its checkpoints."""
+    stage, end = run.model.recipe.plan[state.stage], state.begun + settings.steps
+    while state.step < end:
+        with _finite(state.step + 1, settings, run.folder):
+            terms = training_step(state, settings, *pairs.draw())
+        log.step(state.step, terms)
+        run.on_step(state.step, terms)
+        done, last = state.step - state.begun, state.step == end
+        improved = False
+        if last or done % settings.validate_every == 0:
+            with _finite(state.step, settings, run.folder):
+                check_weights(state)
+                scores = validate(state.objective, run.images, run.held_out, settings.weight, stage.level)
+            log.scores(state.step, scores)
+            run.on_scores(state.step, scores)
+            if improved := scores.total < state.best:
+                state.best = scores.total
+        if last or improved or done % settings.save_every == 0:
+            log.flush()
+            with _finite(state.step, settings, run.folder):
+                check_weights(state)
+            _save(run.model, state, run.folder, improved, last)
+
+
+def training_step(state: State, recipe: Recipe, *images: Tensor) -> Terms:
+    """One step of Adam on one batch; the recipe is the stage's.
 
     Raises:
         FloatingPointError: the objective is no longer finite.
     """
     for group in state.optimiser.param_groups:
-        group["lr"] = recipe.rate * (1 + cos(pi * state.step / recipe.steps)) / 2
-    terms: Terms = state.objective(image_A, image_B)
+        group["lr"] = rate_at(recipe, state.step - state.begun)
+    terms: Terms = state.objective(*images)
     if not isfinite(terms.total.item()):
         raise FloatingPointError(f"the objective became {terms.total.item()}")
     state.optimiser.zero_grad(set_to_none=True)
@@ -91,6 +127,13 @@ def training_step(state: State, recipe: Recipe, image_A: Tensor, image_B: Tensor
     state.objective.weight.advance()
     state.step += 1
     return Terms(*(term.detach() for term in terms))
+
+
+def rate_at(recipe: Recipe, step: int) -> float:
+    """Adam's rate after so many steps of a stage."""
+    if recipe.schedule == "constant":
+        return recipe.rate
+    return recipe.rate * (1 + cos(pi * step / recipe.steps)) / 2
 
 
 def check_weights(state: State) -> None:
@@ -103,17 +146,53 @@ def check_weights(state: State) -> None:
         raise FloatingPointError("a weight is no longer finite")
 
 
-def new_state(recipe: Recipe, lattice: tuple[int, ...]) -> State:
-    """A training at step 0: everything random comes from the recipe's seed."""
+def new_registration(recipe: Recipe, lattice: tuple[int, ...]) -> Registration:
+    """A registration that nobody has trained: everything random comes from the recipe's seed."""
     torch.manual_seed(recipe.seed)
-    objective = build_objective(recipe, lattice)
-    return State(objective, torch.optim.Adam(objective.parameters(), recipe.rate, fused=True))
+    registration = build_registration(recipe, lattice)
+    registration.run_networks_in(network_dtype(recipe))
+    return registration
 
 
-def _held_out(images: ImageSet) -> list[tuple[int, int]]:
+def new_state(recipe: Recipe, lattice: tuple[int, ...]) -> State:
+    """A training at step 0."""
+    return at_stage(recipe, new_registration(recipe, lattice), 0)
+
+
+def take_weights(registration: Registration, trained: Registration) -> None:
+    """Copy the weights of `trained`, part by part, into the first parts of a registration.
+
+    Raises:
+        InputError: it has more parts than there are, or others.
+    """
+    ours, theirs = registration.parts, trained.parts
+    try:
+        for part, other in zip(ours[: len(theirs)], theirs, strict=True):
+            part.load_state_dict(other.state_dict())
+    except (RuntimeError, ValueError) as error:
+        raise InputError(
+            f"the weights to start from are of {len(theirs)} networks, which do not fit the first of these "
+            f"{len(ours)}: give both trainings the same network, widths and normalisation"
+        ) from error
+
+
+def pooled(images: ImageSet, level: int) -> ImageSet:
+    """The images, without labels, pooled by a stage's level."""
+    if level == 1:
+        return images
+    spacing = tuple(level * s for s in images.spacing)
+    return replace(images, images=average_pool(images.images, level), spacing=spacing, labels=None)
+
+
+def _held_out(images: ImageSet, size: int = 2) -> list[tuple[int, ...]]:
+    """Pairs of held-out images or, for cycles of three, every pair with a third image: another one if there is."""
     if len(images) < 2:
         raise InputError(f"validation takes two images; split.json names {len(images)} under val")
-    return ordered_pairs(len(images), VALIDATION_PAIRS)
+    pairs = ordered_pairs(len(images), VALIDATION_PAIRS)
+    if size == 2:
+        return list(pairs)
+    others = [[k for k in range(len(images)) if k not in pair] or [pair[0]] for pair in pairs]
+    return [(*pair, other[place % len(other)]) for place, (pair, other) in enumerate(zip(pairs, others, strict=True))]
 
 
 @contextmanager
@@ -129,11 +208,13 @@ def _finite(step: int, recipe: Recipe, folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _save(model: Model, state: State, folder: Path, improved: bool) -> None:
+def _save(model: Model, state: State, folder: Path, improved: bool, last: bool) -> None:
     try:
         model.save(folder / "last.safetensors")
         if improved:
             model.save(folder / "best.safetensors")
+        if last and len(model.recipe.plan) > 1:
+            model.save(folder / f"stage-{state.stage + 1}.safetensors")
         save_checkpoint(state, folder)
     except (OSError, InputError, SafetensorError) as error:
         raise TrainingError(

@@ -12,8 +12,9 @@ from foldless.data.images import ImageSet
 from foldless.grid import Grid, in_voxels
 from foldless.maps import Map
 from foldless.metrics import folds
-from foldless.objective import Objective
+from foldless.objective import BaseObjective
 from foldless.overlap import mean_overlap
+from foldless.registration import average_pool
 
 BATCH = 8
 
@@ -27,26 +28,35 @@ class Scores(NamedTuple):
 
 
 def validate(
-    objective: Objective, images: ImageSet, pairs: Sequence[tuple[int, int]], weight: float | None = None
+    objective: BaseObjective,
+    images: ImageSet,
+    pairs: Sequence[tuple[int, ...]],
+    weight: float | None = None,
+    level: int = 1,
 ) -> Scores:
-    """The objective, Dice and forward folds of fixed pairs; leaves the random state and the mode as they were.
+    """The objective, Dice and forward folds of fixed pairs; leaves the random state and the modes as they were.
 
-    `weight` replaces the objective's own, which may grow: scores of different steps compare only under one weight.
+    Args:
+        objective: what is judged.
+        images: the held-out ones.
+        pairs: places of as many images as the objective takes; Dice and folds are those of the first two.
+        weight: replaces the objective's own, which may grow: scores of different steps compare only under one weight.
+        level: the objective sees images pooled by this; Dice and folds are those of the full lattice.
     """
-    was_training = objective.training
+    modes = [(module, module.training) for module in objective.modules()]
     objective.eval()
     totals, overlaps, folded = [], [], []
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for some in (pairs[i : i + BATCH] for i in range(0, len(pairs), BATCH)):
-            moving, fixed = [i for i, _ in some], [j for _, j in some]
-            a, b = images.images[moving], images.images[fixed]
-            terms, phi = objective.with_maps(a, b)
+            seen = [images.images[list(places)] for places in zip(*some, strict=True)]
+            terms, phi = objective.with_maps(*(average_pool(x, level) if level > 1 else x for x in seen))
             factor = terms.weight if weight is None else weight
             totals += [(terms.similarity + factor * terms.regularity).item()] * len(some)
-            folded += forward_folds(phi, Grid.of(b)).tolist()
-            overlaps += [mean_overlap(phi[k : k + 1], images, i, j) for k, (i, j) in enumerate(some)]
-    objective.train(was_training)
+            folded += forward_folds(phi, Grid(images.lattice)).tolist()
+            overlaps += [mean_overlap(phi[k : k + 1], images, i, j) for k, (i, j, *_) in enumerate(some)]
+    for module, mode in modes:
+        module.training = mode
     return Scores(_mean(totals), _mean(overlaps), _mean(folded))
 
 

@@ -1,0 +1,181 @@
+"""`foldless crossvalidate`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from foldless.cli.console import number, say, table
+from foldless.cli.watch import Watch
+from foldless.errors import InputError
+from foldless.methods import Method, method_recipe, planned
+from foldless.recipe import Precision, Recipe, Source, recipe_for
+
+if TYPE_CHECKING:
+    from foldless.crossvalidation import Fold, Results
+
+SHOWN = {
+    "dice": "Dice",
+    "folds_percent.forward": "P, %",
+    "folds_percent.ten": "folds, % (ten)",
+    "ndv_percent": "NDV, %",
+    "inverse_consistency_voxels.mean": "inverse, voxels",
+}
+PHASE_SHARE = 0.3
+"""A phase of a refinement against a whole training: 3 epochs against 10 (Kuang, §4.1)."""
+
+
+@dataclass(frozen=True)
+class CrossValidate:
+    """Train methods on all groups of cases but one, judge them on that one, for every group in turn.
+
+    The same command goes on where it was stopped, and may name more methods: what is done is not done again.
+    """
+
+    data: Path
+    """A folder with images/ and, for Dice, labels/."""
+    output: Path
+    """Folder for results.json and, in FOLD/METHOD/, the trainings and the scores of their pairs."""
+    groups: Path | None = None
+    """CSV with the columns case,group; groups.csv in the data folder where it is not given."""
+    methods: tuple[Method, ...] = ("baseline", "cycle")
+    """What `foldless train --method` knows."""
+    folds: tuple[str, ...] = ()
+    """Groups to judge by in this call; none named is all, one after the other."""
+    pairs: int = 100
+    """Test pairs a fold, ordered, drawn with seed 0; all if there are fewer."""
+    steps: int | None = None
+    """Training steps of a method without phases; a phase takes three tenths, as published. None: the methods' own."""
+    batch: int | None = None
+    """Pairs a step; None: the methods' own."""
+    rate: float | None = None
+    """Adam's rate; None: the methods' own."""
+    pool: int = 1
+    """Train on images pooled by this number; judged are the whole ones."""
+    precision: Precision = "auto"
+    """Of the networks."""
+    seed: int = 0
+    """Of every training."""
+    regions: Path | None = None
+    """CSV with the columns label,region: Dice by region too."""
+    legacy: bool = False
+    """3-D: also the folds by Kuang's legacy determinant."""
+    placement: Literal["centre", "world"] = "centre"
+    """How images are laid on one lattice, as for train."""
+    percentiles: tuple[float, float] = (1.0, 99.0)
+    """Intensities that become 0 and 1, in percent; "0 100" divides by the maximum, as Kuang does."""
+
+    def run(self) -> None:
+        from foldless.build import settled
+        from foldless.crossvalidation import folds_of, read_groups, read_regions, run_fold, with_regions
+        from foldless.data.folder import case_names
+
+        files = case_names(self.data)
+        folds = folds_of(read_groups(self.groups or self.data / "groups.csv", files))
+        if strange := set(self.folds) - {fold.name for fold in folds}:
+            raise InputError(
+                f"there is no group {min(strange)} to judge by; there are {', '.join(f.name for f in folds)}"
+            )
+        regions = None if self.regions is None else read_regions(self.regions)
+        recipes: dict[str, Recipe] = {m: settled(self._recipe(m)) for m in dict.fromkeys(self.methods)}
+        source = Source(str(self.data), self.placement, self.percentiles).resolved()
+        self._keep_record(source, recipes, folds)
+        results: Results = {}
+        chosen = [fold for fold in folds if not self.folds or fold.name in self.folds]
+        for fold in chosen:
+            for method, recipe in recipes.items():
+                say(f"{method}, judged by {fold.name}: {len(fold.train)} cases train, {len(fold.test)} judge")
+                folder = self.output / fold.name / method
+                with Watch(recipe.ends()[-1]) as watch:
+                    rows = run_fold(recipe, source, fold, folder, self.pairs, self.legacy, watch.on_step)
+                results.setdefault(method, {})[fold.name] = rows if regions is None else with_regions(rows, regions)
+            self._write(results, len(chosen))
+        self._show(results, len(chosen))
+
+    def _recipe(self, method: str) -> Recipe:
+        from foldless.data.folder import largest_lattice
+
+        recipe = method_recipe(method, recipe_for(largest_lattice(self.data)))
+        own: dict[str, Any] = {"seed": self.seed, "precision": self.precision, "batch": self.batch, "rate": self.rate}
+        if self.steps is not None:
+            own["steps"] = self.steps if recipe.refinement == "none" else max(round(PHASE_SHARE * self.steps), 1)
+        recipe = replace(recipe, **{name: value for name, value in own.items() if value is not None})
+        return planned(recipe, method, pool=self.pool)
+
+    def _keep_record(self, source: Source, recipes: dict[str, Recipe], folds: list[Fold]) -> None:
+        """Write what is run, or make sure that what is there was run alike.
+
+        Raises:
+            InputError: the folder holds something else.
+        """
+        from foldless.record import FILE, read_record, run_record, write_json
+
+        settings: dict[str, Any] = {
+            "source": asdict(source),
+            "folds": {fold.name: list(fold.test) for fold in folds},
+            "pairs": self.pairs,
+            "legacy": self.legacy,
+            "recipes": {method: recipe.as_dict() for method, recipe in recipes.items()},
+        }
+        if not self.output.exists() or not any(self.output.iterdir()):
+            self.output.mkdir(parents=True, exist_ok=True)
+            write_json(run_record("crossvalidate", settings, _digests(self.data)), self.output / FILE)
+            return
+        record = read_record(self.output)
+        earlier, now = record["settings"], json_plain(settings)
+        shared = [m for m in now["recipes"] if m in earlier.get("recipes", {})]
+        same = all(earlier.get(k) == now[k] for k in ("source", "folds", "pairs", "legacy"))
+        if not same or any(earlier["recipes"][m] != now["recipes"][m] for m in shared):
+            raise InputError(f"{self.output} holds a cross-validation with other settings; choose another --output")
+        if record["data_sha256"] != _digests(self.data):
+            raise InputError(f"the files of {self.data} are not those that {self.output} was begun with")
+        earlier["recipes"] |= now["recipes"]
+        write_json(record, self.output / FILE)
+
+    def _write(self, results: Results, folds: int) -> None:
+        from foldless.crossvalidation import CAVEAT, compared, summarised
+        from foldless.record import write_json
+
+        content = {"methods": summarised(results), "compared": compared(results), "caveat": CAVEAT.format(folds=folds)}
+        write_json(content, self.output / "results.json")
+
+    def _show(self, results: Results, folds: int) -> None:
+        from foldless.crossvalidation import CAVEAT, compared, summarised
+
+        summary = summarised(results)
+        shown = [name for name in SHOWN if all(name in scores for scores in summary.values())]
+        rows = [(m, *(_cell(scores[name]) for name in shown)) for m, scores in summary.items()]
+        table("Mean ± sd over folds (n - 1)", rows, ("method", *(SHOWN[name] for name in shown)))
+        tests = [
+            (f"{c['first']} - {c['second']}", c["score"], number(c["difference"]), number(c["p"]), _agreement(c))
+            for c in compared(results)
+        ]
+        if tests:
+            table("Paired tests", tests, ("methods", "score", "difference", "p", "folds that agree"))
+            say(CAVEAT.format(folds=folds))
+        say(f"Written to {self.output}: results.json holds every score, both standard deviations (n and n - 1), p")
+
+
+def json_plain(value: Any) -> Any:
+    """The value as a record gives it back."""
+    import json
+
+    return json.loads(json.dumps(value))
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    from foldless.data.folder import case_names, label_file
+    from foldless.record import file_digest
+
+    files = [part for image in case_names(folder).values() for part in (image, label_file(folder, image))]
+    return {str(file.relative_to(folder)): file_digest(file) for file in files if file is not None}
+
+
+def _cell(score: dict[str, Any]) -> str:
+    spread = score["sd_n_minus_1"]
+    return number(score["mean"]) + ("" if spread is None else f" ± {number(spread)}")
+
+
+def _agreement(row: dict[str, Any]) -> str:
+    return f"{row['folds_agreeing']} of {row['folds']}"
