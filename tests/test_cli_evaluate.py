@@ -187,6 +187,7 @@ def test_headers_are_judged_before_computing(foldless, tmp_path, monkeypatch, tr
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.filterwarnings("default:.*lacks:UserWarning")
 def test_cases_without_labels_are_named(foldless, cohort, tmp_path):
     shutil.copytree(cohort / "data", tmp_path / "data")
     (tmp_path / "data/labels/case_2.nii.gz").unlink()
