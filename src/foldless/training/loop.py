@@ -150,7 +150,7 @@ def new_registration(recipe: Recipe, lattice: tuple[int, ...]) -> Registration:
     """A registration that nobody has trained: everything random comes from the recipe's seed."""
     torch.manual_seed(recipe.seed)
     registration = build_registration(recipe, lattice)
-    registration.run_networks_in(network_dtype(recipe))
+    registration.run_networks_in(network_dtype(recipe), recipe.recompute)
     return registration
 
 
