@@ -64,14 +64,14 @@ def method_recipe(method: str, default: Recipe) -> Recipe:
 
 
 def network_levels(recipe: Recipe, stages: int) -> Recipe:
-    """The recipe with one network more than stages, as ICON: two at its coarse level, the others at its fine one.
+    """The recipe with one network more than stages, as ICON: two at half its finest level, the others at that.
 
     One stage leaves it alone.
     """
     if stages == 1:
         return recipe
-    coarse, fine = recipe.levels[0], recipe.levels[-1]
-    return replace(recipe, levels=(coarse, coarse, *[fine] * (stages - 1)))
+    fine = recipe.levels[-1]
+    return replace(recipe, levels=(2 * fine, 2 * fine, *[fine] * (stages - 1)))
 
 
 def planned(recipe: Recipe, method: str = "default", stages: int = 1, pool: int = 1) -> Recipe:
