@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from foldless.cli.console import say
+from foldless.cli.watch import Watch
 from foldless.methods import METHODS, lasting, method_recipe, planned
 from foldless.recipe import Recipe
 
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from foldless.crossvalidation import Fold, Results
+    from foldless.evaluation import Scores
 
 NAMES = ("A", "B", "C")
 """The folds: every third subject."""
@@ -55,13 +59,52 @@ def folds(data: Path) -> dict[str, Fold]:
     return {fold.name: fold for fold in folds_of(read_groups(data / "groups.csv", case_names(data)))}
 
 
-def weighted(method: str, factor: float, steps: int, pool: int, **settings: Any) -> Recipe:
-    """A method's recipe, every weight of it times `factor`; a phase of a refinement takes three tenths of the steps."""
-    from foldless.build import settled
+@dataclass(frozen=True)
+class Effort:
+    """How a swept method is trained and judged: a training's steps (a phase takes its share), and the test pairs."""
 
-    recipe = planned(replace(lasting(method_recipe(method, Recipe()), steps), **settings), method, pool=pool)
-    stages = tuple(replace(s, weight=None if s.weight is None else factor * s.weight) for s in recipe.stages)
-    return settled(replace(recipe, weight=factor * recipe.weight, stages=stages))
+    steps: int
+    batch: int
+    rate: float
+    pool: int
+    pairs: int
+
+    def recipe(self, method: str, factor: float) -> Recipe:
+        """A method's recipe, every weight of it times `factor`."""
+        from foldless.build import settled
+
+        recipe = replace(lasting(method_recipe(method, Recipe()), self.steps), batch=self.batch, rate=self.rate)
+        recipe = planned(recipe, method, pool=self.pool)
+        stages = tuple(replace(s, weight=None if s.weight is None else factor * s.weight) for s in recipe.stages)
+        return settled(replace(recipe, weight=factor * recipe.weight, stages=stages))
+
+
+def under_weight(
+    method: str, factor: float, fold: str, data: Path, output: Path, effort: Effort
+) -> tuple[Path, list[Scores]]:
+    """Train and judge a method on a fold, its weights times `factor`, or read what an earlier call found.
+
+    Returns:
+        The folder of the training and a row a test pair.
+    """
+    from foldless.crossvalidation import run_fold
+    from foldless.recipe import Source
+
+    recipe = effort.recipe(method, factor)
+    length = f"{effort.steps}x{effort.batch}-{effort.rate:g}-pool{effort.pool}-{effort.pairs}pairs"
+    folder = output / f"{fold}-{method}-{recipe.weight:g}-{length}"
+    say(f"{method}, λ = {recipe.weight:g}, judged by {fold}")
+    source = Source(str(data), percentiles=PERCENTILES).resolved()
+    with Watch(recipe.ends()[-1]) as watch:
+        rows = run_fold(recipe, source, folds(data)[fold], folder, effort.pairs, on_step=watch.on_step)
+    return folder, rows
+
+
+def mean_over_folds(rows: Mapping[str, list[Scores]]) -> dict[str, float]:
+    """Of a method's rows, fold by fold, every score's mean over folds of means over pairs; nested names dotted."""
+    from foldless.crossvalidation import summarised
+
+    return {name: score["mean"] for name, score in summarised({"": dict(rows)})[""].items()}
 
 
 def judged(results: Path) -> Results:

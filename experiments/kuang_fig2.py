@@ -2,7 +2,8 @@
 
 python -m experiments.kuang_fig2 --data BRAINS --output RUNS
 
-Trains one network a weight, on the brains that do not judge, and goes on where it was stopped.
+Trains one network a weight, on the brains that do not judge, and goes on where it was stopped; what
+experiments.kuang_sweep has trained in the same output is not trained again.
 """
 
 from __future__ import annotations
@@ -12,11 +13,9 @@ from pathlib import Path
 
 import tyro
 
-from experiments.brains import PERCENTILES, Slice, axial_slice, folds, lay_out, weighted
+from experiments.brains import Effort, axial_slice, folds, lay_out, mean_over_folds, under_weight
 from experiments.drawing import DOCS, Format, draw_lattice, panels, save_all
 from experiments.results import RESULTS, command_of, markdown, write_section
-from foldless.cli.console import say
-from foldless.cli.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Fig2:
     """Names of the moving and the fixed brain."""
     at: int | None = None
     """Which axial slice, from below; None: where the first map folds most."""
-    steps: int = 3000
+    steps: int = 1500
     """Training steps a weight."""
     batch: int = 1
     """Pairs a step."""
@@ -43,6 +42,8 @@ class Fig2:
     """Adam's."""
     pool: int = 2
     """What images are pooled by for training."""
+    pairs: int = 12
+    """Test pairs, beside the one that is drawn."""
     formats: tuple[Format, ...] = ("svg",)
     """Of the picture, kuang_fig2; "svg pdf" for both."""
     pictures: Path = DOCS
@@ -53,39 +54,29 @@ class Fig2:
     def run(self) -> None:
         data = lay_out(self.data, self.output / "data")
         moving, fixed = self.pair or folds(data)[self.fold].test[:2]
-        slices: list[Slice] = []
+        effort = Effort(self.steps, self.batch, self.rate, self.pool, self.pairs)
+        slices, means = [], []
         for weight in self.weights:
+            folder, rows = under_weight("baseline", weight, self.fold, data, self.output, effort)
             at = slices[0].at if slices else self.at
-            slices.append(axial_slice(self._trained(weight, data), data, moving, fixed, at))
+            slices.append(axial_slice(folder / "last.safetensors", data, moving, fixed, at))
+            means.append(mean_over_folds({self.fold: rows}))
         figure, [axes] = panels(1, len(slices), width=3.6 * len(slices))
         for place, weight, found in zip(axes, self.weights, slices, strict=True):
-            draw_lattice(place, found.nodes, f"λ = {weight:g}: {found.percent:.3g} % folded")
+            draw_lattice(place, found.nodes, f"λ = {weight:g}: {found.percent:.3g} % folded", every=2)
         save_all(figure, self.pictures, "kuang_fig2", self.formats)
-        rows = [(f"{w:g}", f"{found.percent:.4g}") for w, found in zip(self.weights, slices, strict=True)]
+        table = [
+            (f"{weight:g}", f"{found.percent:.4g}", f"{mean['folds_percent.forward']:.4g}", f"{mean['dice']:.4f}")
+            for weight, found, mean in zip(self.weights, slices, means, strict=True)
+        ]
         text = (
             f"    {command_of('kuang_fig2', self)}\n\n![Fig. 2](../docs/pictures/kuang_fig2.svg)\n\n"
-            f"{markdown(('λ', 'P, %'), rows)}\nBaseline, {self.steps} steps on images pooled by {self.pool}; {moving} "
-            f"onto {fixed}, axial slice {slices[0].at}, the nodes of the whole lattice where the map takes them, "
-            "projected onto the slice. P is of the whole map of this one pair, by forward differences."
+            f"{markdown(('λ', 'P of this pair, %', 'P, %', 'Dice'), table)}\nBaseline, {self.steps} steps on images "
+            f"pooled by {self.pool}; {moving} onto {fixed}, axial slice {slices[0].at}: its nodes where the map takes "
+            "them, projected onto the slice. P by forward differences of whole maps; P and Dice are means over "
+            f"{len(rows)} pairs of the fold {self.fold}."
         )
         write_section("Kuang, Fig. 2", text, self.results)
-
-    def _trained(self, weight: float, data: Path) -> Path:
-        """The weights file of the baseline under λ, trained now or by an earlier call."""
-        from foldless.data.folder import folder_split
-        from foldless.training.checkpoints import FILE as CHECKPOINT
-        from foldless.training.loop import train
-
-        recipe = weighted("baseline", weight, self.steps, self.pool, batch=self.batch, rate=self.rate)
-        name = f"{self.fold}-baseline-{weight:g}-{self.steps}x{self.batch}-{self.rate:g}-pool{self.pool}"
-        folder, fold = self.output / name, folds(data)[self.fold]
-        say(f"baseline, λ = {weight:g}")
-        parts = {"train": list(fold.train), "val": list(fold.train), "test": list(fold.test)}
-        split, preparation = folder_split(data, "centre", PERCENTILES, parts)
-        folder.mkdir(parents=True, exist_ok=True)
-        with Watch(recipe.steps) as watch:
-            train(recipe, split, preparation, folder, (folder / CHECKPOINT).is_file(), watch.on_step)
-        return folder / "last.safetensors"
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ class Fig6:
         figure, [above, below] = panels(2, len(slices), width=3.6 * len(slices), height=8.4)
         for top, bottom, (method, found) in zip(above, below, slices.items(), strict=True):
             draw_determinant(top, found.determinant, f"{method}: {found.percent:.3g} % folded")
-            draw_lattice(bottom, found.nodes, "")
+            draw_lattice(bottom, found.nodes, "", every=2)
         save_all(figure, self.pictures, "kuang_fig6", self.formats)
         text = (
             f"    {command_of('kuang_fig6', self)}\n\n![Fig. 6](../docs/pictures/kuang_fig6.svg)\n\n{moving} onto "

@@ -10,7 +10,7 @@ import pytest
 import torch
 from samples import blob, save_image
 
-from experiments.brains import axial_slice, most, weighted
+from experiments.brains import Effort, axial_slice, most
 from experiments.icon_table1 import PUBLISHED, Table1
 from experiments.icon_table2 import Table2
 from experiments.kuang_fig2 import Fig2
@@ -174,7 +174,7 @@ def test_the_slice_with_the_most_folds():
 
 
 def test_kuangs_fig_2_trains_once(brains, tmp_path):
-    options = {"steps": 1, "pictures": tmp_path / "pictures", "results": tmp_path / "RESULTS.md"}
+    options = {"steps": 1, "pairs": 1, "pictures": tmp_path / "pictures", "results": tmp_path / "RESULTS.md"}
     Fig2(brains, tmp_path / "out", weights=(1.0, 4.0), **options).run()
     picture = (tmp_path / "pictures/kuang_fig2.svg").read_bytes()
     trained = {file: file.read_bytes() for file in (tmp_path / "out").glob("A-*/last.safetensors")}
@@ -205,7 +205,7 @@ def test_the_sweep_goes_on_and_compares_at_equal_dice(brains, tmp_path):
 def test_percent_at_equal_dice():
     """numpy's own interpolation, and nothing beyond the ends."""
     dice, percent = [0.6, 0.5, 0.7], [0.3, 0.1, 1.0]
-    points = [Point(1, 1, d, p, 0, 0, 0) for d, p in zip(dice, percent, strict=True)]
+    points = [Point(1, d, p, 0, 0, 0) for d, p in zip(dice, percent, strict=True)]
     order = np.argsort(dice)
     for wanted in (0.5, 0.52, 0.6, 0.68, 0.7):
         expected = np.interp(wanted, np.array(dice)[order], np.array(percent)[order])
@@ -216,9 +216,11 @@ def test_percent_at_equal_dice():
 
 @pytest.mark.parametrize("factor", [1.0, 3.0])
 def test_a_factor_weighs_every_phase(factor):
-    phases = weighted("refinement", factor, 100, 2, batch=1)
+    effort = Effort(steps=100, batch=2, rate=1e-3, pool=2, pairs=1)
+    phases = effort.recipe("refinement", factor)
     weights = [phases.of_stage(stage).weight for stage in phases.plan]
     assert weights == [factor, 4 * factor] * 4
     assert {stage.level for stage in phases.plan} == {2}
     assert phases.ends()[-1] == 8 * 30
-    assert weighted("icon", factor, 100, 2).weight == 1000 * factor
+    icon = effort.recipe("icon", factor)
+    assert (icon.weight, icon.steps, icon.batch, icon.rate) == (1000 * factor, 100, 2, 1e-3)
