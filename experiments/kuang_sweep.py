@@ -109,7 +109,8 @@ class Sweep:
             f"{equal_dice(curves)}\nMeans over the folds {' '.join(self.folds)}, {self.pairs} ordered pairs each; "
             f"{self.steps} steps (a phase: three tenths) of {self.batch} on images pooled by {self.pool}, rate "
             f"{self.rate:g}. Where P falls at equal Dice and SDlogJ does not, the method unfolds; where P only follows "
-            "Dice along the baseline's curve, its maps move less."
+            "Dice along the baseline's curve, its maps move less. In the picture no folds at all are drawn at "
+            f"{LEAST:g} %, and the numbers beside the points are λ."
         )
 
 

@@ -10,13 +10,14 @@ import pytest
 import torch
 from samples import blob, save_image
 
-from experiments.brains import Effort, axial_slice, most
+from experiments.brains import Effort, axial_slice, mean_over_folds, most
 from experiments.icon_table1 import PUBLISHED, Table1
 from experiments.icon_table2 import Table2
 from experiments.kuang_fig2 import Fig2
 from experiments.kuang_fig5 import Fig5 as KuangsFig5
 from experiments.kuang_fig6 import Fig6 as KuangsFig6
 from experiments.kuang_sweep import Point, Sweep, percent_at
+from experiments.kuang_table1 import COLUMNS, judge_synquick
 from experiments.kuang_table1 import Table1 as KuangsTable1
 from experiments.results import markdown, write_section
 from foldless.errors import InputError
@@ -224,3 +225,16 @@ def test_a_factor_weighs_every_phase(factor):
     assert phases.ends()[-1] == 8 * 30
     icon = effort.recipe("icon", factor)
     assert (icon.weight, icon.steps, icon.batch, icon.rate) == (1000 * factor, 100, 2, 1e-3)
+
+
+def test_synquick_on_the_same_pairs(crossed, monkeypatch):
+    """Its rows have every column of the table, and what is there is not computed again."""
+    pytest.importorskip("ants", reason="takes antspyx")
+    judge_synquick(crossed / "data", crossed / "results", "cycle")
+    files = (crossed / f"results/A/{method}/pairs.json" for method in ("cycle", "synquick"))
+    like, rows = (json.loads(file.read_text())["pairs"] for file in files)
+    assert [(row["moving"], row["fixed"]) for row in rows] == [(row["moving"], row["fixed"]) for row in like]
+    assert set(COLUMNS) <= set(mean_over_folds({"A": rows}))
+    assert all(0 < row["dice"] < 1 and 0 < row["inverse_consistency_voxels"]["mean"] < 1 for row in rows)
+    monkeypatch.setattr("experiments.kuang_table1.synquick_scores", None)
+    judge_synquick(crossed / "data", crossed / "results", "cycle")
