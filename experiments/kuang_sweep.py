@@ -105,7 +105,7 @@ class Sweep:
         ]
         return (
             f"    {command_of('kuang_sweep', self)}\n\n![P against Dice](../docs/pictures/kuang_sweep.svg)\n\n"
-            f"{markdown(header, rows)}\nAt equal Dice, P between the two nearest points of either curve:\n\n"
+            f"{markdown(header, rows)}\nAt equal Dice, the first method read between neighbouring λ:\n\n"
             f"{equal_dice(curves)}\nMeans over the folds {' '.join(self.folds)}, {self.pairs} ordered pairs each; "
             f"{self.steps} steps (a phase: three tenths) of {self.batch} on images pooled by {self.pool}, rate "
             f"{self.rate:g}. Where P falls at equal Dice and SDlogJ does not, the method unfolds; where P only follows "
@@ -126,13 +126,17 @@ def equal_dice(curves: dict[str, list[Point]]) -> str:
 
 
 def percent_at(points: Sequence[Point], dice: float) -> float | None:
-    """P of a curve at a Dice, along a straight line between the two neighbours in Dice; None beyond its ends."""
-    ordered = sorted(points, key=lambda p: p.dice)
-    for low, high in pairwise(ordered):
+    """The least P of a curve at a Dice, along straight lines between neighbouring weights; None where it has none.
+
+    A weight that is too small and one that is too large may come to the same Dice.
+    """
+    found = []
+    for one, other in pairwise(sorted(points, key=lambda p: p.weight)):
+        low, high = sorted((one, other), key=lambda p: p.dice)
         if low.dice <= dice <= high.dice:
-            share = (dice - low.dice) / (high.dice - low.dice) if high.dice > low.dice else 0.5
-            return low.percent + share * (high.percent - low.percent)
-    return None
+            share = (dice - low.dice) / (high.dice - low.dice) if high.dice > low.dice else 0.0
+            found.append(low.percent + share * (high.percent - low.percent))
+    return min(found, default=None)
 
 
 def draw_curves(axes: Axes, curves: dict[str, list[Point]]) -> None:
@@ -148,7 +152,7 @@ def draw_curves(axes: Axes, curves: dict[str, list[Point]]) -> None:
 
 
 def _number(value: float | None) -> str:
-    return "beyond its weights" if value is None else f"{value:.3g}"
+    return "not reached" if value is None else f"{value:.3g}"
 
 
 if __name__ == "__main__":

@@ -204,13 +204,14 @@ def test_the_sweep_goes_on_and_compares_at_equal_dice(brains, tmp_path):
 
 
 def test_percent_at_equal_dice():
-    """numpy's own interpolation, and nothing beyond the ends."""
-    dice, percent = [0.6, 0.5, 0.7], [0.3, 0.1, 1.0]
-    points = [Point(1, d, p, 0, 0, 0) for d, p in zip(dice, percent, strict=True)]
-    order = np.argsort(dice)
+    """numpy's own interpolation, nothing beyond the ends, and the better of two weights that come to the same Dice."""
+    dice, percent = [0.7, 0.6, 0.5], [1.0, 0.3, 0.1]
+    points = [Point(k, d, p, 0, 0, 0) for k, (d, p) in enumerate(zip(dice, percent, strict=True))]
+    too_weak = Point(-1, 0.55, 9, 0, 0, 0)
     for wanted in (0.5, 0.52, 0.6, 0.68, 0.7):
-        expected = np.interp(wanted, np.array(dice)[order], np.array(percent)[order])
+        expected = np.interp(wanted, dice[::-1], percent[::-1])
         assert percent_at(points, wanted) == pytest.approx(expected)
+        assert percent_at([*points, too_weak], wanted) == pytest.approx(expected)
     assert percent_at(points, 0.49) is None
     assert percent_at(points, 0.71) is None
 
