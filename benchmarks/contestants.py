@@ -67,22 +67,27 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def main() -> None:
+def serve(prepare: Callable[[str, tuple[int, ...], int], Callable[[], None]]) -> None:
+    """Be the contestant that the command names: a step for every line, its seconds and the memory above what is in."""
     warnings.simplefilter("ignore")
-    name, shape, batch = sys.argv[1], tuple(map(int, sys.argv[2].split("x"))), int(sys.argv[3])
-    import torch  # noqa: F401
-
-    if name == "icon_registration":
-        import icon_registration.losses  # noqa: F401
-    else:
-        import foldless.build  # noqa: F401
     baseline = peak_memory()
-    step = contestant(name, shape, batch)
+    step = prepare(sys.argv[1], tuple(map(int, sys.argv[2].split("x"))), int(sys.argv[3]))
     print("ready", flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()
         step()
         print(time.perf_counter() - start, peak_memory() - baseline, flush=True)
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    import torch  # noqa: F401
+
+    if sys.argv[1] == "icon_registration":
+        import icon_registration.losses  # noqa: F401
+    else:
+        import foldless.build  # noqa: F401
+    serve(contestant)
 
 
 if __name__ == "__main__":

@@ -19,18 +19,20 @@ NAMES = ("foldless", "foldless-float32", "icon_registration")
 STEPS = 9
 
 
-def measure(shape: str, batch: int, names: tuple[str, ...]) -> dict[str, tuple[float, float]]:
+def measure(
+    shape: str, batch: int, names: tuple[str, ...], module: str = "benchmarks.contestants", steps: int = STEPS
+) -> dict[str, tuple[float, float]]:
     """Median seconds and MiB above the imports of each contestant, its steps taken in turn with the others'."""
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
     workers = {}
     for name in names:
-        command = [sys.executable, "-m", "benchmarks.contestants", name, shape, str(batch)]
+        command = [sys.executable, "-m", module, name, shape, str(batch)]
         pipe = subprocess.PIPE
         workers[name] = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
         _ask(workers[name], None)
     times: dict[str, list[float]] = {name: [] for name in names}
     memory = {}
-    for turn in range(STEPS + 2):
+    for turn in range(steps + 2):
         for name, worker in workers.items():
             seconds, memory[name] = map(float, _ask(worker, "step").split())
             if turn >= 2:
@@ -48,7 +50,7 @@ def _ask(worker: subprocess.Popen[str], line: str | None) -> str:
         worker.stdin.flush()
     answer = worker.stdout.readline()
     if not answer:
-        raise RuntimeError("a contestant died; run it by itself: python -m benchmarks.contestants NAME SHAPE BATCH")
+        raise RuntimeError("a contestant died; run it by itself: python -m THE_MODULE NAME SHAPE BATCH")
     return answer
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,30 @@ RESULTS = Path(__file__).with_name("RESULTS.md")
 TITLE = (
     "# Results\n\nEvery number was measured by the command above it; Dice as fractions, folds under a rule's name.\n"
 )
+PLACEHOLDERS = {"data": "FOLDER", "output": "RUNS"}
+"""For folders of whoever ran it."""
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def command_of(module: str, options: Any) -> str:
+    """The command that an experiment was started by: its folders as placeholders, else what differs from defaults."""
+    words = ["python -m", f"experiments.{module}"]
+    for option in fields(options):
+        value, name = getattr(options, option.name), option.name.replace("_", "-")
+        if option.default is MISSING:
+            words.append(f"--{name} {PLACEHOLDERS.get(name, value)}")
+        elif value == option.default or isinstance(option.default, Path):
+            continue
+        elif isinstance(value, bool):
+            words.append(f"--{name}")
+        else:
+            words.append(f"--{name} {' '.join(map(str, value)) if isinstance(value, tuple) else value}")
+    return " ".join(words)
 
 
 def write_section(name: str, text: str, path: Path = RESULTS) -> None:

@@ -1,17 +1,29 @@
 """The experiments run, resume and keep their tables; what they measure is in experiments/RESULTS.md."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from samples import blob, save_image
 
+from experiments.brains import Effort, axial_slice, mean_over_folds, most
 from experiments.icon_table1 import PUBLISHED, Table1
 from experiments.icon_table2 import Table2
+from experiments.kuang_fig2 import Fig2
+from experiments.kuang_fig5 import Fig5 as KuangsFig5
+from experiments.kuang_fig6 import Fig6 as KuangsFig6
+from experiments.kuang_sweep import Point, Sweep, percent_at
+from experiments.kuang_table1 import COLUMNS, judge_synquick
 from experiments.kuang_table1 import Table1 as KuangsTable1
 from experiments.results import markdown, write_section
+from foldless.errors import InputError
+from foldless.io import read_volume
+from foldless.model import Model
+from foldless.outcome import register_volumes
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = sorted(
@@ -87,9 +99,143 @@ def test_a_fold_of_kuangs_table(brains, tmp_path):
     KuangsTable1(brains, tmp_path / "out", results=tmp_path / "RESULTS.md", **options).run()
     (line,) = (row for row in (tmp_path / "RESULTS.md").read_text().splitlines() if row.startswith("| baseline"))
     cells = [cell.strip() for cell in line.split("|")[1:-1]]
-    assert cells[:3] == ["baseline", "B", "1.97 ± 0.73"]
-    assert 0 < float(cells[6]) <= 1
+    assert cells[:3] == ["baseline", "1.97 ± 0.73", "B"]
+    assert 0 < float(cells[7]) <= 1
     assert (tmp_path / "out/data/groups.csv").read_text().split()[1:] == [
         f"{1000 + k},{'ABC'[k % 3]}" for k in range(6)
     ]
     assert (tmp_path / "out/data/regions.csv").read_text().split()[1:] == ["1,front", "2,back"]
+
+
+@pytest.fixture
+def crossed(brains, tmp_path):
+    """One fold of the baseline and the cycle, one step each."""
+    options = {"methods": ("baseline", "cycle"), "folds": ("A",), "steps": 1, "pairs": 2}
+    KuangsTable1(brains, tmp_path / "out", results=tmp_path / "RESULTS.md", **options).run()
+    return tmp_path / "out"
+
+
+def test_kuangs_table_says_what_was_not_run_and_has_regions(crossed, tmp_path):
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "--methods baseline cycle --folds A --steps 1 --pairs 2" in text
+    assert "| gradicon |  | not run |" in text
+    rows = json.loads((crossed / "results/A/cycle/pairs.json").read_text())["pairs"]
+    (line,) = (row for row in text.splitlines() if row.startswith("| front"))
+    assert line.split(" | ")[2].rstrip(" |") == f"{np.mean([row['dice_per_label']['1'] for row in rows]):.3f}"
+    (line,) = (row for row in text.splitlines() if row.startswith("| cycle |"))
+    assert float(line.split("|")[4]) == pytest.approx(np.mean([r["folds_percent"]["forward"] for r in rows]), rel=1e-3)
+
+
+def test_kuangs_pictures_are_the_same_twice(crossed, tmp_path):
+    written = {"pictures": tmp_path / "pictures", "results": tmp_path / "RESULTS.md", "formats": ("svg", "pdf")}
+    names = {f"kuang_fig{k}.{suffix}" for k in (5, 6) for suffix in ("svg", "pdf")}
+    found = []
+    for _ in range(2):
+        KuangsFig5(crossed, **written).run()
+        KuangsFig6(crossed, **written).run()
+        found.append({file.name: file.read_bytes() for file in (tmp_path / "pictures").iterdir()})
+    assert found[0] == found[1]
+    assert set(found[0]) == names
+    assert "baseline 2, cycle 2" in (tmp_path / "RESULTS.md").read_text()
+
+
+def test_pictures_of_nothing(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/regions.csv").write_text("label,region\n1,front\n")
+    for picture in (KuangsFig5, KuangsFig6):
+        with pytest.raises(InputError, match="cross-validate"):
+            picture(tmp_path, results=tmp_path / "R.md", pictures=tmp_path).run()
+
+
+def test_a_slice_shows_the_folds_of_the_map(crossed):
+    """As numpy finds them in the displacement of a model whose maps fold."""
+    model = Model.load(crossed / "results/A/baseline/last.safetensors")
+    with torch.no_grad():
+        model.registration.inner.net.last.weight.normal_()
+    model.save(crossed / "folding.safetensors")
+    files = [crossed / "data/images" / f"{name}.nii.gz" for name in ("1000", "1003")]
+    field = register_volumes(model, *map(read_volume, files)).forward[..., ::-1]  # array order; spacing is 1 mm
+    nodes = field + np.moveaxis(np.indices(field.shape[:3]), 0, -1)
+    corner = nodes[:-1, :-1, :-1]
+    slopes = [nodes[1:, :-1, :-1] - corner, nodes[:-1, 1:, :-1] - corner, nodes[:-1, :-1, 1:] - corner]
+    expected = np.linalg.det(np.stack(slopes, -1))
+    found = axial_slice(crossed / "folding.safetensors", crossed / "data", "1000", "1003")
+    assert (expected < 0).any()
+    assert found.percent == pytest.approx(100 * (expected < 0).mean(), rel=1e-3)
+    assert found.at == (expected < 0).sum((1, 2)).argmax()
+    np.testing.assert_allclose(found.determinant, expected[found.at], atol=1e-3 * np.abs(expected).max())
+    np.testing.assert_allclose(found.nodes, np.moveaxis(nodes[found.at], -1, 0)[1:], atol=1e-3)
+
+
+def test_the_slice_with_the_most_folds():
+    negative = np.zeros((5, 3, 3), dtype=bool)
+    assert most(negative) == 2
+    negative[1, 0], negative[4, 0, 0] = True, True
+    assert most(negative) == 1
+
+
+def test_kuangs_fig_2_trains_once(brains, tmp_path):
+    options = {"steps": 1, "pairs": 1, "pictures": tmp_path / "pictures", "results": tmp_path / "RESULTS.md"}
+    Fig2(brains, tmp_path / "out", weights=(1.0, 4.0), **options).run()
+    picture = (tmp_path / "pictures/kuang_fig2.svg").read_bytes()
+    trained = {file: file.read_bytes() for file in (tmp_path / "out").glob("A-*/last.safetensors")}
+    assert len(trained) == 2
+    Fig2(brains, tmp_path / "out", weights=(1.0, 4.0), **options).run()
+    assert {file: file.read_bytes() for file in trained} == trained
+    assert (tmp_path / "pictures/kuang_fig2.svg").read_bytes() == picture
+    assert "1000 onto 1003" in (tmp_path / "RESULTS.md").read_text()
+
+
+def test_the_sweep_goes_on_and_compares_at_equal_dice(brains, tmp_path):
+    options = {"folds": ("A",), "steps": 1, "pairs": 1, "pictures": tmp_path / "p", "results": tmp_path / "RESULTS.md"}
+    Sweep(brains, tmp_path / "out", factors=(1.0,), **options).run()
+    done = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").glob("*/pairs.json")}
+    assert len(done) == 2
+    Sweep(brains, tmp_path / "out", factors=(1.0, 2.0), **options).run()
+    assert {file: file.stat().st_mtime_ns for file in done} == done
+    table = (tmp_path / "RESULTS.md").read_text()
+    assert [table.count(f"| {method} | {weight} |") for method in ("baseline", "cycle") for weight in (1, 2)] == [
+        1,
+        1,
+        2,
+        2,
+    ]
+    assert (tmp_path / "p/kuang_sweep.svg").is_file()
+
+
+def test_percent_at_equal_dice():
+    """numpy's own interpolation, nothing beyond the ends, and the better of two weights that come to the same Dice."""
+    dice, percent = [0.7, 0.6, 0.5], [1.0, 0.3, 0.1]
+    points = [Point(k, d, p, 0, 0, 0) for k, (d, p) in enumerate(zip(dice, percent, strict=True))]
+    too_weak = Point(-1, 0.55, 9, 0, 0, 0)
+    for wanted in (0.5, 0.52, 0.6, 0.68, 0.7):
+        expected = np.interp(wanted, dice[::-1], percent[::-1])
+        assert percent_at(points, wanted) == pytest.approx(expected)
+        assert percent_at([*points, too_weak], wanted) == pytest.approx(expected)
+    assert percent_at(points, 0.49) is None
+    assert percent_at(points, 0.71) is None
+
+
+@pytest.mark.parametrize("factor", [1.0, 3.0])
+def test_a_factor_weighs_every_phase(factor):
+    effort = Effort(steps=100, batch=2, rate=1e-3, pool=2, pairs=1)
+    phases = effort.recipe("refinement", factor)
+    weights = [phases.of_stage(stage).weight for stage in phases.plan]
+    assert weights == [factor, 4 * factor] * 4
+    assert {stage.level for stage in phases.plan} == {2}
+    assert phases.ends()[-1] == 8 * 30
+    icon = effort.recipe("icon", factor)
+    assert (icon.weight, icon.steps, icon.batch, icon.rate) == (1000 * factor, 100, 2, 1e-3)
+
+
+def test_synquick_on_the_same_pairs(crossed, monkeypatch):
+    """Its rows have every column of the table, and what is there is not computed again."""
+    pytest.importorskip("ants", reason="takes antspyx")
+    judge_synquick(crossed / "data", crossed / "results", "cycle")
+    files = (crossed / f"results/A/{method}/pairs.json" for method in ("cycle", "synquick"))
+    like, rows = (json.loads(file.read_text())["pairs"] for file in files)
+    assert [(row["moving"], row["fixed"]) for row in rows] == [(row["moving"], row["fixed"]) for row in like]
+    assert set(COLUMNS) <= set(mean_over_folds({"A": rows}))
+    assert all(0 < row["dice"] < 1 and 0 < row["inverse_consistency_voxels"]["mean"] < 1 for row in rows)
+    monkeypatch.setattr("experiments.kuang_table1.synquick_scores", None)
+    judge_synquick(crossed / "data", crossed / "results", "cycle")

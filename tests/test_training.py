@@ -246,6 +246,19 @@ def test_events_hold_every_number_once(tmp_path):
         assert len(events.Scalars(tag)) == len(wanted)
 
 
+def test_looks_at_large_images_take_no_more_at_once(monkeypatch):
+    """Pair by pair they find the same: nothing random in an objective that goes one way, MSE's mean is even."""
+    split, recipe = data(3), replace(SMALL, objective="one-way", regularity="diffusion", normalisation="instance")
+    objective, pairs = new_state(recipe, (16, 16, 16)).objective, [(0, 1), (1, 0)]
+    torch.nn.init.normal_(objective.registration.net.last.weight, std=0.1)
+    together = validate(objective, split.val, pairs)
+    with_maps, sizes = objective.with_maps, []
+    monkeypatch.setattr(objective, "with_maps", lambda *images: sizes.append(len(images[0])) or with_maps(*images))
+    monkeypatch.setattr("foldless.training.validation.AT_ONCE", 16**3)
+    assert validate(objective, split.val, pairs) == pytest.approx(together, rel=1e-5)
+    assert sizes == [1, 1]
+
+
 def test_best_is_the_best_of_the_looks(tmp_path):
     model = run(tmp_path, settings={"steps": 9, "rate": 0.3})
     looks = [row["val_total"] for row in read_log(tmp_path / "log.csv") if "val_total" in row]

@@ -41,8 +41,14 @@ BASELINE = Recipe(
 )
 """VoxelMorph-1 as Kuang trains it: 10 epochs of 574 steps."""
 
-PHASE = 1722
-"""Three epochs: the length of a refinement's phase."""
+PHASE_SHARE = 0.3
+"""A phase of a refinement against a whole training: 3 epochs against 10; Kuang, §4.1."""
+
+
+def lasting(recipe: Recipe, steps: int) -> Recipe:
+    """The recipe with so many steps; of one with a refinement a phase takes its share of them."""
+    return replace(recipe, steps=steps if recipe.refinement == "none" else max(round(PHASE_SHARE * steps), 1))
+
 
 _KUANG: dict[str, Recipe] = {
     "baseline": BASELINE,
@@ -51,10 +57,10 @@ _KUANG: dict[str, Recipe] = {
     "three-images": replace(BASELINE, objective="three-images", regularity="gradicon", weight=1.5),
     "icon": replace(BASELINE, objective="symmetric", regularity="icon", weight=1000.0),
     "gradicon": replace(BASELINE, objective="symmetric", regularity="gradicon", weight=1.5),
-    "refinement": replace(BASELINE, refinement="leaky", steps=PHASE),
-    "linear-refinement": replace(BASELINE, refinement="linear", steps=PHASE),
-    "image-refinement": replace(BASELINE, refinement="images", steps=PHASE),
-    "cycle-refinement": replace(BASELINE, objective="image-cycle", refinement="leaky", steps=PHASE),
+    "refinement": lasting(replace(BASELINE, refinement="leaky"), BASELINE.steps),
+    "linear-refinement": lasting(replace(BASELINE, refinement="linear"), BASELINE.steps),
+    "image-refinement": lasting(replace(BASELINE, refinement="images"), BASELINE.steps),
+    "cycle-refinement": lasting(replace(BASELINE, objective="image-cycle", refinement="leaky"), BASELINE.steps),
 }
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from foldless.cli.console import number, say, table
 from foldless.cli.watch import Watch
 from foldless.errors import InputError
-from foldless.methods import Method, method_recipe, planned
+from foldless.methods import Method, lasting, method_recipe, planned
 from foldless.recipe import Precision, Recipe, Source, recipe_for
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ SHOWN = {
     "ndv_percent": "NDV, %",
     "inverse_consistency_voxels.mean": "inverse, voxels",
 }
-PHASE_SHARE = 0.3
-"""A phase of a refinement against a whole training: 3 epochs against 10 (Kuang, §4.1)."""
 
 
 @dataclass(frozen=True)
@@ -97,9 +95,9 @@ class CrossValidate:
         from foldless.data.folder import largest_lattice
 
         recipe = method_recipe(method, recipe_for(largest_lattice(self.data)))
-        own: dict[str, Any] = {"seed": self.seed, "precision": self.precision, "batch": self.batch, "rate": self.rate}
         if self.steps is not None:
-            own["steps"] = self.steps if recipe.refinement == "none" else max(round(PHASE_SHARE * self.steps), 1)
+            recipe = lasting(recipe, self.steps)
+        own: dict[str, Any] = {"seed": self.seed, "precision": self.precision, "batch": self.batch, "rate": self.rate}
         recipe = replace(recipe, **{name: value for name, value in own.items() if value is not None})
         return planned(recipe, method, pool=self.pool)
 

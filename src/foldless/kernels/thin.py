@@ -6,6 +6,7 @@ import ctypes
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from foldless.kernels.library import lanes, library, pointer
@@ -16,14 +17,21 @@ _TYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 def thin(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """A convolution that keeps the lattice: x (batch, channels, *lattice), weight (outputs, channels, *odd kernel).
 
-    Compiled for one to three outputs on the CPU with float32 weights and enough channels; torch's own elsewhere.
+    Compiled for one to three outputs on the CPU with float32 weights and enough channels; torch's own elsewhere. Half
+    as many channels as lanes or more are filled up with zeros: torch is slow at them, above all in small batches.
     """
     native = x.device.type == "cpu" and x.dtype in _TYPES and weight.dtype == torch.float32 and weight.shape[0] <= 3
-    if native and x.numel() and 0 < lanes() <= x.shape[1]:
-        result: Tensor = _Thin.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    if native and x.numel() and 0 < lanes() <= 2 * x.shape[1]:
+        missing = max(lanes() - x.shape[1], 0)
+        result: Tensor = _Thin.apply(_filled(x, missing), _filled(weight, missing), bias)  # type: ignore[no-untyped-call]
         return result
     dim, padding = x.ndim - 2, [n // 2 for n in weight.shape[2:]]
     return torch.convolution(x.to(weight.dtype), weight, bias, [1] * dim, padding, [1] * dim, False, [0] * dim, 1)
+
+
+def _filled(x: Tensor, more: int) -> Tensor:
+    """x with so many more channels of zeros, (batch, channels + more, *lattice), channels-last."""
+    return F.pad(x.movedim(1, -1), (0, more)).movedim(-1, 1) if more else x
 
 
 class _Thin(torch.autograd.Function):

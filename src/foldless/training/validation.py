@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,8 @@ from foldless.overlap import mean_overlap
 from foldless.registration import average_pool
 
 BATCH = 8
+AT_ONCE = 8_000_000
+"""Voxels that are looked at together, so that a look takes no more memory than a training step."""
 
 
 class Scores(NamedTuple):
@@ -46,9 +49,10 @@ def validate(
     modes = [(module, module.training) for module in objective.modules()]
     objective.eval()
     totals, overlaps, folded = [], [], []
+    size = max(1, min(BATCH, AT_ONCE // prod(images.lattice)))
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        for some in (pairs[i : i + BATCH] for i in range(0, len(pairs), BATCH)):
+        for some in (pairs[i : i + size] for i in range(0, len(pairs), size)):
             seen = [images.images[list(places)] for places in zip(*some, strict=True)]
             terms, phi = objective.with_maps(*(average_pool(x, level) if level > 1 else x for x in seen))
             factor = terms.weight if weight is None else weight

@@ -1,0 +1,175 @@
+"""What Kuang's experiments share: the brains in three folds, methods under a weight, what was judged, a map's slice."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foldless.cli.console import say
+from foldless.cli.watch import Watch
+from foldless.methods import METHODS, lasting, method_recipe, planned
+from foldless.recipe import Recipe
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from foldless.crossvalidation import Fold, Results
+    from foldless.evaluation import Scores
+
+NAMES = ("A", "B", "C")
+"""The folds: every third subject."""
+SYNQUICK = "synquick"
+PERCENTILES = (0.0, 100.0)
+"""Kuang divides each image by its maximum."""
+
+
+def lay_out(brains: Path, folder: Path) -> Path:
+    """The brains as foldless reads them: links to images and labels, groups.csv (every third subject), regions.csv.
+
+    A region is a group of labels.csv, left and right together.
+    """
+    names = sorted(path.name.removesuffix("_t1.nii.gz") for path in (brains / "affine2mm").glob("*_t1.nii.gz"))
+    for part, suffix in (("images", "t1"), ("labels", "seg")):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        for name in names:
+            link = folder / part / f"{name}.nii.gz"
+            if not link.exists():
+                link.symlink_to((brains / "affine2mm" / f"{name}_{suffix}.nii.gz").resolve())
+    groups = [f"{name},{NAMES[k % 3]}" for k, name in enumerate(names)]
+    (folder / "groups.csv").write_text("\n".join(["case,group", *groups]) + "\n", encoding="utf-8")
+    with (brains / "labels.csv").open(newline="", encoding="utf-8") as file:
+        known = [(row["label"], row["group_name"]) for row in csv.DictReader(file) if row["group_name"]]
+    regions = [f"{label},{name.removesuffix('_L').removesuffix('_R')}" for label, name in known]
+    (folder / "regions.csv").write_text("\n".join(["label,region", *regions]) + "\n", encoding="utf-8")
+    return folder
+
+
+def folds(data: Path) -> dict[str, Fold]:
+    """The folds of a folder that was laid out."""
+    from foldless.crossvalidation import folds_of, read_groups
+    from foldless.data.folder import case_names
+
+    return {fold.name: fold for fold in folds_of(read_groups(data / "groups.csv", case_names(data)))}
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How a swept method is trained and judged: a training's steps (a phase takes its share), and the test pairs."""
+
+    steps: int
+    batch: int
+    rate: float
+    pool: int
+    pairs: int
+
+    def recipe(self, method: str, factor: float) -> Recipe:
+        """A method's recipe, every weight of it times `factor`."""
+        from foldless.build import settled
+
+        recipe = replace(lasting(method_recipe(method, Recipe()), self.steps), batch=self.batch, rate=self.rate)
+        recipe = planned(recipe, method, pool=self.pool)
+        stages = tuple(replace(s, weight=None if s.weight is None else factor * s.weight) for s in recipe.stages)
+        return settled(replace(recipe, weight=factor * recipe.weight, stages=stages))
+
+
+def under_weight(
+    method: str, factor: float, fold: str, data: Path, output: Path, effort: Effort
+) -> tuple[Path, list[Scores]]:
+    """Train and judge a method on a fold, its weights times `factor`, or read what an earlier call found.
+
+    Returns:
+        The folder of the training and a row a test pair.
+    """
+    from foldless.crossvalidation import run_fold
+    from foldless.recipe import Source
+
+    recipe = effort.recipe(method, factor)
+    length = f"{effort.steps}x{effort.batch}-{effort.rate:g}-pool{effort.pool}-{effort.pairs}pairs"
+    folder = output / f"{fold}-{method}-{recipe.weight:g}-{length}"
+    say(f"{method}, λ = {recipe.weight:g}, judged by {fold}")
+    source = Source(str(data), percentiles=PERCENTILES).resolved()
+    with Watch(recipe.ends()[-1]) as watch:
+        rows = run_fold(recipe, source, folds(data)[fold], folder, effort.pairs, on_step=watch.on_step)
+    return folder, rows
+
+
+def mean_over_folds(rows: Mapping[str, list[Scores]]) -> dict[str, float]:
+    """Of a method's rows, fold by fold, every score's mean over folds of means over pairs; nested names dotted."""
+    from foldless.crossvalidation import summarised
+
+    return {name: score["mean"] for name, score in summarised({"": dict(rows)})[""].items()}
+
+
+def judged(results: Path) -> Results:
+    """What `foldless crossvalidate` and SyNQuick left in a folder, methods in the order of their list."""
+    found: Results = {}
+    for file in sorted(results.glob("*/*/pairs.json")):
+        rows = json.loads(file.read_text(encoding="utf-8"))["pairs"]
+        found.setdefault(file.parent.name, {})[file.parents[1].name] = rows
+    order = [*METHODS, SYNQUICK]
+    return dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """An axial slice of a map in space, anterior up and right at left.
+
+    Attributes:
+        nodes: where its nodes go, within the slice, (2, rows, columns), in voxels.
+        determinant: of the whole 3-D map by forward differences, (rows - 1, columns - 1).
+        at: which slice, from below.
+        percent: forward folds of the whole map.
+    """
+
+    nodes: NDArray[np.float32]
+    determinant: NDArray[np.float32]
+    at: int
+    percent: float
+
+
+def axial_slice(weights: Path, data: Path, moving: str, fixed: str, at: int | None = None) -> Slice:
+    """A slice of the map that a trained model finds for two cases; the one with the most folds if none is named."""
+    import torch
+
+    from foldless.data.folder import case_names
+    from foldless.io import read_volume
+    from foldless.metrics import folds_percent, jacobian_determinant
+    from foldless.model import Model
+    from foldless.outcome import Outcome, register_volumes
+
+    files, model = case_names(data), Model.load(weights)
+    image_A, image_B = read_volume(files[moving]), read_volume(files[fixed])
+    outcome = Outcome(image_A, image_B, register_volumes(model, image_A, image_B), model)
+    percent = folds_percent(torch.from_numpy(outcome.displacement_voxels.copy())[None], "forward").item()
+    pair = outcome.drawn(fixed, metrics={})
+    voxels = torch.from_numpy(np.ascontiguousarray(pair.displacement_voxels, dtype=np.float32))
+    determinant = jacobian_determinant(voxels[None], "forward")[0].numpy()
+    negative = determinant < 0
+    place = most(negative) if at is None else at
+    nodes = voxels[1:, place].numpy() + np.indices(voxels.shape[2:], dtype=np.float32)
+    return Slice(nodes, determinant[min(place, len(determinant) - 1)], place, percent)
+
+
+def most(negative: NDArray[np.bool_]) -> int:
+    """The slice with the most negative places; the middle one where there are none."""
+    counts = negative.reshape(len(negative), -1).sum(1)
+    return int(counts.argmax()) if counts.any() else len(negative) // 2
+
+
+def draw_determinant(axes: Axes, determinant: NDArray[np.float32], title: str) -> None:
+    """A slice of the determinant from 0 to 2, negative places in red."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    from foldless.report.arrays import DIVERGING, FOLD
+
+    colours = LinearSegmentedColormap.from_list("determinant", list(DIVERGING)).with_extremes(bad=FOLD)
+    shown = np.ma.masked_less(determinant, 0.0)
+    axes.imshow(shown, cmap=colours, vmin=0, vmax=2, interpolation="nearest")
+    axes.set(title=title, xticks=[], yticks=[])

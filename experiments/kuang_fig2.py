@@ -1,0 +1,83 @@
+"""Kuang and Schmah, Fig. 2: the warped grid of the baseline trained with λ = 1, 2 and 4, at the same place.
+
+python -m experiments.kuang_fig2 --data BRAINS --output RUNS
+
+Trains one network a weight, on the brains that do not judge, and goes on where it was stopped; what
+experiments.kuang_sweep has trained in the same output is not trained again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from experiments.brains import Effort, axial_slice, folds, lay_out, mean_over_folds, under_weight
+from experiments.drawing import DOCS, Format, draw_lattice, panels, save_all
+from experiments.results import RESULTS, command_of, markdown, write_section
+
+
+@dataclass(frozen=True)
+class Fig2:
+    """Train the baseline under several weights of its smoothness and draw the maps of one unseen pair."""
+
+    data: Path
+    """The folder of the brains: affine2mm/ID_t1.nii.gz with ID_seg.nii.gz, and labels.csv."""
+    output: Path
+    """Folder for the trainings; what is there already is not trained again."""
+    weights: tuple[float, ...] = (1.0, 2.0, 4.0)
+    """λ of each."""
+    fold: str = "A"
+    """Which brains judge, A, B or C; the pair is of their first two, or --pair."""
+    pair: tuple[str, str] | None = None
+    """Names of the moving and the fixed brain."""
+    at: int | None = None
+    """Which axial slice, from below; None: where the first map folds most."""
+    steps: int = 1500
+    """Training steps a weight."""
+    batch: int = 1
+    """Pairs a step."""
+    rate: float = 5e-4
+    """Adam's."""
+    pool: int = 2
+    """What images are pooled by for training."""
+    pairs: int = 12
+    """Test pairs, beside the one that is drawn."""
+    formats: tuple[Format, ...] = ("svg",)
+    """Of the picture, kuang_fig2; "svg pdf" for both."""
+    pictures: Path = DOCS
+    """Folder for it."""
+    results: Path = RESULTS
+    """Where it is shown."""
+
+    def run(self) -> None:
+        data = lay_out(self.data, self.output / "data")
+        moving, fixed = self.pair or folds(data)[self.fold].test[:2]
+        effort = Effort(self.steps, self.batch, self.rate, self.pool, self.pairs)
+        slices, means = [], []
+        for weight in self.weights:
+            folder, rows = under_weight("baseline", weight, self.fold, data, self.output, effort)
+            at = slices[0].at if slices else self.at
+            slices.append(axial_slice(folder / "last.safetensors", data, moving, fixed, at))
+            means.append(mean_over_folds({self.fold: rows}))
+        figure, [axes] = panels(1, len(slices), width=3.6 * len(slices))
+        for place, weight, found in zip(axes, self.weights, slices, strict=True):
+            draw_lattice(place, found.nodes, f"λ = {weight:g}: {found.percent:.3g} % folded", every=2)
+        save_all(figure, self.pictures, "kuang_fig2", self.formats)
+        table = [
+            (f"{weight:g}", f"{found.percent:.4g}", f"{mean['folds_percent.forward']:.4g}", f"{mean['dice']:.4f}")
+            for weight, found, mean in zip(self.weights, slices, means, strict=True)
+        ]
+        text = (
+            f"    {command_of('kuang_fig2', self)}\n\n![Fig. 2](../docs/pictures/kuang_fig2.svg)\n\n"
+            f"{markdown(('λ', 'P of this pair, %', 'P, %', 'Dice'), table)}\nBaseline, {self.steps} steps on images "
+            f"pooled by {self.pool}; {moving} onto {fixed}, axial slice {slices[0].at}: its nodes where the map takes "
+            "them, projected onto the slice. P by forward differences of whole maps; P and Dice are means over "
+            f"{len(rows)} pairs of the fold {self.fold}."
+        )
+        write_section("Kuang, Fig. 2", text, self.results)
+
+
+if __name__ == "__main__":
+    tyro.cli(Fig2).run()
