@@ -63,6 +63,12 @@ from .data.shapes import (
 from .data.source import (
     open_source as open_source,
 )
+from .direct import (
+    Direct as Direct,
+)
+from .direct import (
+    register_directly as register_directly,
+)
 from .errors import (
     InputError as InputError,
 )
@@ -271,10 +277,19 @@ from .outcome import (
     register_volumes as register_volumes,
 )
 from .pairwise import (
+    FreeFlow as FreeFlow,
+)
+from .pairwise import (
     FreeMaps as FreeMaps,
 )
 from .pairwise import (
+    flow_steps as flow_steps,
+)
+from .pairwise import (
     optimise as optimise,
+)
+from .pairwise import (
+    optimise_flow as optimise_flow,
 )
 from .pairwise import (
     optimise_maps as optimise_maps,
@@ -296,6 +311,9 @@ from .recipe import (
 )
 from .recipe import (
     Stage as Stage,
+)
+from .recipe import (
+    direct_recipe as direct_recipe,
 )
 from .recipe import (
     recipe_for as recipe_for,

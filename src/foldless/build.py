@@ -93,6 +93,17 @@ def stage_objective(recipe: Recipe, stage: Stage, registration: Registration) ->
     return objective
 
 
+def pair_objective(recipe: Recipe, registration: Registration) -> BaseObjective:
+    """What a trained registration makes small on one pair: the recipe's objective at its full weight.
+
+    Cycles of three images know no pair; such a registration is tuned by the symmetric objective.
+    """
+    settings = replace(recipe.of_stage(recipe.plan[-1]), ramp=0, increase=0.0)
+    if settings.objective == "three-images":
+        settings = replace(settings, objective="symmetric")
+    return objective_of(settings, registration)
+
+
 def objective_of(recipe: Recipe, registration: Registration) -> BaseObjective:
     """The objective a recipe names, of a registration."""
     similarity, weight = similarity_of(recipe), weight_of(recipe)

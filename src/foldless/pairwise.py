@@ -1,6 +1,6 @@
 """Optimisation for given pairs: of the maps themselves, without a network, or of a trained network's weights.
 
-Both are `optimise` on an objective: the maps of `FreeMaps` are parameters like any network's.
+All are `optimise` on an objective: the maps of `FreeMaps` and `FreeFlow` are parameters like any network's.
 """
 
 from __future__ import annotations
@@ -8,22 +8,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from math import isfinite
+from math import cos, isfinite, pi
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from foldless.grid import Grid, sample
-from foldless.maps import Displacement, Exponential, Map, compose
-from foldless.objective import Objective, Terms
+from foldless.maps import Affine, Displacement, Exponential, Map, compose
+from foldless.objective import BaseObjective, Objective, Terms
 from foldless.registration import Registration, average_pool
 from foldless.regularity import Regularity
-from foldless.similarity import Similarity
+from foldless.similarity import Similarity, gaussian_average
 from foldless.weighting import Weight
 
 Image = Float[Tensor, "batch channels *lattice"]
 OnStep = Callable[[Terms], None]
+
+TEST_TIME_RATE = 2e-5
+"""Adam's for a trained network's weights, as published for GradICON, with 50 steps."""
 
 
 class FreeMaps(Registration):
@@ -45,6 +48,96 @@ class FreeMaps(Registration):
     def forward(self, image_A: Image, image_B: Image) -> Map:
         tensors = iter(self.tensors)
         return self.like.of_tensors(lambda _: next(tensors))
+
+
+class FreeFlow(Registration):
+    """Affine maps and flows that are parameters, in both directions the same: phi_BA undoes phi_AB by construction.
+
+    phi_AB = exp(g/2) ∘ exp(v) ∘ exp(g/2) with a generator g of an affine map and a velocity v, and phi_BA is that of -g
+    and -v, so that neither image is preferred: v lives half-way. It looks at no image, and answers for doubled batches
+    as `Objective` makes them.
+
+    Args:
+        generator: (pairs, dim, dim + 1), as of `Affine.from_generator`.
+        velocity: (pairs, dim, *lattice), unit-cube units; None for affine maps alone.
+        smoothing: standard deviation of the Gaussian that v is the average of what is learnt under, in nodes.
+    """
+
+    def __init__(self, generator: Tensor, velocity: Tensor | None = None, smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.generator = nn.Parameter(generator.clone())
+        self.rough = None if velocity is None else nn.Parameter(velocity.clone())
+        self.smoothing = smoothing
+
+    def forward(self, image_A: Image, image_B: Image) -> Map:
+        half = Affine.from_generator(torch.cat([self.generator, -self.generator]) / 2)
+        if self.rough is None:
+            return half @ half
+        velocity = gaussian_average(self.rough, self.smoothing) if self.smoothing else self.rough
+        return half @ Exponential(torch.cat([velocity, -velocity])) @ half
+
+
+def optimise_flow(
+    image_A: Image,
+    image_B: Image,
+    similarity: Similarity,
+    regularity: Regularity,
+    weight: Weight,
+    levels: Sequence[int] = (4, 2, 1),
+    steps: int = 50,
+    rate: float = 5e-3,
+    affine_rate: float = 2e-2,
+    smoothing: float = 1.0,
+    seed: int = 0,
+    on_step: OnStep = lambda terms: None,
+) -> tuple[Map, Map]:
+    """phi_AB and phi_BA = phi_AB⁻¹ found for these pairs alone: an affine map first, then with it a flow (`FreeFlow`).
+
+    Args:
+        image_A: (batch, channels, *lattice).
+        image_B: on the same lattice.
+        similarity: what the warped images are compared by.
+        regularity: of both maps; inverse consistency is left to what interpolation loses, where maps change too fast.
+        weight: how much regularity counts; a copy of it is advanced.
+        levels: pooling factors, coarse to fine; the affine map begins twice as coarse and leaves the finest out.
+        steps: of Adam, at every level of both.
+        rate: Adam's at the start of a level, in unit-cube units; it falls to zero along a cosine.
+        affine_rate: the same for the affine map alone.
+        smoothing: standard deviation of the flow's Gaussian, in nodes of each level.
+        seed: of the points; torch's generators are left as they were.
+        on_step: receives the terms of every step, of which there are `flow_steps(levels, steps)`.
+
+    Raises:
+        FloatingPointError: the objective is no longer finite.
+    """
+    pairs, dim = image_A.shape[0], image_A.ndim - 2
+    generator, weight = image_A.new_zeros(pairs, dim, dim + 1), deepcopy(weight)
+    velocity = image_A.new_zeros(pairs, dim, *[1] * dim)
+    with _seeded(seed, image_A):
+        for level in _affine_levels(levels):
+            affine = FreeFlow(generator)
+            objective = Objective(affine, similarity, regularity, weight)
+            a, b = average_pool(image_A, level), average_pool(image_B, level)
+            optimise(objective, a, b, steps, affine_rate, on_step, falling=True)
+            generator = affine.generator.detach()
+        for level in levels:
+            a, b = average_pool(image_A, level), average_pool(image_B, level)
+            velocity = sample(velocity, Grid.of(a).points(a).expand(pairs, *[-1] * (dim + 1)))
+            flow = FreeFlow(generator, velocity, smoothing)
+            optimise(Objective(flow, similarity, regularity, weight), a, b, steps, rate, on_step, falling=True)
+            assert flow.rough is not None
+            generator, velocity = flow.generator.detach(), flow.rough.detach()
+        phi = flow(image_A, image_B).of_tensors(torch.detach)
+    return phi[:pairs], phi[pairs:]
+
+
+def flow_steps(levels: Sequence[int], steps: int) -> int:
+    """How many steps `optimise_flow` takes in all."""
+    return steps * (len(_affine_levels(levels)) + len(levels))
+
+
+def _affine_levels(levels: Sequence[int]) -> tuple[int, ...]:
+    return (2 * levels[0], *(levels[:-1] or levels))
 
 
 def optimise_maps(
@@ -96,11 +189,11 @@ def optimise_maps(
 
 
 def optimise_weights(
-    objective: Objective,
+    objective: BaseObjective,
     image_A: Image,
     image_B: Image,
     steps: int = 50,
-    rate: float = 2e-5,
+    rate: float = TEST_TIME_RATE,
     seed: int = 0,
     on_step: OnStep = lambda terms: None,
 ) -> tuple[Map, Map]:
@@ -130,14 +223,15 @@ def optimise_weights(
 
 
 def optimise(
-    objective: Objective,
+    objective: BaseObjective,
     image_A: Image,
     image_B: Image,
     steps: int,
     rate: float,
     on_step: OnStep = lambda terms: None,
+    falling: bool = False,
 ) -> None:
-    """Steps of Adam on the objective's parameters for one batch of pairs.
+    """Steps of Adam on the objective's parameters for one batch of pairs; the rate stays, or falls along a cosine.
 
     Raises:
         FloatingPointError: the objective is no longer finite.
@@ -154,6 +248,8 @@ def optimise(
                 raise FloatingPointError(
                     f"the objective became {terms.total.item()} at step {step}; try a smaller rate"
                 )
+            if falling:
+                optimiser.param_groups[0]["lr"] = rate * (1 + cos(pi * (step - 1) / steps)) / 2
             optimiser.zero_grad(set_to_none=True)
             terms.total.backward()  # type: ignore[no-untyped-call]
             optimiser.step()

@@ -264,6 +264,31 @@ def recipe_for(lattice: tuple[int, ...] | None) -> Recipe:
     return replace(shared, batch=8, steps=2000) if len(lattice) == 2 else shared
 
 
+OPTIMISED_VOXELS = 1_500_000
+"""Voxels of a lattice on which maps are optimised within a minute or two on two cores."""
+
+
+def direct_recipe(lattice: tuple[int, ...]) -> Recipe:
+    """Settings for a pair of images of about this size without any network: an affine map, then a flow; coarse to fine.
+
+    Of the recipe, what names a network, pairs or a schedule says nothing here; `steps` are those of every level.
+    """
+    finest = 1
+    while prod(lattice) > OPTIMISED_VOXELS * finest ** len(lattice):
+        finest *= 2
+    return Recipe(
+        first="affine",
+        as_map="exponential",
+        levels=tuple(finest * k for k in (4, 2, 1)),
+        similarity="lncc",
+        sigma=3.0,
+        weight=1.5,
+        rate=5e-3,
+        steps=50,
+        precision="float32",
+    )
+
+
 def _from_dict(kind: type[T], values: dict[str, Any]) -> T:
     hints = typing.get_type_hints(kind)
     if strange := set(values) - set(hints):
