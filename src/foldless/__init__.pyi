@@ -54,6 +54,9 @@ from .data.mindboggle import (
 from .data.mnist import (
     mnist as mnist,
 )
+from .data.oai import (
+    prepare_oai_knees as prepare_oai_knees,
+)
 from .data.prepare import (
     Preparation as Preparation,
 )
@@ -74,6 +77,9 @@ from .errors import (
 )
 from .errors import (
     TrainingError as TrainingError,
+)
+from .evaluation import (
+    cartilage_dice as cartilage_dice,
 )
 from .evaluation import (
     judge_folder as judge_folder,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -56,6 +56,7 @@ LARGE_ENOUGH = 5
 """Nodes on every axis with which every score exists; a thinner lattice lacks those whose crop it cannot hold."""
 
 
+@runtime_checkable
 class Setting(Protocol):
     """What scores are computed with: a `Model`, or a `Direct` optimisation."""
 
@@ -184,6 +185,12 @@ class Outcome:
     def _carried(self, volume: Volume, field: Field) -> Volume:
         transform = sitk_transform(field, self.fixed.geometry)
         return through(transform, volume, self.fixed.geometry, order=0 if volume.holds_labels else 1)
+
+
+def warped_linearly(labels: Volume, field: Field, lattice: Geometry, on: Geometry) -> Float[np.ndarray, "*on"]:
+    """The share of any label at the voxels of `on`, through a field (*shape, dim) on `lattice` that is read between."""
+    foreground = like((labels.array > 0).astype(np.float32), labels)
+    return through(sitk_transform(field, lattice), foreground, on, order=1).array
 
 
 def padded(places: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
