@@ -289,6 +289,9 @@ from .pairwise import (
     FreeMaps as FreeMaps,
 )
 from .pairwise import (
+    Stiff as Stiff,
+)
+from .pairwise import (
     flow_steps as flow_steps,
 )
 from .pairwise import (
@@ -374,6 +377,9 @@ from .regularity import (
 )
 from .regularity import (
     noisy_inverse_consistency as noisy_inverse_consistency,
+)
+from .regularity import (
+    roughness as roughness,
 )
 from .report import (
     Pair as Pair,

@@ -16,7 +16,7 @@ from foldless.io import Volume, reoriented
 from foldless.io.volumes import check_overlap
 from foldless.maps import Map
 from foldless.outcome import Fields, fields_between, quiet
-from foldless.pairwise import OnStep, flow_steps, optimise_flow
+from foldless.pairwise import OnStep, Stiff, flow_steps, optimise_flow
 from foldless.recipe import Recipe, direct_recipe
 
 
@@ -59,7 +59,7 @@ class Direct:
             image_A,
             image_B,
             similarity_of(recipe),
-            regularity_of(recipe),
+            Stiff(regularity_of(recipe)),
             weight_of(recipe),
             recipe.levels,
             recipe.steps,

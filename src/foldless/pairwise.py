@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import dataclass
 from math import cos, isfinite, pi
 
 import torch
@@ -18,8 +19,8 @@ from foldless.grid import Grid, sample
 from foldless.maps import Affine, Displacement, Exponential, Map, compose
 from foldless.objective import BaseObjective, Objective, Terms
 from foldless.registration import Registration, average_pool
-from foldless.regularity import Regularity
-from foldless.similarity import Similarity, gaussian_average
+from foldless.regularity import Regularity, roughness
+from foldless.similarity import Similarity
 from foldless.weighting import Weight
 
 Image = Float[Tensor, "batch channels *lattice"]
@@ -60,21 +61,36 @@ class FreeFlow(Registration):
     Args:
         generator: (pairs, dim, dim + 1), as of `Affine.from_generator`.
         velocity: (pairs, dim, *lattice), unit-cube units; None for affine maps alone.
-        smoothing: standard deviation of the Gaussian that v is the average of what is learnt under, in nodes.
     """
 
-    def __init__(self, generator: Tensor, velocity: Tensor | None = None, smoothing: float = 0.0) -> None:
+    def __init__(self, generator: Tensor, velocity: Tensor | None = None) -> None:
         super().__init__()
         self.generator = nn.Parameter(generator.clone())
-        self.rough = None if velocity is None else nn.Parameter(velocity.clone())
-        self.smoothing = smoothing
+        self.velocity = None if velocity is None else nn.Parameter(velocity.clone())
 
     def forward(self, image_A: Image, image_B: Image) -> Map:
         half = Affine.from_generator(torch.cat([self.generator, -self.generator]) / 2)
-        if self.rough is None:
+        if self.velocity is None:
             return half @ half
-        velocity = gaussian_average(self.rough, self.smoothing) if self.smoothing else self.rough
-        return half @ Exponential(torch.cat([velocity, -velocity])) @ half
+        return half @ Exponential(torch.cat([self.velocity, -self.velocity])) @ half
+
+
+@dataclass(frozen=True)
+class Stiff:
+    """A regularity, and so many times the roughness of the velocities that the first map is made of.
+
+    Flows that undo each other by construction fulfil every inverse consistency, however rough they are.
+    """
+
+    regularity: Regularity
+    stiffness: float = 2 / 3
+
+    def __call__(self, phi_AB: Map, phi_BA: Map, grid: Grid) -> Tensor:
+        total: Tensor = self.regularity(phi_AB, phi_BA, grid)
+        for part in phi_AB.parts:
+            if isinstance(part, Exponential):
+                total = total + self.stiffness * roughness(part.velocity)
+        return total
 
 
 def optimise_flow(
@@ -87,7 +103,6 @@ def optimise_flow(
     steps: int = 50,
     rate: float = 5e-3,
     affine_rate: float = 2e-2,
-    smoothing: float = 1.0,
     seed: int = 0,
     on_step: OnStep = lambda terms: None,
 ) -> tuple[Map, Map]:
@@ -97,13 +112,14 @@ def optimise_flow(
         image_A: (batch, channels, *lattice).
         image_B: on the same lattice.
         similarity: what the warped images are compared by.
-        regularity: of both maps; inverse consistency is left to what interpolation loses, where maps change too fast.
+        regularity: of both maps: for inverse consistency there is only left what interpolation loses, where they change
+            too fast, so that a velocity's roughness is better counted as well (`Stiff`).
         weight: how much regularity counts; a copy of it is advanced.
-        levels: pooling factors, coarse to fine; the affine map begins twice as coarse and leaves the finest out.
+        levels: pooling factors, coarse to fine; the affine map begins twice as coarse and leaves the finest out, and
+            the velocity, whose flow is smooth between its nodes, ends on half the finest lattice.
         steps: of Adam, at every level of both.
         rate: Adam's at the start of a level, in unit-cube units; it falls to zero along a cosine.
         affine_rate: the same for the affine map alone.
-        smoothing: standard deviation of the flow's Gaussian, in nodes of each level.
         seed: of the points; torch's generators are left as they were.
         on_step: receives the terms of every step, of which there are `flow_steps(levels, steps)`.
 
@@ -122,11 +138,12 @@ def optimise_flow(
             generator = affine.generator.detach()
         for level in levels:
             a, b = average_pool(image_A, level), average_pool(image_B, level)
-            velocity = sample(velocity, Grid.of(a).points(a).expand(pairs, *[-1] * (dim + 1)))
-            flow = FreeFlow(generator, velocity, smoothing)
+            nodes = Grid.of(average_pool(image_A, max(level, 2 * levels[-1]))).points(a)
+            velocity = sample(velocity, nodes.expand(pairs, *[-1] * (dim + 1)))
+            flow = FreeFlow(generator, velocity)
             optimise(Objective(flow, similarity, regularity, weight), a, b, steps, rate, on_step, falling=True)
-            assert flow.rough is not None
-            generator, velocity = flow.generator.detach(), flow.rough.detach()
+            assert flow.velocity is not None
+            generator, velocity = flow.generator.detach(), flow.velocity.detach()
         phi = flow(image_A, image_B).of_tensors(torch.detach)
     return phi[:pairs], phi[pairs:]
 

@@ -43,7 +43,7 @@ class Register:
     similarity: Similarity | None = None
     """Without a model: how alike the images should become, by default lncc; mind-ssc for images of different kinds."""
     weight: float | None = None
-    """Without a model: how much GradICON's regularity counts, by default 1.5; more makes smoother maps."""
+    """Without a model: how much regularity counts, by default 1.5; more makes smoother maps."""
     placement: Literal["centre", "world"] | None = None
     """Without a model: begin with the images centre on centre, the default, or where their headers say."""
     moving_labels: Path | None = None
