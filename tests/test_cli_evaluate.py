@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -184,3 +185,17 @@ def test_headers_are_judged_before_computing(foldless, tmp_path, monkeypatch, tr
     assert code == 2
     assert ("do not overlap" if trouble == "apart" else "right-handed") in complained
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.filterwarnings("default:.*lacks:UserWarning")
+def test_cases_without_labels_are_named(foldless, cohort, tmp_path):
+    shutil.copytree(cohort / "data", tmp_path / "data")
+    (tmp_path / "data/labels/case_2.nii.gz").unlink()
+    shutil.copytree(cohort / "run", tmp_path / "run")
+    file = pairs_file(tmp_path / "pairs.csv", ("case_1", "case_2"), ("case_1", "case_3"))
+    code, _, complained = evaluate(foldless, tmp_path, tmp_path / "out", "--pairs", file)
+    assert code == 0
+    assert "lacks 1 of 3 cases (case_2)" in " ".join(complained.split())
+    dice = [row.get("dice") for row in json.loads((tmp_path / "out/metrics.json").read_text())["pairs"]]
+    assert dice[0] is None
+    assert 0 < dice[1] < 1

@@ -1,5 +1,7 @@
 """Registrations obey their equations; ITK judges what warping means."""
 
+from copy import deepcopy
+
 import monai.networks.blocks
 import numpy as np
 import pytest
@@ -152,6 +154,33 @@ def test_networks_may_compute_in_bfloat16_and_maps_may_not(dim):
     assert_close(got, expected, rtol=0, atol=HALF * expected.abs().max().item())
     registration.run_networks_in(torch.float32)
     assert torch.equal(registration(a, b).on(Grid(SHAPES[dim])) - Grid(SHAPES[dim]).points(), expected)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_computing_again_on_the_way_back_changes_no_bit(name):
+    registration = TwoStep(predict(name, 2), predict(name, 2)).train()
+    other = deepcopy(registration)
+    other.run_networks_in(None, recompute=True)
+    a, b = images(2)
+    toward = torch.randn(2, 2, *SHAPES[2], dtype=torch.float64)
+    kept = []
+    for module in (registration, other):
+        held = 0
+
+        def hold(tensor):
+            nonlocal held
+            held += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor):
+            nodes = module(a, b).on(Grid(SHAPES[2]))
+        kept.append(held)
+        (nodes * toward).sum().backward()
+    assert kept[1] < kept[0]
+    for mine, its in zip(other.parameters(), registration.parameters(), strict=True):
+        assert torch.equal(mine.grad, its.grad)
+    for mine, its in zip(other.buffers(), registration.buffers(), strict=True):
+        assert torch.equal(mine, its)
 
 
 # Refining

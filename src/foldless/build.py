@@ -39,7 +39,7 @@ from foldless.weighting import Constant, HoldBelow, Ramp, Weight
 def build_objective(recipe: Recipe, lattice: tuple[int, ...]) -> BaseObjective:
     """What a training with this recipe makes small, networks included; of one in stages, its last stage."""
     registration = build_registration(recipe, lattice)
-    registration.run_networks_in(network_dtype(recipe))
+    registration.run_networks_in(network_dtype(recipe), recipe.recompute)
     return stage_objective(recipe, recipe.plan[-1], registration)
 
 

@@ -1,4 +1,4 @@
-"""The errors that become one plain sentence on the command line."""
+"""The errors that become one plain sentence on the command line, and the one for numbers that ran away."""
 
 
 class InputError(Exception):
@@ -7,3 +7,7 @@ class InputError(Exception):
 
 class TrainingError(RuntimeError):
     """Training cannot go on; a checkpoint that was written is intact. Exit code 1."""
+
+
+class NotFiniteError(ValueError):
+    """A field holds values that are not finite, so that what was asked of it has no answer."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -105,7 +106,19 @@ def judge_folder(
         cases[name] = image, None if label is None else same_lattice(read_volume(label, labels=True), image, name)
     for moving, fixed in pairs:
         check_pair(model, cases[moving][0], cases[fixed][0])
+    if bare := [name for name, (_, labels) in cases.items() if labels is None]:
+        _note_bare(folder, bare, len(cases))
     return _judged(model, cases, pairs, more, steps)
+
+
+def _note_bare(folder: Path, bare: Sequence[str], count: int) -> None:
+    """Warn where some cases have labels and others have none: Dice is then of fewer pairs than are named."""
+    if len(bare) < count:
+        warnings.warn(
+            f"{folder}/labels lacks {len(bare)} of {count} cases ({', '.join(bare[:5])}{', …' * (len(bare) > 5)}): "
+            "pairs with one of them have no Dice, and the mean is of the others",
+            stacklevel=3,
+        )
 
 
 def _judged(

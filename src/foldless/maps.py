@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from foldless.errors import NotFiniteError
 from foldless.grid import Grid, Points, per_axis, sample, sample_with_jacobian
 from foldless.kernels.product import can_multiply, product
 
@@ -324,7 +325,7 @@ def exponentiate(velocity: Float[Tensor, "batch dim *lattice"]) -> Float[Tensor,
     """The displacement of exp(velocity) on the same lattice, by scaling and squaring; unit-cube units.
 
     Raises:
-        ValueError: the velocity is not finite.
+        NotFiniteError: the velocity is not finite.
     """
     squarings = _squarings(velocity)
     small = velocity / 2.0 ** squarings.to(velocity.dtype).reshape(-1, *[1] * (velocity.ndim - 1))
@@ -381,7 +382,7 @@ def _squarings(velocity: Tensor) -> Tensor:
     """Squarings each sample needs; the row-sum norm of the largest differences bounds the interpolant's slope."""
     with torch.no_grad():
         if not bool(torch.isfinite(velocity).all()):
-            raise ValueError("the velocity holds values that are not finite; exp(velocity) does not exist")
+            raise NotFiniteError("the velocity holds values that are not finite; exp(velocity) does not exist")
         rows = torch.zeros(velocity.shape[:2], dtype=velocity.dtype, device=velocity.device)
         for axis in range(2, velocity.ndim):
             n = velocity.shape[axis]

@@ -103,6 +103,8 @@ class Recipe:
     """Whether the rate falls to zero along a cosine, in every stage anew, or stays."""
     precision: Precision = "auto"
     """Of the networks; maps are float32 always. auto: bfloat16 where the processor multiplies it natively."""
+    recompute: bool = False
+    """Networks compute again on the way back instead of keeping what they computed: less memory, more time."""
     seed: int = 0
     """Of the weights, the pairs and the points."""
     validate_every: int = 200

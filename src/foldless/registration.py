@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from foldless.grid import Grid, in_voxels, sample
 from foldless.maps import Displacement, Map
@@ -29,11 +32,16 @@ class Registration(nn.Module):
         """The modules with weights that it is made of, in the order in which they work."""
         return (self,)
 
-    def run_networks_in(self, dtype: torch.dtype | None) -> None:
-        """Let every network inside compute in `dtype`, None for that of its images; maps keep the parameters'."""
+    def run_networks_in(self, dtype: torch.dtype | None, recompute: bool = False) -> None:
+        """Let every network inside compute in `dtype`, None for that of its images; maps keep the parameters'.
+
+        With `recompute` a network keeps nothing for its gradient but its images, and computes again on the way back:
+        of several networks only one holds its activations at a time. Results are the same bits.
+        """
         for module in self.modules():
             if isinstance(module, Predict):
                 module.dtype = dtype
+                module.recompute = recompute
 
 
 class Predict(Registration):
@@ -44,11 +52,33 @@ class Predict(Registration):
         self.net = net
         self.as_map = as_map
         self.dtype: torch.dtype | None = None
+        self.recompute = False
 
     def forward(self, image_A: Image, image_B: Image) -> Map:
-        images = (image.to(self.dtype or image.dtype) for image in (image_A, image_B))
-        prediction = self.net(*images)
+        images = [image.to(self.dtype or image.dtype) for image in (image_A, image_B)]
+        prediction: Tensor
+        if self.recompute and torch.is_grad_enabled():
+            contexts = partial(_once_and_again, self.net)
+            prediction = checkpoint(self.net, *images, use_reentrant=False, context_fn=contexts)
+        else:
+            prediction = self.net(*images)
         return self.as_map(prediction.contiguous())
+
+
+def _once_and_again(net: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """What a network is run in at first, and on the way back, where running statistics must not move again."""
+    return nullcontext(), _unmoved(net)
+
+
+@contextmanager
+def _unmoved(net: nn.Module) -> Iterator[None]:
+    kept = [buffer.clone() for buffer in net.buffers()]
+    try:  # torch leaves by an exception as soon as it has what it needs
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in zip(net.buffers(), kept, strict=True):
+                buffer.copy_(before)
 
 
 class TwoStep(Registration):

@@ -15,7 +15,7 @@ from torch import Tensor
 from foldless.build import build_registration, network_dtype
 from foldless.data.images import ImageSet, RandomPairs, Split, ordered_pairs
 from foldless.data.prepare import Preparation
-from foldless.errors import InputError, TrainingError
+from foldless.errors import InputError, NotFiniteError, TrainingError
 from foldless.model import Model
 from foldless.objective import Terms
 from foldless.recipe import Recipe
@@ -150,7 +150,7 @@ def new_registration(recipe: Recipe, lattice: tuple[int, ...]) -> Registration:
     """A registration that nobody has trained: everything random comes from the recipe's seed."""
     torch.manual_seed(recipe.seed)
     registration = build_registration(recipe, lattice)
-    registration.run_networks_in(network_dtype(recipe))
+    registration.run_networks_in(network_dtype(recipe), recipe.recompute)
     return registration
 
 
@@ -197,12 +197,10 @@ def _held_out(images: ImageSet, size: int = 2) -> list[tuple[int, ...]]:
 
 @contextmanager
 def _finite(step: int, recipe: Recipe, folder: Path) -> Iterator[None]:
-    """Say what to do where numbers are no longer finite; maps and metrics refuse them with a ValueError."""
+    """Say what to do where numbers are no longer finite; maps and metrics refuse them."""
     try:
         yield
-    except (FloatingPointError, ValueError) as error:
-        if isinstance(error, ValueError) and "not finite" not in str(error):
-            raise
+    except (FloatingPointError, NotFiniteError) as error:
         raise TrainingError(
             f"{error} at step {step}; {what_is_left(folder)}; train again with a smaller --rate than {recipe.rate:g}"
         ) from error
