@@ -11,6 +11,7 @@ import torch
 from samples import blob, save_image
 
 from experiments.brains import Effort, axial_slice, mean_over_folds, most
+from experiments.icon_fig5 import Fig5
 from experiments.icon_table1 import PUBLISHED, Table1
 from experiments.icon_table2 import Table2
 from experiments.kuang_fig2 import Fig2
@@ -80,6 +81,18 @@ def test_table_2_judges_what_is_there(tmp_path, monkeypatch):
     table = (tmp_path / "R.md").read_text()
     assert "| nothing | 1.000 | 0.00 | 0.0000 | 0.000 |" in table
     assert "install NiftyReg" in table
+
+
+def test_fig_5_says_the_networks_error_beside_the_noise(tmp_path):
+    """The number in the sentence is the table's, and that is the mean of the maps there and back in pixels."""
+    options = {"size": 16, "network_size": 16, "steps": 2, "network_steps": 2, "network_rate": 1e-2}
+    Fig5(tmp_path / "out", pictures=tmp_path, results=tmp_path / "R.md", **options).run()
+    text = (tmp_path / "R.md").read_text()
+    (row,) = (line for line in text.splitlines() if line.startswith("| U-Net"))
+    error = json.loads((tmp_path / "out/U-Net.json").read_text())["inverse"]
+    assert error > 0
+    assert row.split("|")[4].strip() == f"{error:.3f}"
+    assert f"inverse-consistency error, {error:.3f} pixels, is {8 * error:.2f} times the 1/8 pixel" in text
 
 
 @pytest.fixture

@@ -7,8 +7,12 @@ import pytest
 
 from foldless.build import build_objective, weight_of
 from foldless.errors import InputError
+from foldless.maps import Affine
+from foldless.methods import planned
 from foldless.recipe import Recipe, Source, recipe_for
 from foldless.registration import Predict
+
+INVERSE = 1e-5  # float32: two exponentials of a matrix and their product
 
 
 @pytest.mark.parametrize(
@@ -87,12 +91,13 @@ def test_a_source_with_other_kinds_of_values(wrong):
 @pytest.mark.parametrize(
     "settings",
     [{"network": network} for network in ("residual-unet", "voxelmorph", "encoder-decoder", "conv-only", "mlp")]
-    + [{"similarity": similarity} for similarity in ("mse", "ncc", "lncc", "lncc-squared")]
+    + [{"similarity": similarity} for similarity in ("mse", "ncc", "lncc", "lncc-squared", "nmi", "mind-ssc")]
     + [{"regularity": regularity} for regularity in ("icon", "gradicon", "diffusion")]
     + [{"normalisation": normalisation} for normalisation in ("batch", "instance", "none")]
     + [{"refinement": refinement} for refinement in ("leaky", "linear", "images")]
     + [{"objective": "one-way", "regularity": "diffusion"}, {"objective": "image-cycle"}]
     + [{"objective": "three-images", "regularity": regularity} for regularity in ("icon", "gradicon")]
+    + [{"first": first} for first in ("none", "affine", "affine-free")]
     + [{"as_map": "exponential"}, {"levels": (4, 2, 1)}, {"ramp": 10}, {"precision": "bfloat16"}],
 )
 def test_every_word_names_something_that_trains(settings):
@@ -116,6 +121,44 @@ def test_levels_are_what_the_networks_see():
             module.net.register_forward_pre_hook(lambda net, images: seen.append(tuple(images[0].shape[2:])))
     objective(torch.rand(1, 1, 16, 12), torch.rand(1, 1, 16, 12))
     assert seen == [(4, 3), (8, 6), (16, 12)]
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_an_affine_first_step_is_undone_by_its_reverse(dim):
+    """As the recipe's word promises: the map of the swapped pair is the inverse, whatever the weights."""
+    import torch
+
+    recipe = Recipe(widths=(4, 8), widths_up=(4, 4), first="affine", levels=(2, 1), precision="float32")
+    registration = build_objective(recipe, (12, 10, 8)[:dim]).registration
+    step = registration.parts[0]
+    assert len(registration.parts) == recipe.parts == 3
+    torch.nn.init.normal_(step.net.net.last.weight, std=2.0)
+    A, B = torch.rand(2, 2, 1, *(6, 5, 4)[:dim])
+    there, back = step(A, B), step(B, A)
+    assert isinstance(there, Affine)
+    points = torch.rand(2, dim, 20)
+    assert (there(points) - points).abs().max() > 100 * INVERSE
+    assert (there(back(points)) - points).abs().max() < INVERSE
+
+
+def test_what_the_affine_step_sees_and_that_stages_count_it():
+    import torch
+
+    seen = []
+    recipe = Recipe(widths=(4, 8), widths_up=(4, 4), first="affine-free", levels=(2, 2, 1))
+    recipe = planned(recipe, stages=2)
+    assert [stage.parts for stage in recipe.stages] == [3, 4]
+    assert recipe.stages[1].trained == (4,)
+    registration = build_objective(recipe, (16, 12)).registration
+    registration.parts[0].net.register_forward_pre_hook(lambda net, images: seen.append(tuple(images[0].shape[2:])))
+    registration(torch.rand(1, 1, 16, 12), torch.rand(1, 1, 16, 12))
+    assert seen == [(8, 6)]
+
+
+def test_records_from_before_the_affine_step():
+    old = Recipe(levels=(2, 1)).as_dict()
+    del old["first"]
+    assert Recipe.from_dict(old) == Recipe(levels=(2, 1))
 
 
 def test_a_ramp_grows_from_a_tenth_to_the_weight():

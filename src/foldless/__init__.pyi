@@ -54,6 +54,9 @@ from .data.mindboggle import (
 from .data.mnist import (
     mnist as mnist,
 )
+from .data.oai import (
+    prepare_oai_knees as prepare_oai_knees,
+)
 from .data.prepare import (
     Preparation as Preparation,
 )
@@ -63,11 +66,20 @@ from .data.shapes import (
 from .data.source import (
     open_source as open_source,
 )
+from .direct import (
+    Direct as Direct,
+)
+from .direct import (
+    register_directly as register_directly,
+)
 from .errors import (
     InputError as InputError,
 )
 from .errors import (
     TrainingError as TrainingError,
+)
+from .evaluation import (
+    cartilage_dice as cartilage_dice,
 )
 from .evaluation import (
     judge_folder as judge_folder,
@@ -271,10 +283,22 @@ from .outcome import (
     register_volumes as register_volumes,
 )
 from .pairwise import (
+    FreeFlow as FreeFlow,
+)
+from .pairwise import (
     FreeMaps as FreeMaps,
 )
 from .pairwise import (
+    Stiff as Stiff,
+)
+from .pairwise import (
+    flow_steps as flow_steps,
+)
+from .pairwise import (
     optimise as optimise,
+)
+from .pairwise import (
+    optimise_flow as optimise_flow,
 )
 from .pairwise import (
     optimise_maps as optimise_maps,
@@ -296,6 +320,9 @@ from .recipe import (
 )
 from .recipe import (
     Stage as Stage,
+)
+from .recipe import (
+    direct_recipe as direct_recipe,
 )
 from .recipe import (
     recipe_for as recipe_for,
@@ -350,6 +377,9 @@ from .regularity import (
 )
 from .regularity import (
     noisy_inverse_consistency as noisy_inverse_consistency,
+)
+from .regularity import (
+    roughness as roughness,
 )
 from .report import (
     Pair as Pair,

@@ -10,8 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from foldless.cycle import ImageCycle, OneWay, ThreeImages
-from foldless.maps import Displacement, Exponential, Map
-from foldless.networks import MLP, ConvOnly, EncoderDecoder, Refinement, ResidualUNet, VoxelMorphUNet
+from foldless.maps import Affine, Displacement, Exponential, Map
+from foldless.networks import (
+    MLP,
+    AffineNet,
+    Antisymmetric,
+    ConvOnly,
+    EncoderDecoder,
+    Refinement,
+    ResidualUNet,
+    VoxelMorphUNet,
+)
 from foldless.objective import BaseObjective, Objective
 from foldless.recipe import Recipe, Stage
 from foldless.registration import Downsample, Predict, Refine, Registration, TwoStep
@@ -23,7 +32,7 @@ from foldless.regularity import (
     cycle_consistency,
     gradient_cycle_consistency,
 )
-from foldless.similarity import LNCC, MSE, NCC, Similarity
+from foldless.similarity import LNCC, MINDSSC, MSE, NCC, NMI, Similarity
 from foldless.weighting import Constant, HoldBelow, Ramp, Weight
 
 
@@ -36,7 +45,7 @@ def build_objective(recipe: Recipe, lattice: tuple[int, ...]) -> BaseObjective:
 
 def build_registration(recipe: Recipe, lattice: tuple[int, ...]) -> Registration:
     """The registration a recipe describes, with fresh weights drawn from torch's global generator."""
-    parts: list[nn.Module] = []
+    parts: list[nn.Module] = [] if recipe.first == "none" else [affine_step(recipe, len(lattice))]
     for level in recipe.levels:
         pooled = tuple(-(-n // level) for n in lattice)
         parts.append(Predict(network_of(recipe, pooled), map_of(recipe)))
@@ -54,10 +63,10 @@ def assembled(recipe: Recipe, parts: Sequence[nn.Module], level: int = 1) -> Reg
     """
     networks: list[Registration] = [part for part in parts if isinstance(part, Registration)]
     if not recipe.stages:
-        steps = [_downsampled(part, own) for part, own in zip(networks, recipe.levels, strict=True)]
+        steps = [_downsampled(part, own) for part, own in zip(networks, recipe.step_levels, strict=True)]
         return _refined(reduce(TwoStep, steps), parts)
-    result, reached = networks[0], recipe.levels[0]
-    for part, own in zip(networks[1:], recipe.levels[1:], strict=False):
+    result, reached = networks[0], recipe.step_levels[0]
+    for part, own in zip(networks[1:], recipe.step_levels[1:], strict=False):
         result, reached = TwoStep(_downsampled(result, reached // own), part), own
     return _downsampled(_refined(result, parts), reached // level)
 
@@ -82,6 +91,17 @@ def stage_objective(recipe: Recipe, stage: Stage, registration: Registration) ->
     for part in registration.parts:
         part.requires_grad_(part in learning).train(part in learning)
     return objective
+
+
+def pair_objective(recipe: Recipe, registration: Registration) -> BaseObjective:
+    """What a trained registration makes small on one pair: the recipe's objective at its full weight.
+
+    Cycles of three images know no pair; such a registration is tuned by the symmetric objective.
+    """
+    settings = replace(recipe.of_stage(recipe.plan[-1]), ramp=0, increase=0.0)
+    if settings.objective == "three-images":
+        settings = replace(settings, objective="symmetric")
+    return objective_of(settings, registration)
 
 
 def objective_of(recipe: Recipe, registration: Registration) -> BaseObjective:
@@ -118,6 +138,18 @@ def network_of(recipe: Recipe, lattice: tuple[int, ...]) -> nn.Module:
             net = ConvOnly(dim)
         case "mlp":
             net = MLP(lattice)
+    return _laid_out(net, dim)
+
+
+def affine_step(recipe: Recipe, dim: int) -> Predict:
+    """The network that predicts an affine map, of the kind that `recipe.first` names."""
+    net = _laid_out(AffineNet(dim), dim)
+    if recipe.first == "affine":
+        return Predict(Antisymmetric(net), Affine.from_generator)
+    return Predict(net, Affine.from_deviation)
+
+
+def _laid_out(net: nn.Module, dim: int) -> nn.Module:
     formats = {2: torch.channels_last, 3: torch.channels_last_3d}
     return net.to(memory_format=formats[dim]) if dim in formats else net  # type: ignore[call-overload]
 
@@ -138,6 +170,10 @@ def similarity_of(recipe: Recipe) -> Similarity:
             return LNCC(sigma=recipe.sigma)
         case "lncc-squared":
             return LNCC(window=recipe.window, squared=True)
+        case "nmi":
+            return NMI()
+        case "mind-ssc":
+            return MINDSSC()
 
 
 def regularity_of(recipe: Recipe) -> Regularity:

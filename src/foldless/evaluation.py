@@ -16,12 +16,13 @@ import numpy as np
 from foldless.build import similarity_of
 from foldless.data.folder import case_names, label_file, split_names
 from foldless.data.images import ImageSet, ordered_pairs
+from foldless.data.oai import full_labels
 from foldless.errors import InputError
 from foldless.grid import Grid, in_voxels, sample, sample_labels
 from foldless.io import Volume, read_volume, reoriented
 from foldless.io.files import write_whole
 from foldless.maps import Identity, Map
-from foldless.metrics import folded, inverse_consistency_error, jacobian_determinant, summary
+from foldless.metrics import dice, folded, inverse_consistency_error, jacobian_determinant, summary
 from foldless.model import Model
 from foldless.outcome import (
     Outcome,
@@ -30,8 +31,10 @@ from foldless.outcome import (
     field_scores,
     padded,
     predict,
+    predict_tuned,
     register_volumes,
     same_lattice,
+    warped_linearly,
 )
 from foldless.overlap import overlap
 from foldless.report import Pair
@@ -85,10 +88,11 @@ def judge_folder(
     folder: Path,
     pairs: Sequence[tuple[str, str]],
     more: Callable[[Outcome], Scores] | None = None,
+    steps: int = 0,
 ) -> Iterator[Judged]:
     """Every pair of a folder, scored on the fixed image's own lattice from the fields that would be written.
 
-    `more` adds scores of its own to each pair's.
+    `more` adds scores of its own to each pair's; `steps` are of test-time optimisation, for every pair anew.
 
     Raises:
         InputError: an image or its labels cannot be used, which is known before the first pair is registered.
@@ -104,7 +108,7 @@ def judge_folder(
         check_pair(model, cases[moving][0], cases[fixed][0])
     if bare := [name for name, (_, labels) in cases.items() if labels is None]:
         _note_bare(folder, bare, len(cases))
-    return _judged(model, cases, pairs, more)
+    return _judged(model, cases, pairs, more, steps)
 
 
 def _note_bare(folder: Path, bare: Sequence[str], count: int) -> None:
@@ -122,19 +126,33 @@ def _judged(
     cases: Mapping[str, tuple[Volume, Volume | None]],
     pairs: Sequence[tuple[str, str]],
     more: Callable[[Outcome], Scores] | None,
+    steps: int,
 ) -> Iterator[Judged]:
     for moving, fixed in pairs:
         (image_A, labels_A), (image_B, labels_B) = cases[moving], cases[fixed]
-        outcome = Outcome(image_A, image_B, register_volumes(model, image_A, image_B), model, labels_A, labels_B)
+        found = register_volumes(model, image_A, image_B, steps)
+        outcome = Outcome(image_A, image_B, found, model, labels_A, labels_B)
         scores = outcome.metrics() | (more(outcome) if more else {})
         yield Judged(moving, fixed, scores, partial(outcome.drawn, f"{moving} → {fixed}", scores))
 
 
-def judge_images(model: Model, images: ImageSet, pairs: Sequence[tuple[int, int]]) -> Iterator[Judged]:
-    """Pairs of prepared images, scored on their lattice."""
+def cartilage_dice(outcome: Outcome, folder: Path) -> Scores:
+    """Dice of a pair of prepared knees as ICON's Table 2: both cartilages as one, on all voxels of the fixed image.
+
+    The map is read between the nodes of its lattice, the moving labels are warped linearly and cut at one half.
+    """
+    moving, fixed = (full_labels(folder, volume.path) for volume in (outcome.moving, outcome.fixed))
+    carried = warped_linearly(moving, outcome.fields.forward, outcome.fixed.geometry, fixed.geometry) >= 0.5
+    both = dice(carried.astype(np.int32), (fixed.array > 0).astype(np.int32), labels=[1])
+    return {"dice_cartilage": both[1]}
+
+
+def judge_images(model: Model, images: ImageSet, pairs: Sequence[tuple[int, int]], steps: int = 0) -> Iterator[Judged]:
+    """Pairs of prepared images, scored on their lattice; `steps` as in `judge_folder`."""
+    find = partial(predict_tuned, model, steps=steps) if steps else partial(predict, model)
     for i, j in pairs:
         started = perf_counter()
-        phi_AB, phi_BA = predict(model, images.images[i : i + 1], images.images[j : j + 1])
+        phi_AB, phi_BA = find(images.images[i : i + 1], images.images[j : j + 1])
         seconds = perf_counter() - started
         scores = {**image_scores(model, images, i, j, phi_AB, phi_BA), "seconds": seconds}
         draw = partial(draw_images, images, i, j, phi_AB, phi_BA, scores)

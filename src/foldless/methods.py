@@ -107,16 +107,18 @@ def pooled_by(recipe: Recipe, factor: int) -> Recipe:
 
 
 def one_by_one(recipe: Recipe, stages: int) -> tuple[Stage, ...]:
-    """The first stage trains all networks but stages - 1; each further one freezes what there is and adds a network.
+    """The first stage trains all steps but stages - 1; each further one freezes what there is and adds a network.
 
     Every stage sees images pooled by the level of its last network; ICON, §4.3.
     """
-    networks = len(recipe.levels)
-    if not 1 < stages <= networks:
-        raise InputError(f"each stage but the first adds a network: {stages} stages do not fit {networks} levels")
-    first = networks - stages + 1
-    begin = Stage(parts=first, level=recipe.levels[first - 1])
-    more = [Stage(parts=k, trained=(k,), level=recipe.levels[k - 1]) for k in range(first + 1, networks + 1)]
+    levels = recipe.step_levels
+    if not 1 < stages <= len(recipe.levels):
+        raise InputError(
+            f"each stage but the first adds a network: {stages} stages do not fit {len(recipe.levels)} levels"
+        )
+    first = len(levels) - stages + 1
+    begin = Stage(parts=first, level=levels[first - 1])
+    more = [Stage(parts=k, trained=(k,), level=levels[k - 1]) for k in range(first + 1, len(levels) + 1)]
     return (begin, *more)
 
 
@@ -128,7 +130,7 @@ def alternating(recipe: Recipe, rounds: int = ROUNDS) -> tuple[Stage, ...]:
     """
     if recipe.refinement == "none":
         raise InputError("the phases take turns with a refinement, and the recipe has none")
-    networks = len(recipe.levels)
+    networks = len(recipe.step_levels)
     at_work = recipe.parts if recipe.refinement == "images" else networks
     generate = Stage(parts=at_work, trained=tuple(range(1, networks + 1)))
     refine = Stage(parts=recipe.parts, trained=(recipe.parts,), weight=STRICTER)

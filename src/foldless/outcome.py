@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from foldless.build import similarity_of
-from foldless.data.prepare import normalised
+from foldless.build import pair_objective, similarity_of
+from foldless.data.prepare import Preparation, normalised
 from foldless.errors import InputError
 from foldless.io import (
     Geometry,
@@ -44,12 +44,27 @@ from foldless.metrics import (
     summary,
 )
 from foldless.model import Model
+from foldless.objective import Terms
+from foldless.pairwise import TEST_TIME_RATE, OnStep, optimise_weights
+from foldless.recipe import Recipe
 from foldless.report import Pair
 
 Field = Float[np.ndarray, "*shape dim"]
+Find = Callable[[Tensor, Tensor], tuple[Map, Map]]
 
 LARGE_ENOUGH = 5
 """Nodes on every axis with which every score exists; a thinner lattice lacks those whose crop it cannot hold."""
+
+
+@runtime_checkable
+class Setting(Protocol):
+    """What scores are computed with: a `Model`, or a `Direct` optimisation."""
+
+    @property
+    def recipe(self) -> Recipe: ...
+
+    @property
+    def preparation(self) -> Preparation: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +75,7 @@ class Fields:
         forward: on the fixed image's lattice; takes fixed to moving space and so carries the moving image over.
         inverse: on the moving image's lattice.
         untouched: the forward field of doing nothing but laying the two lattices on each other, as before training.
-        seconds: what the network and the reading off took.
+        seconds: what finding the maps and reading them off took.
     """
 
     forward: Field
@@ -76,7 +91,7 @@ class Outcome:
     moving: Volume
     fixed: Volume
     fields: Fields
-    model: Model
+    model: Setting
     moving_labels: Volume | None = None
     fixed_labels: Volume | None = None
 
@@ -172,6 +187,12 @@ class Outcome:
         return through(transform, volume, self.fixed.geometry, order=0 if volume.holds_labels else 1)
 
 
+def warped_linearly(labels: Volume, field: Field, lattice: Geometry, on: Geometry) -> Float[np.ndarray, "*on"]:
+    """The share of any label at the voxels of `on`, through a field (*shape, dim) on `lattice` that is read between."""
+    foreground = like((labels.array > 0).astype(np.float32), labels)
+    return through(sitk_transform(field, lattice), foreground, on, order=1).array
+
+
 def padded(places: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Flags of a lattice's interior as flags of the whole lattice."""
     missing = [n - m for n, m in zip(shape, places.shape, strict=True)]
@@ -188,8 +209,16 @@ def headline(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in named.items() if value is not None}
 
 
-def register_volumes(model: Model, moving: Volume, fixed: Volume) -> Fields:
+def quiet(terms: Terms) -> None:
+    """Nothing is said of a step."""
+
+
+def register_volumes(
+    model: Model, moving: Volume, fixed: Volume, steps: int = 0, rate: float = TEST_TIME_RATE, on_step: OnStep = quiet
+) -> Fields:
     """Both fields between two volumes, in whatever orientation and spacing they come.
+
+    With `steps` of test-time optimisation for this pair, by Adam at `rate`; the model keeps every bit.
 
     Raises:
         InputError: see `check_pair`.
@@ -197,10 +226,18 @@ def register_volumes(model: Model, moving: Volume, fixed: Volume) -> Fields:
     check_pair(model, moving, fixed)
     for volume in (moving, fixed):
         note_what_is_cut(model, volume)
+    if steps == 0:
+        return fields_between(moving, fixed, model.preparation, partial(predict, model))
+    find = partial(predict_tuned, model, steps=steps, rate=rate, on_step=on_step)
+    return fields_between(moving, fixed, model.preparation, find)
+
+
+def fields_between(moving: Volume, fixed: Volume, preparation: Preparation, find: Find) -> Fields:
+    """Both fields between two volumes, by a function from their prepared images to phi_AB and phi_BA."""
     started = perf_counter()
-    image_A, lattice_A = model.preparation.image(moving)
-    image_B, lattice_B = model.preparation.image(fixed)
-    phi_AB, phi_BA = predict(model, torch.from_numpy(image_A)[None, None], torch.from_numpy(image_B)[None, None])
+    image_A, lattice_A = preparation.image(moving)
+    image_B, lattice_B = preparation.image(fixed)
+    phi_AB, phi_BA = find(torch.from_numpy(image_A)[None, None], torch.from_numpy(image_B)[None, None])
 
     def written(phi: Map, source: Geometry, target: Geometry, on: Geometry) -> Field:
         return displacement_mm(phi, source, target, on).astype(np.float32)
@@ -258,6 +295,13 @@ def predict(model: Model, image_A: Tensor, image_B: Tensor) -> tuple[Map, Map]:
     with torch.no_grad():
         phi: Map = model.registration(torch.cat([image_A, image_B]), torch.cat([image_B, image_A]))
     return phi[:count], phi[count:]
+
+
+def predict_tuned(
+    model: Model, image_A: Tensor, image_B: Tensor, steps: int, rate: float = TEST_TIME_RATE, on_step: OnStep = quiet
+) -> tuple[Map, Map]:
+    """phi_AB and phi_BA of prepared images after some steps on them alone, taken by a copy of the network."""
+    return optimise_weights(pair_objective(model.recipe, model.registration), image_A, image_B, steps, rate, 0, on_step)
 
 
 def field_scores(voxels: Float[Tensor, "one dim *lattice"]) -> dict[str, Any]:

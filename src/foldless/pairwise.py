@@ -1,6 +1,6 @@
 """Optimisation for given pairs: of the maps themselves, without a network, or of a trained network's weights.
 
-Both are `optimise` on an objective: the maps of `FreeMaps` are parameters like any network's.
+All are `optimise` on an objective: the maps of `FreeMaps` and `FreeFlow` are parameters like any network's.
 """
 
 from __future__ import annotations
@@ -8,22 +8,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from math import isfinite
+from dataclasses import dataclass
+from math import cos, isfinite, pi
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from foldless.grid import Grid, sample
-from foldless.maps import Displacement, Exponential, Map, compose
-from foldless.objective import Objective, Terms
+from foldless.maps import Affine, Displacement, Exponential, Map, compose
+from foldless.objective import BaseObjective, Objective, Terms
 from foldless.registration import Registration, average_pool
-from foldless.regularity import Regularity
+from foldless.regularity import Regularity, roughness
 from foldless.similarity import Similarity
 from foldless.weighting import Weight
 
 Image = Float[Tensor, "batch channels *lattice"]
 OnStep = Callable[[Terms], None]
+
+TEST_TIME_RATE = 2e-5
+"""Adam's for a trained network's weights, as published for GradICON, with 50 steps."""
 
 
 class FreeMaps(Registration):
@@ -45,6 +49,112 @@ class FreeMaps(Registration):
     def forward(self, image_A: Image, image_B: Image) -> Map:
         tensors = iter(self.tensors)
         return self.like.of_tensors(lambda _: next(tensors))
+
+
+class FreeFlow(Registration):
+    """Affine maps and flows that are parameters, in both directions the same: phi_BA undoes phi_AB by construction.
+
+    phi_AB = exp(g/2) ∘ exp(v) ∘ exp(g/2) with a generator g of an affine map and a velocity v, and phi_BA is that of -g
+    and -v, so that neither image is preferred: v lives half-way. It looks at no image, and answers for doubled batches
+    as `Objective` makes them.
+
+    Args:
+        generator: (pairs, dim, dim + 1), as of `Affine.from_generator`.
+        velocity: (pairs, dim, *lattice), unit-cube units; None for affine maps alone.
+    """
+
+    def __init__(self, generator: Tensor, velocity: Tensor | None = None) -> None:
+        super().__init__()
+        self.generator = nn.Parameter(generator.clone())
+        self.velocity = None if velocity is None else nn.Parameter(velocity.clone())
+
+    def forward(self, image_A: Image, image_B: Image) -> Map:
+        half = Affine.from_generator(torch.cat([self.generator, -self.generator]) / 2)
+        if self.velocity is None:
+            return half @ half
+        return half @ Exponential(torch.cat([self.velocity, -self.velocity])) @ half
+
+
+@dataclass(frozen=True)
+class Stiff:
+    """A regularity, and so many times the roughness of the velocities that the first map is made of.
+
+    Flows that undo each other by construction fulfil every inverse consistency, however rough they are.
+    """
+
+    regularity: Regularity
+    stiffness: float = 2 / 3
+
+    def __call__(self, phi_AB: Map, phi_BA: Map, grid: Grid) -> Tensor:
+        total: Tensor = self.regularity(phi_AB, phi_BA, grid)
+        for part in phi_AB.parts:
+            if isinstance(part, Exponential):
+                total = total + self.stiffness * roughness(part.velocity)
+        return total
+
+
+def optimise_flow(
+    image_A: Image,
+    image_B: Image,
+    similarity: Similarity,
+    regularity: Regularity,
+    weight: Weight,
+    levels: Sequence[int] = (4, 2, 1),
+    steps: int = 50,
+    rate: float = 5e-3,
+    affine_rate: float = 2e-2,
+    seed: int = 0,
+    on_step: OnStep = lambda terms: None,
+) -> tuple[Map, Map]:
+    """phi_AB and phi_BA = phi_AB⁻¹ found for these pairs alone: an affine map first, then with it a flow (`FreeFlow`).
+
+    Args:
+        image_A: (batch, channels, *lattice).
+        image_B: on the same lattice.
+        similarity: what the warped images are compared by.
+        regularity: of both maps: for inverse consistency there is only left what interpolation loses, where they change
+            too fast, so that a velocity's roughness is better counted as well (`Stiff`).
+        weight: how much regularity counts; a copy of it is advanced.
+        levels: pooling factors, coarse to fine; the affine map begins twice as coarse and leaves the finest out, and
+            the velocity, whose flow is smooth between its nodes, ends on half the finest lattice.
+        steps: of Adam, at every level of both.
+        rate: Adam's at the start of a level, in unit-cube units; it falls to zero along a cosine.
+        affine_rate: the same for the affine map alone.
+        seed: of the points; torch's generators are left as they were.
+        on_step: receives the terms of every step, of which there are `flow_steps(levels, steps)`.
+
+    Raises:
+        FloatingPointError: the objective is no longer finite.
+    """
+    pairs, dim = image_A.shape[0], image_A.ndim - 2
+    generator, weight = image_A.new_zeros(pairs, dim, dim + 1), deepcopy(weight)
+    velocity = image_A.new_zeros(pairs, dim, *[1] * dim)
+    with _seeded(seed, image_A):
+        for level in _affine_levels(levels):
+            affine = FreeFlow(generator)
+            objective = Objective(affine, similarity, regularity, weight)
+            a, b = average_pool(image_A, level), average_pool(image_B, level)
+            optimise(objective, a, b, steps, affine_rate, on_step, falling=True)
+            generator = affine.generator.detach()
+        for level in levels:
+            a, b = average_pool(image_A, level), average_pool(image_B, level)
+            nodes = Grid.of(average_pool(image_A, max(level, 2 * levels[-1]))).points(a)
+            velocity = sample(velocity, nodes.expand(pairs, *[-1] * (dim + 1)))
+            flow = FreeFlow(generator, velocity)
+            optimise(Objective(flow, similarity, regularity, weight), a, b, steps, rate, on_step, falling=True)
+            assert flow.velocity is not None
+            generator, velocity = flow.generator.detach(), flow.velocity.detach()
+        phi = flow(image_A, image_B).of_tensors(torch.detach)
+    return phi[:pairs], phi[pairs:]
+
+
+def flow_steps(levels: Sequence[int], steps: int) -> int:
+    """How many steps `optimise_flow` takes in all."""
+    return steps * (len(_affine_levels(levels)) + len(levels))
+
+
+def _affine_levels(levels: Sequence[int]) -> tuple[int, ...]:
+    return (2 * levels[0], *(levels[:-1] or levels))
 
 
 def optimise_maps(
@@ -96,11 +206,11 @@ def optimise_maps(
 
 
 def optimise_weights(
-    objective: Objective,
+    objective: BaseObjective,
     image_A: Image,
     image_B: Image,
     steps: int = 50,
-    rate: float = 2e-5,
+    rate: float = TEST_TIME_RATE,
     seed: int = 0,
     on_step: OnStep = lambda terms: None,
 ) -> tuple[Map, Map]:
@@ -130,14 +240,15 @@ def optimise_weights(
 
 
 def optimise(
-    objective: Objective,
+    objective: BaseObjective,
     image_A: Image,
     image_B: Image,
     steps: int,
     rate: float,
     on_step: OnStep = lambda terms: None,
+    falling: bool = False,
 ) -> None:
-    """Steps of Adam on the objective's parameters for one batch of pairs.
+    """Steps of Adam on the objective's parameters for one batch of pairs; the rate stays, or falls along a cosine.
 
     Raises:
         FloatingPointError: the objective is no longer finite.
@@ -154,6 +265,8 @@ def optimise(
                 raise FloatingPointError(
                     f"the objective became {terms.total.item()} at step {step}; try a smaller rate"
                 )
+            if falling:
+                optimiser.param_groups[0]["lr"] = rate * (1 + cos(pi * (step - 1) / steps)) / 2
             optimiser.zero_grad(set_to_none=True)
             terms.total.backward()  # type: ignore[no-untyped-call]
             optimiser.step()

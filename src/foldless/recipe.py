@@ -17,7 +17,8 @@ from foldless.errors import InputError
 Network = Literal["residual-unet", "voxelmorph", "encoder-decoder", "conv-only", "mlp"]
 Normalisation = Literal["batch", "instance", "none"]
 MapFamily = Literal["displacement", "exponential"]
-Similarity = Literal["mse", "ncc", "lncc", "lncc-squared"]
+Similarity = Literal["mse", "ncc", "lncc", "lncc-squared", "nmi", "mind-ssc"]
+First = Literal["none", "affine", "affine-free"]
 Regularity = Literal["icon", "gradicon", "diffusion"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Aim = Literal["symmetric", "one-way", "image-cycle", "three-images"]
@@ -31,7 +32,8 @@ class Stage:
     """One phase of a training: what is at work, what of it learns, on which lattice; None is as the recipe says."""
 
     parts: int | None = None
-    """How many of the registration's parts are at work, from the first on: its networks, then its refinement."""
+    """How many of the registration's parts are at work, from the first on: an affine step, its networks, its
+    refinement."""
     trained: tuple[int, ...] | None = None
     """Which of them learn, counted from 1; the others are frozen whole. None: all that are at work."""
     level: int = 1
@@ -59,6 +61,9 @@ class Recipe:
     """Of the residual U-Net; "instance" does not depend on the batch."""
     as_map: MapFamily = "displacement"
     """What the networks predict: displacements, or velocities whose exponential is the map."""
+    first: First = "none"
+    """Before the networks, one that predicts an affine map from the coarsest images: inverse consistent by construction
+    ("affine"), or as free in either direction as it likes ("affine-free")."""
     levels: tuple[int, ...] = (1,)
     """One network a number, first to last; each sees images pooled by its number: "2 1" is half, then full."""
     refinement: Refinement = "none"
@@ -67,7 +72,7 @@ class Recipe:
     objective: Aim = "symmetric"
     """Pairs both ways; one way, as VoxelMorph; Kuang's cycle through the warped image; or cycles of three images."""
     similarity: Similarity = "mse"
-    """How alike the warped and the fixed image are."""
+    """How alike the warped and the fixed image are; nmi and mind-ssc serve images of different kinds."""
     sigma: float = 5.0
     """Standard deviation of LNCC's Gaussian window, voxels."""
     window: int = 9
@@ -146,18 +151,23 @@ class Recipe:
             raise InputError(f"a stage has 1 to {self.parts} parts at work; got {stage.parts}")
         if stage.trained is not None and not (stage.trained and set(stage.trained) <= set(range(1, at_work + 1))):
             raise InputError(f"a stage trains some of the parts 1 to {at_work} that are at work; got {stage.trained}")
-        levels = (*self.levels[:at_work], stage.level)
+        levels = (*self.step_levels[:at_work], stage.level)
         if stage.level < 1 or any(coarse % fine for coarse, fine in pairwise(levels)):
             raise InputError(
-                f"in stages every level is a multiple of the next and of the stage's own; got {self.levels[:at_work]} "
+                f"in stages every level is a multiple of the next and of the stage's own; got {levels[:-1]} "
                 f"and the stage's {stage.level}"
             )
         self.of_stage(stage)
 
     @property
     def parts(self) -> int:
-        """How many parts the registration has: a network a level, and the refinement."""
-        return len(self.levels) + (self.refinement != "none")
+        """How many parts the registration has: its steps, and the refinement."""
+        return len(self.step_levels) + (self.refinement != "none")
+
+    @property
+    def step_levels(self) -> tuple[int, ...]:
+        """The pooling factor of every step: the affine one, which sees the coarsest images, and a network a level."""
+        return self.levels if self.first == "none" else (max(self.levels), *self.levels)
 
     @property
     def plan(self) -> tuple[Stage, ...]:
@@ -255,6 +265,31 @@ def recipe_for(lattice: tuple[int, ...] | None) -> Recipe:
         save_every=250,
     )
     return replace(shared, batch=8, steps=2000) if len(lattice) == 2 else shared
+
+
+OPTIMISED_VOXELS = 1_500_000
+"""Voxels of a lattice on which maps are optimised within a minute or two on two cores."""
+
+
+def direct_recipe(lattice: tuple[int, ...]) -> Recipe:
+    """Settings for a pair of images of about this size without any network: an affine map, then a flow; coarse to fine.
+
+    Of the recipe, what names a network, pairs or a schedule says nothing here; `steps` are those of every level.
+    """
+    finest = 1
+    while prod(lattice) > OPTIMISED_VOXELS * finest ** len(lattice):
+        finest *= 2
+    return Recipe(
+        first="affine",
+        as_map="exponential",
+        levels=tuple(finest * k for k in (4, 2, 1)),
+        similarity="lncc",
+        sigma=3.0,
+        weight=1.5,
+        rate=5e-3,
+        steps=50,
+        precision="float32",
+    )
 
 
 def _from_dict(kind: type[T], values: dict[str, Any]) -> T:

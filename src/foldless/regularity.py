@@ -88,10 +88,12 @@ def diffusion(phi: Map, grid: Grid) -> Score:
 
     The smoothness of VoxelMorph and of Kuang, Eq. (1).
     """
-    nodes = phi.on(grid)
-    displacement = in_voxels(nodes, grid)
-    axes = [axis for axis in range(2, displacement.ndim) if displacement.shape[axis] > 1]
-    return torch.stack([displacement.diff(dim=axis).square().mean() for axis in axes]).mean()
+    return _mean_square_differences(in_voxels(phi.on(grid), grid))
+
+
+def roughness(field: Field) -> Score:
+    """The same of a displacement or a velocity (batch, dim, *lattice) in unit-cube units, in voxels of its lattice."""
+    return _mean_square_differences(field / per_axis(Grid.of(field).voxel, field))
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,11 @@ class Diffusion:
 
     def __call__(self, phi_AB: Map, phi_BA: Map, grid: Grid) -> Score:
         return diffusion(phi_AB, grid) + diffusion(phi_BA, grid)
+
+
+def _mean_square_differences(field: Field) -> Score:
+    axes = [axis for axis in range(2, field.ndim) if field.shape[axis] > 1]
+    return torch.stack([field.diff(dim=axis).square().mean() for axis in axes]).mean()
 
 
 def _points(at: Literal["jittered", "lattice"], phi_AB: Map, phi_BA: Map, grid: Grid) -> Points:

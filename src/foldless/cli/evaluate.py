@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from foldless.cli.console import check_output, number, progress, results_in, say, table
 from foldless.errors import InputError
@@ -39,6 +40,10 @@ class Evaluate:
     pairs: Path | None = None
     """CSV with the columns moving,fixed (case names); otherwise 100 ordered pairs drawn with seed 0 from the test part
     of split.json or, without one, from the cases that the model has not seen."""
+    steps: int = 0
+    """Test-time optimisation: steps of a copy of the network for every pair anew; GradICON takes 50."""
+    protocol: Literal["standard", "oai-knees"] = "standard"
+    """oai-knees: of a folder that `prepare oai-knees` made, dice_cartilage as well, as published."""
     digit: int = 5
     """MNIST: which digit."""
     overwrite: bool = False
@@ -50,6 +55,10 @@ class Evaluate:
         check_output(self.output, self.overwrite, inputs)
         if self.pairs is not None and not source.is_folder:
             raise InputError("--pairs names cases of a folder; generated data draws its own pairs")
+        if self.protocol != "standard" and not source.is_folder:
+            raise InputError(f"--protocol {self.protocol} is for the folder that `foldless prepare` made of the cohort")
+        if self.steps < 0:
+            raise InputError(f"--steps is 0 or more; got {self.steps}")
 
         from foldless.model import Model, weights_file
         from foldless.record import FILE, file_digest, run_record, write_json
@@ -76,17 +85,19 @@ class Evaluate:
     def _pairs(self, model: Model, source: Source) -> tuple[int, Iterator[Judged]]:
         from foldless.data.images import ordered_pairs
         from foldless.data.source import open_source
-        from foldless.evaluation import PAIRS, folder_pairs, judge_folder, judge_images
+        from foldless.evaluation import PAIRS, cartilage_dice, folder_pairs, judge_folder, judge_images
 
         if source.is_folder:
-            names = folder_pairs(model, Path(self.data), self.pairs)
-            return len(names), judge_folder(model, Path(self.data), names)
+            folder = Path(self.data)
+            names = folder_pairs(model, folder, self.pairs)
+            more = partial(cartilage_dice, folder=folder) if self.protocol == "oai-knees" else None
+            return len(names), judge_folder(model, folder, names, more, self.steps)
         lattice = model.preparation.lattice
         split, _ = open_source(replace(source, size=lattice[0]))
         if split.test.lattice != lattice:
             raise InputError(f"the model was trained on {lattice}, but {self.data} has images of {split.test.lattice}")
         places = ordered_pairs(len(split.test), PAIRS)
-        return len(places), judge_images(model, split.test, places)
+        return len(places), judge_images(model, split.test, places, self.steps)
 
 
 def write_results(

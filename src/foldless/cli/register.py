@@ -3,27 +3,49 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
 from foldless.cli.console import check_output, results_in, say, score_rows, table
+from foldless.cli.watch import Watch
 from foldless.errors import InputError
+from foldless.recipe import Similarity
+
+if TYPE_CHECKING:
+    from foldless.io import Volume
+    from foldless.outcome import Fields, Setting
 
 
 @dataclass(frozen=True)
 class Register:
-    """Find the map that carries MOVING onto FIXED and back; write both as ANTs, SimpleITK and 3D Slicer read them."""
+    """Find the map that carries MOVING onto FIXED and back; write both as ANTs, SimpleITK and 3D Slicer read them.
+
+    With --model a network predicts it, in a second; --steps 50 then tunes a copy of the network to this pair. Without,
+    the map itself is optimised, an affine part first: two images are all it takes, and a minute.
+    """
 
     moving: Positional[Path]
     """The image to warp: NIfTI, NRRD, MHA, PNG, ...; any orientation and spacing."""
     fixed: Positional[Path]
     """The image to match."""
-    model: Path
-    """A run of `foldless train` (its folder) or a .safetensors file."""
     output: Path
     """Folder for warped.nii.gz, warp.nii.gz, inverse_warp.nii.gz, metrics.json, run.json and report.html."""
+    model: Path | None = None
+    """A run of `foldless train` (its folder) or a .safetensors file; without one the map is optimised for this pair."""
+    steps: int | None = None
+    """With a model, steps of test-time optimisation of a copy of its network, by default 0. Without one, steps of
+    optimisation at each of its levels, by default 50."""
+    rate: float | None = None
+    """Adam's; by default 2e-5 for a network and 5e-3 for a map, which is in units of the image's extent."""
+    similarity: Similarity | None = None
+    """Without a model: how alike the images should become, by default lncc; mind-ssc for images of different kinds."""
+    weight: float | None = None
+    """Without a model: how much regularity counts, by default 1.5; more makes smoother maps."""
+    placement: Literal["centre", "world"] | None = None
+    """Without a model: begin with the images centre on centre, the default, or where their headers say."""
     moving_labels: Path | None = None
     """Label map on the moving image's lattice; with --fixed-labels it gives Dice before and after."""
     fixed_labels: Path | None = None
@@ -37,12 +59,13 @@ class Register:
         labels = [path for path in (self.moving_labels, self.fixed_labels) if path is not None]
         if len(labels) == 1:
             raise InputError("labels come in pairs: give both --moving-labels and --fixed-labels, or neither")
-        inputs = [self.moving, self.fixed, self.model, *labels]
+        self._check_options()
+        inputs = [self.moving, self.fixed, *([self.model] if self.model else []), *labels]
         check_output(self.output, self.overwrite, inputs)
 
         from foldless.io import apply_warp, read_volume, read_warp, write_volume, write_warp
-        from foldless.model import Model, weights_file
-        from foldless.outcome import Fields, Outcome, headline, register_volumes, same_lattice
+        from foldless.model import weights_file
+        from foldless.outcome import Fields, Outcome, headline, same_lattice
         from foldless.record import FILE, file_digest, run_record, write_json
         from foldless.report import write_report
 
@@ -51,14 +74,13 @@ class Register:
         if self.moving_labels is not None and self.fixed_labels is not None:
             moving_labels = same_lattice(read_volume(self.moving_labels, labels=True), moving, "moving")
             fixed_labels = same_lattice(read_volume(self.fixed_labels, labels=True), fixed, "fixed")
-        model = Model.load(self.model)
-        found = register_volumes(model, moving, fixed)
+        setting, found = self._found(moving, fixed)
         with results_in(self.output, self.overwrite, inputs) as folder:
             warp, inverse = folder / f"warp.{self.warp_format}", folder / f"inverse_warp.{self.warp_format}"
             write_warp(found.forward, fixed.geometry, warp)
             write_warp(found.inverse, moving.geometry, inverse)
             written = Fields(read_warp(warp)[0], read_warp(inverse)[0], found.untouched, found.seconds)
-            outcome = Outcome(moving, fixed, written, model, moving_labels, fixed_labels)
+            outcome = Outcome(moving, fixed, written, setting, moving_labels, fixed_labels)
             warped = apply_warp(moving, warp, fixed.geometry)
             write_volume(warped.array, warped.geometry, folder / "warped.nii.gz")
             if outcome.warped_labels is not None:
@@ -66,8 +88,9 @@ class Register:
                 write_volume(labels_array, fixed.geometry, folder / "warped_labels.nii.gz")
             metrics = outcome.metrics()
             write_json(metrics, folder / "metrics.json")
-            digests = {str(path): file_digest(path) for path in [*inputs[:2], weights_file(self.model), *labels]}
-            record = {**run_record("register", asdict(self), digests), "recipe": model.recipe.as_dict()}
+            read = [self.moving, self.fixed, *([weights_file(self.model)] if self.model else []), *labels]
+            digests = {str(path): file_digest(path) for path in read}
+            record = {**run_record("register", asdict(self), digests), "recipe": setting.recipe.as_dict()}
             write_json(record, folder / FILE)
             lines = outcome.opening_lines(self.output / warp.name)
             write_report(
@@ -83,3 +106,39 @@ class Register:
         say(f"Written to {self.output}; look at {self.output / 'report.html'}. To open it elsewhere:")
         for line in lines:
             say(f"  {line}")
+
+    def _check_options(self) -> None:
+        if self.steps is not None and self.steps < (self.model is None):
+            raise InputError(f"--steps is {'1 or more without a model' if self.model is None else '0 or more'}")
+        if self.rate is not None and not 0 < self.rate < inf:
+            raise InputError(f"--rate is above 0 and finite; got {self.rate:g}")
+        for name in ("similarity", "weight", "placement"):
+            if self.model is not None and getattr(self, name) is not None:
+                raise InputError(f"--{name} is for optimising a map without a model; a model brings its own")
+        if self.model is not None and self.rate is not None and not self.steps:
+            raise InputError("--rate is for test-time optimisation; add --steps 50, or leave it out")
+
+    def _found(self, moving: Volume, fixed: Volume) -> tuple[Setting, Fields]:
+        """The fields between the volumes, and what they were found with."""
+        if self.model is None:
+            return self._optimised(moving, fixed)
+
+        from foldless.model import Model
+        from foldless.outcome import register_volumes
+        from foldless.pairwise import TEST_TIME_RATE
+
+        model = Model.load(self.model)
+        if not self.steps:
+            return model, register_volumes(model, moving, fixed)
+        with Watch(self.steps, "tuning") as watch:
+            rate = self.rate or TEST_TIME_RATE
+            return model, register_volumes(model, moving, fixed, self.steps, rate, watch.on_next)
+
+    def _optimised(self, moving: Volume, fixed: Volume) -> tuple[Setting, Fields]:
+        from foldless.direct import Direct, register_directly
+
+        named = {name: getattr(self, name) for name in ("steps", "rate", "similarity", "weight")}
+        settings: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
+        direct = Direct.of_pair(moving, fixed, self.placement or "centre", **settings)
+        with Watch(direct.steps, "optimising") as watch:
+            return direct, register_directly(direct, moving, fixed, watch.on_next)

@@ -18,12 +18,12 @@ PLAIN_LINE_EVERY = 100
 class Watch:
     """A bar with an estimate or, without a terminal, a line now and then; `on_step` and `on_scores` are for `train`."""
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, name: str = "training") -> None:
         self.steps = steps
         self.started = perf_counter()
         self.done = 0
         self._bar = progress()
-        self._task = self._bar.add_task("training", total=steps, news="")
+        self._task = self._bar.add_task(name, total=steps, news="")
 
     def __enter__(self) -> Watch:
         self._bar.start()
@@ -41,6 +41,10 @@ class Watch:
             left = (perf_counter() - self.started) / self.done * (self.steps - step)
             news += f"  regularity {number(terms.regularity.item())}  left: {duration(left)}"
             say(f"step {step} of {self.steps}  {news}")
+
+    def on_next(self, terms: Terms) -> None:
+        """After every step of an optimisation, which counts from 1."""
+        self.on_step(self.done + 1, terms)
 
     def on_scores(self, step: int, scores: Scores) -> None:
         """After every look at the held-out pairs."""

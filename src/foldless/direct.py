@@ -1,0 +1,74 @@
+"""Two volumes registered without a model: their maps are found for them alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from foldless.build import regularity_of, similarity_of, weight_of
+from foldless.data.folder import fitting_preparation, world_preparation
+from foldless.data.prepare import Placement, Preparation
+from foldless.errors import InputError
+from foldless.io import Volume, reoriented
+from foldless.io.volumes import check_overlap
+from foldless.maps import Map
+from foldless.outcome import Fields, fields_between, quiet
+from foldless.pairwise import OnStep, Stiff, flow_steps, optimise_flow
+from foldless.recipe import Recipe, direct_recipe
+
+
+@dataclass(frozen=True)
+class Direct:
+    """How a pair is optimised, where a `Model` would say how it is predicted.
+
+    Attributes:
+        recipe: similarity, regularity and weight, levels, steps at every level, rate and seed; `direct_recipe`.
+        preparation: the lattice that both images are laid on.
+    """
+
+    recipe: Recipe
+    preparation: Preparation
+
+    @classmethod
+    def of_pair(cls, moving: Volume, fixed: Volume, placement: Placement = "centre", **settings: Any) -> Direct:
+        """The defaults for two volumes, on a lattice that holds both; `settings` replace the recipe's.
+
+        Raises:
+            InputError: their dimensions differ or, placed in the world, they lie apart.
+        """
+        if moving.dim != fixed.dim:
+            raise InputError(f"{moving.path} is {moving.dim}-D and {fixed.path} is {fixed.dim}-D; give two of one kind")
+        if placement == "world":
+            check_overlap(moving, fixed)
+        geometries = [reoriented(volume).geometry for volume in (moving, fixed)]
+        preparation = (world_preparation if placement == "world" else fitting_preparation)(geometries)
+        return cls(replace(direct_recipe(preparation.lattice), **settings), preparation)
+
+    @property
+    def steps(self) -> int:
+        """Steps in all, the affine ones first."""
+        return flow_steps(self.recipe.levels, self.recipe.steps)
+
+    def maps(self, image_A: Tensor, image_B: Tensor, on_step: OnStep = quiet) -> tuple[Map, Map]:
+        """phi_AB and its inverse for prepared images (1, 1, *lattice)."""
+        recipe = self.recipe
+        return optimise_flow(
+            image_A,
+            image_B,
+            similarity_of(recipe),
+            Stiff(regularity_of(recipe)),
+            weight_of(recipe),
+            recipe.levels,
+            recipe.steps,
+            recipe.rate,
+            seed=recipe.seed,
+            on_step=on_step,
+        )
+
+
+def register_directly(direct: Direct, moving: Volume, fixed: Volume, on_step: OnStep = quiet) -> Fields:
+    """Both fields between two volumes, found for them alone."""
+    return fields_between(moving, fixed, direct.preparation, partial(direct.maps, on_step=on_step))
