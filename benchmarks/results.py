@@ -100,4 +100,4 @@ def _draw_panel(panel, runs: list[dict], benchmark: str) -> None:
     panel.set_ylabel("seconds")
     if series:
         panel.set_yscale("log")
-        panel.legend(fontsize=5, loc="upper left", bbox_to_anchor=(0, -0.15))
+        panel.legend(fontsize=5, loc="upper left", bbox_to_anchor=(0, -0.3))

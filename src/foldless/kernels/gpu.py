@@ -25,13 +25,15 @@ def triton_status() -> tuple[bool, str]:
 
 
 def _try_triton() -> str:
-    """Sample once; the version that did it."""
+    """Read and scatter once; the version that did it."""
     import triton
 
     from foldless.kernels import triton_sample
 
-    values, points = torch.ones(1, 1, 2, device="cuda"), torch.full((1, 1, 1), 0.5, device="cuda")
-    value, _ = triton_sample.sample(values, points, False)
-    if value.item() != 1:
-        raise RuntimeError(f"a sample of ones is {value.item()}")
+    values, points = torch.ones(1, 1, 2, 2, 2, device="cuda"), torch.full((1, 3, 1), 0.5, device="cuda")
+    value, jacobian = triton_sample.sample(values, points, True)
+    g_values, _ = triton_sample.sample_backward(values, points, value, jacobian, True, True)
+    found = value.sum().item(), jacobian.sum().item(), g_values.sum().item()
+    if found != (1, 0, 1):
+        raise RuntimeError(f"sampling ones comes to {found}")
     return str(triton.__version__)

@@ -36,7 +36,7 @@ def validate(
     was_training = objective.training
     objective.eval()
     totals, overlaps, folded = [], [], []
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), torch.random.fork_rng(devices=_gpus(images.images)):
         torch.manual_seed(0)
         for some in (pairs[i : i + BATCH] for i in range(0, len(pairs), BATCH)):
             moving, fixed = [i for i, _ in some], [j for _, j in some]
@@ -48,6 +48,11 @@ def validate(
             overlaps += [mean_overlap(phi[k : k + 1], images, i, j) for k, (i, j) in enumerate(some)]
     objective.train(was_training)
     return Scores(_mean(totals), _mean(overlaps), _mean(folded))
+
+
+def _gpus(images: Tensor) -> list[int]:
+    """Those whose random state a look changes."""
+    return list(range(torch.cuda.device_count())) if images.is_cuda else []
 
 
 def forward_folds(phi: Map, grid: Grid) -> Tensor:
