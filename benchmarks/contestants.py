@@ -1,8 +1,8 @@
-"""One ICON training step, written with foldless and with icon_registration: same U-Net, same loss, same images.
+"""Training steps and inference, written with foldless and with its peers: same network, same loss, same images.
 
-Run as `python -m benchmarks.contestants NAME SHAPE BATCH`: prints its memory after the imports, then takes a step for
-every line it reads and prints the seconds, and at the end the peak memory. `benchmarks.training_step` drives two of
-these side by side.
+Run as `python -m benchmarks.contestants TASK NAME SHAPE BATCH [DEVICE]`: prints its memory after the imports, then
+takes a step for every line it reads and prints the seconds and the peak memory. `benchmarks.training_step` drives
+several of these side by side.
 """
 
 from __future__ import annotations
@@ -12,20 +12,36 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 
-LAMBDA = 2048.0
+Step = Callable[[], None]
+
+LAMBDA = {"icon": 2048.0, "gradicon": 1.5, "voxelmorph": 1.0}
 RATE = 1e-4
+PEERS = {"icon": ("icon_registration",), "gradicon": ("icon_registration",), "voxelmorph": ("monai", "voxelmorph")}
+"""Who else takes a step of each task."""
 
 
-def foldless_step(shape: tuple[int, ...], batch: int, precision: str) -> Callable[[], None]:
+def missing(name: str) -> str:
+    """Why a contestant cannot take part; empty where it can."""
+    if name == "voxelmorph":
+        return "its torch form has neither this network nor LNCC" if find_spec(name) else "not installed"
+    return "" if name.startswith("foldless") or find_spec(name) else "not installed"
+
+
+def foldless_step(task: str, shape: tuple[int, ...], batch: int, precision: str, device: str) -> Step:
     import torch
 
     import foldless
 
-    recipe = foldless.Recipe(regularity="icon", weight=LAMBDA, similarity="mse", precision=precision)
-    objective = foldless.build_objective(recipe, shape)
+    if task == "voxelmorph":
+        terms = {"network": "voxelmorph", "similarity": "lncc-squared", "regularity": "diffusion"}
+    else:
+        terms = {"similarity": "mse", "regularity": task}
+    recipe = foldless.Recipe(weight=LAMBDA[task], precision=precision, **terms)
+    objective = foldless.build_objective(recipe, shape).to(device)
     optimiser = torch.optim.Adam(objective.parameters(), RATE, fused=True)
-    image_A, image_B = torch.rand(batch, 1, *shape), torch.rand(batch, 1, *shape)
+    image_A, image_B = torch.rand(2, batch, 1, *shape, device=device)
 
     def step() -> None:
         optimiser.zero_grad(set_to_none=True)
@@ -35,17 +51,34 @@ def foldless_step(shape: tuple[int, ...], batch: int, precision: str) -> Callabl
     return step
 
 
-def icon_step(shape: tuple[int, ...], batch: int) -> Callable[[], None]:
+def inference(shape: tuple[int, ...], batch: int, precision: str, device: str) -> Step:
+    """The map between the images of a pair, at the fixed one's voxels, and the moving one warped by it."""
+    import torch
+
+    import foldless
+
+    recipe = foldless.Recipe(precision=precision)
+    registration = foldless.build_objective(recipe, shape).registration.to(device).eval()
+    image_A, image_B = torch.rand(2, batch, 1, *shape, device=device)
+
+    def step() -> None:
+        with torch.inference_mode():
+            foldless.warp(image_A, registration(image_A, image_B), foldless.Grid(shape))
+
+    return step
+
+
+def icon_step(task: str, shape: tuple[int, ...], batch: int, device: str) -> Step:
     import torch
     from icon_registration import losses, network_wrappers, networks
 
     net = networks.tallUNet2(dimension=len(shape))
-    model = losses.InverseConsistentNet(
-        network_wrappers.FunctionFromVectorField(net), losses.ssd_only_interpolated, LAMBDA
-    )
+    loss = losses.InverseConsistentNet if task == "icon" else losses.GradientICON
+    model = loss(network_wrappers.FunctionFromVectorField(net), losses.ssd_only_interpolated, LAMBDA[task])
     model.assign_identity_map((batch, 1, *shape))
+    model.to(device)
     optimiser = torch.optim.Adam(model.parameters(), RATE)
-    image_A, image_B = torch.rand(batch, 1, *shape), torch.rand(batch, 1, *shape)
+    image_A, image_B = torch.rand(2, batch, 1, *shape, device=device)
 
     def step() -> None:
         optimiser.zero_grad()
@@ -55,39 +88,62 @@ def icon_step(shape: tuple[int, ...], batch: int) -> Callable[[], None]:
     return step
 
 
-def contestant(name: str, shape: tuple[int, ...], batch: int) -> Callable[[], None]:
-    """The step of `foldless`, `foldless-float32` or `icon_registration`."""
+def contestant(task: str, name: str, shape: tuple[int, ...], batch: int, device: str = "cpu") -> Step:
+    """One step of a task: by `foldless`, `foldless-float32` or one of the task's peers."""
     if name == "icon_registration":
-        return icon_step(shape, batch)
-    return foldless_step(shape, batch, "float32" if name.endswith("float32") else "auto")
+        return icon_step(task, shape, batch, device)
+    if name == "monai":
+        from benchmarks.monai_voxelmorph import monai_step
+
+        return monai_step(shape, batch, LAMBDA[task], RATE, device)
+    precision = "float32" if name.endswith("float32") else "auto"
+    if task == "inference":
+        return inference(shape, batch, precision, device)
+    return foldless_step(task, shape, batch, precision, device)
 
 
-def peak_memory() -> float:
-    """MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def peak_memory(device: str) -> float:
+    """MiB, of the device."""
+    if device == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    import torch
+
+    return torch.cuda.max_memory_allocated() / 2**20
 
 
-def serve(prepare: Callable[[str, tuple[int, ...], int], Callable[[], None]]) -> None:
-    """Be the contestant that the command names: a step for every line, its seconds and the memory above what is in."""
-    warnings.simplefilter("ignore")
-    baseline = peak_memory()
-    step = prepare(sys.argv[1], tuple(map(int, sys.argv[2].split("x"))), int(sys.argv[3]))
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        start = time.perf_counter()
-        step()
-        print(time.perf_counter() - start, peak_memory() - baseline, flush=True)
+def wait_for(device: str) -> None:
+    if device != "cpu":
+        import torch
+
+        torch.cuda.synchronize()
 
 
 def main() -> None:
     warnings.simplefilter("ignore")
+    task, name, size, batch, *rest = sys.argv[1:]
+    device = rest[0] if rest else "cpu"
     import torch  # noqa: F401
 
-    if sys.argv[1] == "icon_registration":
+    if name == "icon_registration":
         import icon_registration.losses  # noqa: F401
+    elif name == "monai":
+        import benchmarks.monai_voxelmorph  # noqa: F401
     else:
         import foldless.build  # noqa: F401
-    serve(contestant)
+    serve(lambda: contestant(task, name, tuple(map(int, size.split("x"))), int(batch), device), device)
+
+
+def serve(prepare: Callable[[], Step], device: str = "cpu") -> None:
+    """Take a step for every line that is read; say its seconds, and the peak memory above that of the imports."""
+    baseline = peak_memory(device)
+    step = prepare()
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        wait_for(device)
+        start = time.perf_counter()
+        step()
+        wait_for(device)
+        print(time.perf_counter() - start, peak_memory(device) - baseline, flush=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ Run as `python -m benchmarks.cycle_contestants NAME SHAPE BATCH`; `benchmarks.cy
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -93,4 +95,6 @@ def objective_of(shape: tuple[int, ...], precision: str) -> foldless.BaseObjecti
 
 
 if __name__ == "__main__":
-    serve(contestant)
+    warnings.simplefilter("ignore")
+    name, size, batch = sys.argv[1:]
+    serve(lambda: contestant(name, tuple(map(int, size.split("x"))), int(batch)))

@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.training_step import measure
+from benchmarks.training_step import in_turn
 
 OURS, PEER = "foldless", "plain torch, dense LNCC"
 NAMES = (OURS, "foldless-float32", "foldless, dense LNCC", PEER)
@@ -30,7 +30,8 @@ class CycleStep:
 
     def run(self) -> None:
         shape = "x".join(map(str, self.size))
-        results = measure(shape, self.batch, NAMES, "benchmarks.cycle_contestants", self.steps)
+        commands = {name: ("benchmarks.cycle_contestants", name, shape, str(self.batch)) for name in NAMES}
+        results = in_turn(commands, self.steps)
         title = f"step of the cycle, {shape}, batch {self.batch}, CPU"
         table = Table("contestant", "seconds a step", "x", "MiB", "x", title=title)
         seconds_peer, memory_peer = results[PEER]

@@ -24,6 +24,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.results import Result
 from foldless.grid import Grid, sample
 from foldless.maps import Displacement, Exponential
 from foldless.metrics import jacobian, ndv_percent
@@ -151,19 +152,42 @@ def copy_bandwidth() -> float:
     return 2 * 4 * source.numel() / in_turn([lambda: to.copy_(source)])[0]
 
 
-def main() -> None:
-    shape = tuple(map(int, sys.argv[1].split("x"))) if len(sys.argv) > 1 else SHAPE
+def timed(shape: tuple[int, ...]) -> list[tuple[Operation, float, float | None]]:
+    """Every operation, its median seconds and those of its peer."""
+    found = []
+    for operation in operations(shape):
+        ours, *peers = in_turn([call for call in (operation.ours, operation.peer) if call is not None])
+        found.append((operation, ours, peers[0] if peers else None))
+    return found
+
+
+def results(found: list[tuple[Operation, float, float | None]], shape: tuple[int, ...]) -> list[Result]:
+    rows = []
+    for operation, ours, theirs in found:
+        case = f"{operation.name}, {' x '.join(map(str, shape))}"
+        rows.append(Result("operation", case, "foldless", ours))
+        if operation.peer_name:
+            note = "not installed" if theirs is None else ""
+            rows.append(Result("operation", case, operation.peer_name, theirs, note=note))
+    return rows
+
+
+def show(found: list[tuple[Operation, float, float | None]], shape: tuple[int, ...]) -> None:
     copying = copy_bandwidth()
     title = f"forward and backward, {'x'.join(map(str, shape))}, {torch.get_num_threads()} threads, CPU"
     table = Table("operation", "ms", "GB/s", "of copying", "peer", "its ms", "times faster", title=title)
-    for operation in operations(shape):
-        ours, *peers = in_turn([call for call in (operation.ours, operation.peer) if call is not None])
+    for operation, ours, theirs in found:
         speed = 4 * operation.numbers / ours
         missing = "not installed" if operation.peer_name else ""
-        compared = (f"{1e3 * peers[0]:.1f}", f"{peers[0] / ours:.1f}") if peers else (missing, "")
+        compared = (missing, "") if theirs is None else (f"{1e3 * theirs:.1f}", f"{theirs / ours:.1f}")
         rates = f"{1e3 * ours:.1f}", f"{speed / 1e9:.1f}", f"{speed / copying:.0%}"
         table.add_row(operation.name, *rates, operation.peer_name, *compared)
     Console(width=110).print(table)
+
+
+def main() -> None:
+    shape = tuple(map(int, sys.argv[1].split("x"))) if len(sys.argv) > 1 else SHAPE
+    show(timed(shape), shape)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,17 @@
-"""The benchmarks' contestants compute the same; how fast is for whoever runs them."""
+"""The benchmarks measure what they say: the same network, the same loss, the right exponent, lines that are plotted."""
+
+import json
+from xml.etree import ElementTree
 
 import pytest
 import torch
 
+from benchmarks import contestants, results, scaling
 from benchmarks.cycle_contestants import DenseLNCC, contestant, objective_of, plain_cycle
 from benchmarks.cycle_step import NAMES
-from benchmarks.training_step import measure
+from benchmarks.results import Result
+from benchmarks.training_step import in_turn
+from foldless.networks import VoxelMorphUNet
 from foldless.similarity import LNCC
 
 SAME = 1e-4  # of a loss near 2: sums of 729 products in float32, in another order
@@ -36,7 +42,61 @@ def test_every_contestant_takes_a_step(name):
 
 
 def test_a_contestant_in_a_process_of_its_own():
-    ((name, (seconds, memory)),) = measure("16x16x16", 1, NAMES[:1], "benchmarks.cycle_contestants", 1).items()
+    command = ("benchmarks.cycle_contestants", NAMES[0], "16x16x16", "1")
+    ((name, (seconds, memory)),) = in_turn({NAMES[0]: command}, 1).items()
     assert name == NAMES[0]
     assert seconds > 0
     assert memory >= 0
+
+
+@pytest.mark.filterwarnings("ignore:monai.networks.blocks.Warp:UserWarning")
+@pytest.mark.parametrize("dim", [2, 3])
+def test_monais_network_is_ours(dim):
+    pytest.importorskip("monai")
+    from benchmarks.monai_voxelmorph import VoxelMorph1
+
+    ours, theirs = VoxelMorphUNet(dim).double(), VoxelMorph1(dim).double()
+    shapes = [parameter.shape for parameter in ours.parameters()]
+    assert [parameter.shape for parameter in theirs.parameters()] == shapes
+    with torch.no_grad():
+        for parameter, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            parameter.normal_(std=0.2)
+            other.copy_(parameter)
+    image_A, image_B = torch.rand(2, 2, 1, *[32] * dim, dtype=torch.float64)
+    got = 31 * ours(image_A, image_B)  # in voxels
+    torch.testing.assert_close(got, theirs(torch.cat([image_A, image_B], dim=1)), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("task", ["icon", "gradicon", "voxelmorph", "inference"])
+def test_foldless_takes_a_step_of_every_task(task):
+    contestants.contestant(task, "foldless-float32", (16, 16), 2)()
+
+
+def test_the_exponent_is_that_of_the_large_cubes():
+    cubes = [
+        Result(scaling.BY_VOXELS, f"gradicon, {n} x {n} x {n}, batch 1", "foldless", 2e-6 * n**3.3) for n in (64, 80)
+    ]
+    small = Result(scaling.BY_VOXELS, "gradicon, 48 x 48 x 48, batch 1", "foldless", 9.0)
+    assert scaling.exponent_of([small, *cubes]) == pytest.approx(1.1)
+    assert scaling.exponent_of([small]) is None
+
+
+def test_lines_are_added_and_drawn(tmp_path):
+    lines, picture = tmp_path / "lines.jsonl", tmp_path / "plot.svg"
+    for seconds in (1.5, 1.0):
+        results.write_line(
+            lines, [Result("step", "32", "us", seconds, 10.0), Result("step", "32", "them", note="absent")]
+        )
+    runs = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert [run["results"][0]["seconds"] for run in runs] == [1.5, 1.0]
+    assert runs[0]["results"][1]["note"] == "absent"
+    assert all(run["machine"] and "commit" in run for run in runs)
+    results.draw(lines, picture)
+    drawn = ElementTree.parse(picture).getroot()
+    assert drawn.tag.endswith("svg")
+
+
+def test_a_missing_peer_says_so(monkeypatch):
+    monkeypatch.setattr(contestants, "find_spec", lambda name: None)
+    assert contestants.missing("monai") == "not installed"
+    assert contestants.missing("foldless-float32") == ""

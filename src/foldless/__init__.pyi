@@ -144,6 +144,9 @@ from .io import (
 from .kernels import (
     native_status as native_status,
 )
+from .kernels import (
+    triton_status as triton_status,
+)
 from .maps import (
     Affine as Affine,
 )

@@ -77,7 +77,7 @@ def sample(values: Values, points: Points) -> Float[Tensor, "#batch channels *at
     Outside the cube the border value continues. Either batch may be 1 and then serves every sample of the other.
 
     Raises:
-        ValueError: points and lattice differ in dimension, or the batches do not broadcast.
+        ValueError: points and lattice differ in dimension or device, or the batches do not broadcast.
     """
     values, flat = _broadcast(values, points)
     value, _ = kernels.sample(values, flat, with_jacobian=False)
@@ -116,6 +116,8 @@ def _broadcast(values: Values, points: Points) -> tuple[Tensor, Tensor]:
             f"points of shape {tuple(points.shape)} cannot be read on a {dim}-D lattice; "
             f"points must be (batch, {dim}, *at), one coordinate an axis"
         )
+    if values.device != points.device:
+        raise ValueError(f"values on {values.device} cannot be read at points on {points.device}; move one of them")
     batches = {values.shape[0], points.shape[0]} - {1}
     if len(batches) > 1:
         raise ValueError(f"{values.shape[0]} samples of values and {points.shape[0]} of points; the batches must agree")

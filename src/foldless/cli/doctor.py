@@ -13,7 +13,7 @@ from foldless.cli.console import say, table
 
 @dataclass(frozen=True)
 class Doctor:
-    """Look at this machine: versions, devices, memory, the compiled kernel, and whether files can be written here."""
+    """Look at this machine: versions, devices, memory, the compiled kernels, and whether files can be written here."""
 
     folder: Path = Path()
     """Where to try writing."""
@@ -22,10 +22,10 @@ class Doctor:
         import torch
 
         from foldless.build import multiplies_bfloat16
-        from foldless.kernels import native_status
+        from foldless.kernels import native_status, triton_status
         from foldless.record import PACKAGES, installed_version
 
-        native, why = native_status()
+        (native, why), (triton, why_triton) = native_status(), triton_status()
         rows = [(package, installed_version(package)) for package in PACKAGES]
         rows += [
             ("python", platform.python_version()),
@@ -35,6 +35,7 @@ class Doctor:
             ("bfloat16", "used for networks" if multiplies_bfloat16() else "not native here; networks run in float32"),
             ("sampling on the CPU", f"{'native' if native else 'plain torch'} ({why})"),
             ("GPU", _gpus()),
+            ("sampling on the GPU", f"{'native' if triton else 'plain torch'} ({why_triton})"),
             ("writing", f"{_write_test(self.folder)} in {self.folder.resolve()}"),
         ]
         table("foldless doctor", rows, ("what", "found"))

@@ -1,4 +1,4 @@
-"""The compiled CPU kernel as torch operators that autograd, autocast and `torch.compile` see."""
+"""The compiled kernels, C++ or Triton, as torch operators that autograd, autocast and `torch.compile` see."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from foldless.kernels import plain
-from foldless.kernels.library import library, pointer
+from foldless.kernels.gpu import triton_status
+from foldless.kernels.library import library, native_status, pointer
 
 SCHEMA = "(Tensor values, Tensor points, bool with_jacobian) -> (Tensor, Tensor)"
 BACKWARD_SCHEMA = (
@@ -23,12 +24,24 @@ _WORTH_A_THREAD = 4096
 
 
 def sample(values: Tensor, points: Tensor, with_jacobian: bool) -> tuple[Tensor, Tensor | None]:
-    """See `plain.sample`; compiled for float32 and float64 on the CPU in 1, 2 and 3 dimensions, plain elsewhere."""
-    compiled = points.device.type == "cpu" and points.dtype in _TYPES and points.shape[1] <= 3
-    if not compiled or library()[0] is None:
+    """See `plain.sample`; compiled for float32 and float64 in 1, 2 and 3 dimensions, plain elsewhere.
+
+    The GPU's kernel adds in any order, so where torch is asked for deterministic algorithms it is not used.
+    """
+    compiled = points.dtype in _TYPES and points.shape[1] <= 3 and _has_kernel(points.device.type)
+    if not compiled or (points.is_cuda and torch.are_deterministic_algorithms_enabled()):
         return plain.sample(values, points, with_jacobian)
     value, jacobian = _sample(values, points, with_jacobian)
     return value, jacobian if with_jacobian else None
+
+
+def _has_kernel(device: str) -> bool:
+    """Whether tensors of a device have a kernel here."""
+    return (device == "cpu" and native_status()[0]) or (device == "cuda" and triton_status()[0])
+
+
+# What torch.compiler.assume_constant_result does, without importing the compiler.
+_has_kernel._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @torch.library.custom_op("foldless::sample", mutates_args=(), schema=SCHEMA)
@@ -39,6 +52,13 @@ def _sample(values: Tensor, points: Tensor, with_jacobian: bool) -> tuple[Tensor
     jacobian = points.new_empty((batch, channels, dim, count) if with_jacobian else (0,))
     _call("foldless_sample", values, points, value, jacobian if with_jacobian else None)
     return value, jacobian
+
+
+@_sample.register_kernel("cuda")
+def _sample_on_gpu(values: Tensor, points: Tensor, with_jacobian: bool) -> tuple[Tensor, Tensor]:
+    from foldless.kernels import triton_sample
+
+    return triton_sample.sample(_dense(values), _dense(points), with_jacobian)
 
 
 @_sample.register_fake
@@ -66,6 +86,22 @@ def _sample_backward(
     out = (g_values if for_values else None, g_points if for_points else None)
     _call("foldless_sample_backward", values, points, g_value, g_jacobian, *out)
     return g_values, g_points
+
+
+@_sample_backward.register_kernel("cuda")
+def _sample_backward_on_gpu(
+    values: Tensor,
+    points: Tensor,
+    g_value: Tensor | None,
+    g_jacobian: Tensor | None,
+    for_values: bool,
+    for_points: bool,
+) -> tuple[Tensor, Tensor]:
+    from foldless.kernels import triton_sample
+
+    g_value = None if g_value is None else g_value.contiguous()
+    g_jacobian = None if g_jacobian is None else g_jacobian.contiguous()
+    return triton_sample.sample_backward(_dense(values), _dense(points), g_value, g_jacobian, for_values, for_points)
 
 
 @_sample_backward.register_fake

@@ -50,7 +50,7 @@ def validate(
     objective.eval()
     totals, overlaps, folded = [], [], []
     size = max(1, min(BATCH, AT_ONCE // prod(images.lattice)))
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), torch.random.fork_rng(devices=_gpus(images.images)):
         torch.manual_seed(0)
         for some in (pairs[i : i + size] for i in range(0, len(pairs), size)):
             seen = [images.images[list(places)] for places in zip(*some, strict=True)]
@@ -62,6 +62,11 @@ def validate(
     for module, mode in modes:
         module.training = mode
     return Scores(_mean(totals), _mean(overlaps), _mean(folded))
+
+
+def _gpus(images: Tensor) -> list[int]:
+    """Those whose random state a look changes."""
+    return list(range(torch.cuda.device_count())) if images.is_cuda else []
 
 
 def forward_folds(phi: Map, grid: Grid) -> Tensor:
