@@ -11,7 +11,8 @@ from foldless.kernels import convolution, native, plain
 from foldless.kernels.doubling import add_doubled
 from foldless.kernels.norm import normalise
 from foldless.kernels.thin import thin
-from foldless.maps import Displacement, matrix_product, plain_matrix_product
+from foldless.maps import Displacement, matrix_product
+from foldless.maps.matrices import plain_matrix_product
 from foldless.regularity import _plain_product_error, _product_error
 
 compiled = pytest.mark.skipif(

@@ -29,12 +29,12 @@ from foldless.maps import (
     Exponential,
     Identity,
     Map,
-    _squarings,
     compose,
     determinant,
     exponentiate,
     invert,
 )
+from foldless.maps.exponential import _squarings
 
 BATCH = 3
 BY_DIFFERENCES = 1e-7  # central differences of step 1e-6 in float64: rounding 1e-16 / 1e-6, and slopes of about 1

@@ -1,6 +1,6 @@
 // Products of small matrices, and how far they are from the identity: the sum of (a · b - 1)² and its gradient.
 //
-// a, b (batch, dim, dim, count). The plain forms in maps.py and regularity.py are the referees.
+// a, b (batch, dim, dim, count). The plain forms in maps/matrices.py and regularity.py are the referees.
 
 #include <algorithm>
 #include <vector>

@@ -1,0 +1,28 @@
+"""Maps: values that carry points of the unit cube to points; frozen, composable, differentiable.
+
+A map phi_AB takes points of image B's space to points of image A's, so that `A ∘ phi_AB ≈ B`.
+"""
+
+from foldless.maps.affine import Affine
+from foldless.maps.algebra import Composition, Identity, Map, compose
+from foldless.maps.displacement import Displacement
+from foldless.maps.exponential import CONTRACTION, Exponential, exponentiate
+from foldless.maps.inverse import ConvergenceError, invert
+from foldless.maps.matrices import Jacobian, determinant, matrix_product
+
+__all__ = [
+    "CONTRACTION",
+    "Affine",
+    "Composition",
+    "ConvergenceError",
+    "Displacement",
+    "Exponential",
+    "Identity",
+    "Jacobian",
+    "Map",
+    "compose",
+    "determinant",
+    "exponentiate",
+    "invert",
+    "matrix_product",
+]

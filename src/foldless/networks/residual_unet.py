@@ -1,0 +1,131 @@
+"""ICON's U-Net with residual down- and upsampling, and what only it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from foldless.kernels.doubling import add_doubled
+from foldless.networks.layers import (
+    CONVOLUTION,
+    TRANSPOSED,
+    Image,
+    Prediction,
+    cast,
+    crop,
+    double,
+    halve,
+    joined,
+    laid_out_as,
+    last,
+    pooled,
+    zero,
+)
+from foldless.networks.normalisation import Normalisation, normalisation_of
+
+
+class ResidualUNet(nn.Module):
+    """ICON's U-Net with residual down- and upsampling, any depth and width; output divided by 10.
+
+    Sizes that are not multiples of 2^depth are rounded up on the way down and cropped on the way up.
+
+    Args:
+        dim: number of spatial dimensions.
+        down: channels on the way down, those of both images together first.
+        up: channels on the way up, finest first.
+        normalisation: "batch" as published; "instance" does not depend on the batch; or "none".
+        bottleneck: nodes of the coarsest lattice and a width: two linear layers between the way down and the way up, as
+            in the first network of ICON's knees; they bind the network to images with so many nodes down there.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        down: Sequence[int] = (2, 16, 32, 64, 256, 512),
+        up: Sequence[int] = (16, 32, 64, 128, 256),
+        normalisation: Normalisation = "batch",
+        bottleneck: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        if len(up) != len(down) - 1:
+            raise ValueError(f"{len(down) - 1} steps down need as many up; got {len(up)}")
+        inputs = [coarse + skip for coarse, skip in zip(down[1:], [*up[1:], 0], strict=True)]
+        self.down = nn.ModuleList(CONVOLUTION[dim](i, o, 3, stride=2, padding=1) for i, o in pairwise(down))
+        self.up = nn.ModuleList(TRANSPOSED[dim](i, o, 4, stride=2, padding=1) for i, o in zip(inputs, up, strict=True))
+        self.normalise = nn.ModuleList(normalisation_of(normalisation, o) for o in up)
+        self.bottleneck = _Bottleneck(down[-1] * bottleneck[0], bottleneck[1]) if bottleneck else None
+        self.last = zero(CONVOLUTION[dim](down[0] + up[0], dim, 3, padding=1))
+
+    def forward(self, image_A: Image, image_B: Image) -> Prediction:
+        x = joined(image_A, image_B)
+        skips = []
+        for layer in self.down:
+            skips.append(x)
+            means = pooled(x)
+            x = _add_matching(halve(layer, F.leaky_relu(x)), means)
+        if self.bottleneck is not None:
+            x = self.bottleneck(x)
+        for layer, scaled, skip in zip(reversed(self.up), reversed(self.normalise), reversed(skips), strict=True):
+            active, kept = _fork(x, layer.get_parameter("weight").shape[1])
+            x = scaled(add_doubled(double(layer, active), kept))
+            x = torch.cat([crop(x, skip.shape[2:]), skip], dim=1)
+        return last(self.last, x) / 10
+
+
+class _Bottleneck(nn.Module):
+    """All features of the coarsest lattice through two linear layers, back to the same shape."""
+
+    def __init__(self, features: int, hidden: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(features, hidden), nn.Linear(hidden, features)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        narrow, wide = self.layers
+        flat = x.flatten(1)
+        expected = narrow.get_parameter("weight").shape[1] // x.shape[1]
+        if flat.shape[1] != expected * x.shape[1]:
+            raise ValueError(
+                f"this network's bottleneck was made for {expected} nodes on the coarsest lattice; the images have "
+                f"{tuple(x.shape[2:])} there, so they must be of another size"
+            )
+        flat = F.leaky_relu(F.linear(flat, *cast(narrow, x)))
+        return laid_out_as(F.linear(flat, *cast(wide, x)).reshape(x.shape), x)
+
+
+def _fork(x: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+    """leaky_relu(x), and x with its channels matched: the last dropped, or zeros put before the first, as published."""
+    have = x.shape[1]
+    if have < channels:
+        return F.leaky_relu(x), torch.cat([x.new_zeros(x.shape[0], channels - have, *x.shape[2:]), x], dim=1)
+    active, kept = _Fork.apply(x, channels)  # type: ignore[no-untyped-call]
+    return active, kept
+
+
+class _Fork(torch.autograd.Function):
+    """Both uses of x in one backward, which spares a tensor of zeros and two passes over memory."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(x)
+        ctx.channels = channels
+        return F.leaky_relu(x), laid_out_as(x[:, :channels].clone(), x)
+
+    @staticmethod
+    def backward(ctx: Any, active: Tensor, kept: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        gradient: Tensor = torch.ops.aten.leaky_relu_backward(active, x, 0.01, False)
+        gradient[:, : ctx.channels] += kept
+        return gradient, None
+
+
+def _add_matching(x: Tensor, y: Tensor) -> Tensor:
+    """x + y, y's channels matched to x's."""
+    have, want = y.shape[1], x.shape[1]
+    if have >= want:
+        return x + y[:, :want]
+    return torch.cat([x[:, : want - have], x[:, want - have :] + y], dim=1)
