@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from foldless.grid import Grid, Points, in_voxels, per_axis, sample
+from foldless.kernels.consistency import can_compose, consistency
 from foldless.kernels.product import can_multiply, product_error
 from foldless.maps import Displacement, Identity, Map, compose, matrix_product
 
@@ -35,7 +36,12 @@ def inverse_consistency(phi_AB: Map | Field, phi_BA: Map | Field, points: Points
     In squared unit-cube units. `points` is (batch, dim, *at): `Grid.jittered` as in the paper, or the bare lattice,
     which cannot see two nodes that swap (ICON, Fig. 3).
     """
-    return _both_orders(_as_map(phi_AB), _as_map(phi_BA), points)
+    phi_AB, phi_BA = _as_map(phi_AB), _as_map(phi_BA)
+    if isinstance(phi_AB, Displacement) and isinstance(phi_BA, Displacement):
+        fields = phi_AB.field, phi_BA.field
+        if can_compose(*fields, points):
+            return consistency(*fields, points)
+    return _both_orders(phi_AB, phi_BA, points)
 
 
 def noisy_inverse_consistency(
