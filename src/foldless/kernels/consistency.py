@@ -29,7 +29,18 @@ def consistency(field_AB: Tensor, field_BA: Tensor, points: Tensor) -> Tensor:
         field_BA: (batch, dim, *lattice).
         points: (batch, dim, *at), unit-cube units.
     """
-    result: Tensor = _Consistency.apply(field_AB, field_BA, points)  # type: ignore[no-untyped-call]
+    share = 1 / points.numel()
+    result: Tensor = _Consistency.apply("consistency", field_AB, field_BA, points, share)  # type: ignore[no-untyped-call]
+    return result
+
+
+def gradient_consistency(field_AB: Tensor, field_BA: Tensor, points: Tensor) -> Tensor:
+    """Squared entries of D(phi_AB ∘ phi_BA) - 1, added over columns, mean over the rest and over both orders; scalar.
+
+    The arguments are those of `consistency`.
+    """
+    share = 1 / (2 * points.numel())
+    result: Tensor = _Consistency.apply("gradient_consistency", field_AB, field_BA, points, share)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -37,15 +48,15 @@ class _Consistency(torch.autograd.Function):
     """Keeps the gradients, which cost little more than the value, instead of what they are made of."""
 
     @staticmethod
-    def forward(ctx: Any, field_AB: Tensor, field_BA: Tensor, points: Tensor) -> Tensor:
+    def forward(ctx: Any, name: str, field_AB: Tensor, field_BA: Tensor, points: Tensor, share: float) -> Tensor:
         compiled = library()[0]
         assert compiled is not None
         field_AB, field_BA, at = field_AB.contiguous(), field_BA.contiguous(), points.flatten(2).contiguous()
         wanted = any(ctx.needs_input_grad)
         gradients = [torch.empty_like(field) if wanted else None for field in (field_AB, field_BA)]
         batch, dim, count = at.shape
-        size, share = ctypes.c_int64, 1 / at.numel()
-        function = getattr(compiled, f"foldless_consistency_{_TYPES[at.dtype]}")
+        size = ctypes.c_int64
+        function = getattr(compiled, f"foldless_{name}_{_TYPES[at.dtype]}")
         function.restype = ctypes.c_double
         total = function(
             *map(pointer, (field_AB, field_BA, at, *gradients)),
@@ -63,4 +74,4 @@ class _Consistency(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return *(g * gradient for g in ctx.saved_tensors), None
+        return None, *(g * gradient for g in ctx.saved_tensors), None, None

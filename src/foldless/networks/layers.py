@@ -41,12 +41,12 @@ def lay_out(network: nn.Module, dim: int) -> None:
         network.to(memory_format=layout)  # type: ignore[call-overload]
 
 
-def last(layer: nn.Module, x: Tensor, beside: Tensor | None = None) -> Tensor:
-    """The last layer, in its parameters' own dtype: bfloat16's 8 bits are 1/256 of a displacement.
+def last(layer: nn.Module, x: Tensor, beside: Tensor | None = None, factor: float = 1.0) -> Tensor:
+    """The last layer times a factor, in its parameters' own dtype: bfloat16's 8 bits are 1/256 of a displacement.
 
     Few more channels `beside` those of x are read where they are, which spares joining them.
     """
-    weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
+    weight, bias = (layer.get_parameter(name) * factor for name in ("weight", "bias"))
     with torch.autocast(x.device.type, enabled=False):
         if isinstance(layer, nn.Linear):
             return F.linear(x.to(weight.dtype), weight, bias)

@@ -75,7 +75,7 @@ class ResidualUNet(nn.Module):
             x = crop(scaled(doubled), skip.shape[2:])
             if skip is not images:
                 x = torch.cat([x, skip], dim=1)
-        return last(self.last, x, images) / 10
+        return last(self.last, x, images, factor=0.1)
 
 
 class _Bottleneck(nn.Module):
