@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.drawing import DOCS, Format
+from experiments.results import RESULTS
 from foldless.cli.console import say
 from foldless.cli.watch import Watch
 from foldless.methods import METHODS, lasting, method_recipe, planned
@@ -60,14 +62,29 @@ def folds(data: Path) -> dict[str, Fold]:
 
 
 @dataclass(frozen=True)
-class Effort:
-    """How a swept method is trained and judged: a training's steps (a phase takes its share), and the test pairs."""
+class UnderWeights:
+    """Options of an experiment that trains and judges methods under several weights and draws a picture of them."""
 
-    steps: int
-    batch: int
-    rate: float
-    pool: int
-    pairs: int
+    data: Path
+    """The folder of the brains: affine2mm/ID_t1.nii.gz with ID_seg.nii.gz, and labels.csv."""
+    output: Path
+    """Folder for the trainings and what they came to; what is there already is not trained again."""
+    steps: int = 1500
+    """Of a method without phases; a phase of the refinement takes three tenths."""
+    batch: int = 1
+    """Pairs a step."""
+    rate: float = 5e-4
+    """Adam's."""
+    pool: int = 2
+    """What images are pooled by for training; judged are whole ones."""
+    pairs: int = 12
+    """Test pairs a fold."""
+    formats: tuple[Format, ...] = ("svg",)
+    """Of the picture; "svg pdf" for both."""
+    pictures: Path = DOCS
+    """Folder for it."""
+    results: Path = RESULTS
+    """Where it is shown."""
 
     def recipe(self, method: str, factor: float) -> Recipe:
         """A method's recipe, every weight of it times `factor`."""
@@ -78,26 +95,23 @@ class Effort:
         stages = tuple(replace(s, weight=None if s.weight is None else factor * s.weight) for s in recipe.stages)
         return settled(replace(recipe, weight=factor * recipe.weight, stages=stages))
 
+    def under_weight(self, method: str, factor: float, fold: str, data: Path) -> tuple[Path, list[Scores]]:
+        """Train and judge a method on a fold, its weights times `factor`, or read what an earlier call found.
 
-def under_weight(
-    method: str, factor: float, fold: str, data: Path, output: Path, effort: Effort
-) -> tuple[Path, list[Scores]]:
-    """Train and judge a method on a fold, its weights times `factor`, or read what an earlier call found.
+        Returns:
+            The folder of the training and a row a test pair.
+        """
+        from foldless.crossvalidation import run_fold
+        from foldless.recipe import Source
 
-    Returns:
-        The folder of the training and a row a test pair.
-    """
-    from foldless.crossvalidation import run_fold
-    from foldless.recipe import Source
-
-    recipe = effort.recipe(method, factor)
-    length = f"{effort.steps}x{effort.batch}-{effort.rate:g}-pool{effort.pool}-{effort.pairs}pairs"
-    folder = output / f"{fold}-{method}-{recipe.weight:g}-{length}"
-    say(f"{method}, λ = {recipe.weight:g}, judged by {fold}")
-    source = Source(str(data), percentiles=PERCENTILES).resolved()
-    with Watch(recipe.ends()[-1]) as watch:
-        rows = run_fold(recipe, source, folds(data)[fold], folder, effort.pairs, on_step=watch.on_step)
-    return folder, rows
+        recipe = self.recipe(method, factor)
+        length = f"{self.steps}x{self.batch}-{self.rate:g}-pool{self.pool}-{self.pairs}pairs"
+        folder = self.output / f"{fold}-{method}-{recipe.weight:g}-{length}"
+        say(f"{method}, λ = {recipe.weight:g}, judged by {fold}")
+        source = Source(str(data), percentiles=PERCENTILES).resolved()
+        with Watch(recipe.ends()[-1]) as watch:
+            rows = run_fold(recipe, source, folds(data)[fold], folder, self.pairs, on_step=watch.on_step)
+        return folder, rows
 
 
 def mean_over_folds(rows: Mapping[str, list[Scores]]) -> dict[str, float]:

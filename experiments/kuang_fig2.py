@@ -9,23 +9,18 @@ experiments.kuang_sweep has trained in the same output is not trained again.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import tyro
 
-from experiments.brains import Effort, axial_slice, folds, lay_out, mean_over_folds, under_weight
-from experiments.drawing import DOCS, Format, draw_lattice, panels, save_all
-from experiments.results import RESULTS, command_of, markdown, write_section
+from experiments.brains import UnderWeights, axial_slice, folds, lay_out, mean_over_folds
+from experiments.drawing import draw_lattice, panels, save_all
+from experiments.results import command_of, markdown, write_section
 
 
 @dataclass(frozen=True)
-class Fig2:
+class Fig2(UnderWeights):
     """Train the baseline under several weights of its smoothness and draw the maps of one unseen pair."""
 
-    data: Path
-    """The folder of the brains: affine2mm/ID_t1.nii.gz with ID_seg.nii.gz, and labels.csv."""
-    output: Path
-    """Folder for the trainings; what is there already is not trained again."""
     weights: tuple[float, ...] = (1.0, 2.0, 4.0)
     """λ of each."""
     fold: str = "A"
@@ -34,30 +29,13 @@ class Fig2:
     """Names of the moving and the fixed brain."""
     at: int | None = None
     """Which axial slice, from below; None: where the first map folds most."""
-    steps: int = 1500
-    """Training steps a weight."""
-    batch: int = 1
-    """Pairs a step."""
-    rate: float = 5e-4
-    """Adam's."""
-    pool: int = 2
-    """What images are pooled by for training."""
-    pairs: int = 12
-    """Test pairs, beside the one that is drawn."""
-    formats: tuple[Format, ...] = ("svg",)
-    """Of the picture, kuang_fig2; "svg pdf" for both."""
-    pictures: Path = DOCS
-    """Folder for it."""
-    results: Path = RESULTS
-    """Where it is shown."""
 
     def run(self) -> None:
         data = lay_out(self.data, self.output / "data")
         moving, fixed = self.pair or folds(data)[self.fold].test[:2]
-        effort = Effort(self.steps, self.batch, self.rate, self.pool, self.pairs)
         slices, means = [], []
         for weight in self.weights:
-            folder, rows = under_weight("baseline", weight, self.fold, data, self.output, effort)
+            folder, rows = self.under_weight("baseline", weight, self.fold, data)
             at = slices[0].at if slices else self.at
             slices.append(axial_slice(folder / "last.safetensors", data, moving, fixed, at))
             means.append(mean_over_folds({self.fold: rows}))

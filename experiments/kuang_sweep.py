@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import tyro
 
-from experiments.brains import NAMES, Effort, lay_out, mean_over_folds, under_weight
-from experiments.drawing import DOCS, Format, panels, save_all
-from experiments.results import RESULTS, command_of, markdown, write_section
+from experiments.brains import NAMES, UnderWeights, lay_out, mean_over_folds
+from experiments.drawing import panels, save_all
+from experiments.results import command_of, markdown, write_section
 from foldless.methods import Method
 
 if TYPE_CHECKING:
@@ -41,54 +41,33 @@ class Point(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Sweep:
+class Sweep(UnderWeights):
     """Train methods under several weights, judge them on the same pairs, and compare their folds at equal Dice."""
 
-    data: Path
-    """The folder of the brains: affine2mm/ID_t1.nii.gz with ID_seg.nii.gz, and labels.csv."""
-    output: Path
-    """Folder for the trainings and what they came to."""
     methods: tuple[Method, ...] = ("baseline", "cycle")
     """Any of `foldless train --method`; the first is what the others are compared with."""
     factors: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0)
     """Of every method's own weight: λ = 1 of the baseline and the cycle, 1 and 4 of the refinement, 1000 of ICON."""
     folds: tuple[str, ...] = NAMES
     """Of A, B and C."""
-    steps: int = 1500
-    """Of a method without phases; a phase of the refinement takes three tenths."""
-    batch: int = 1
-    """Pairs a step."""
-    rate: float = 5e-4
-    """Adam's."""
-    pool: int = 2
-    """What images are pooled by for training; judged are whole ones."""
-    pairs: int = 12
-    """Test pairs a fold."""
-    formats: tuple[Format, ...] = ("svg",)
-    """Of the picture, kuang_sweep; "svg pdf" for both."""
-    pictures: Path = DOCS
-    """Folder for it."""
-    results: Path = RESULTS
-    """Where the table goes."""
 
     def run(self) -> None:
         data = lay_out(self.data, self.output / "data")
-        effort = Effort(self.steps, self.batch, self.rate, self.pool, self.pairs)
         curves: dict[str, list[Point]] = {}
         for factor in self.factors:
             for method in self.methods:
-                curves.setdefault(method, []).append(self._point(method, factor, data, effort))
+                curves.setdefault(method, []).append(self._point(method, factor, data))
         figure, [[axes]] = panels(1, 1, width=6, height=4.5)
         draw_curves(axes, curves)
         save_all(figure, self.pictures, "kuang_sweep", self.formats)
         write_section("Kuang, the weight against the cycle", self._text(curves), self.results)
 
-    def _point(self, method: str, factor: float, data: Path, effort: Effort) -> Point:
+    def _point(self, method: str, factor: float, data: Path) -> Point:
         """A method under one weight, trained and judged on every fold now or by an earlier call."""
-        rows = {fold: under_weight(method, factor, fold, data, self.output, effort)[1] for fold in self.folds}
+        rows = {fold: self.under_weight(method, factor, fold, data)[1] for fold in self.folds}
         mean = mean_over_folds(rows)
         return Point(
-            effort.recipe(method, factor).weight,
+            self.recipe(method, factor).weight,
             mean["dice"],
             mean["folds_percent.forward"],
             mean["folds_percent.ten"],

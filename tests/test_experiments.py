@@ -10,7 +10,7 @@ import pytest
 import torch
 from samples import blob, save_image
 
-from experiments.brains import Effort, axial_slice, mean_over_folds, most
+from experiments.brains import UnderWeights, axial_slice, mean_over_folds, most
 from experiments.icon_fig5 import Fig5
 from experiments.icon_table1 import PUBLISHED, Table1
 from experiments.icon_table2 import Table2
@@ -230,14 +230,14 @@ def test_percent_at_equal_dice():
 
 
 @pytest.mark.parametrize("factor", [1.0, 3.0])
-def test_a_factor_weighs_every_phase(factor):
-    effort = Effort(steps=100, batch=2, rate=1e-3, pool=2, pairs=1)
-    phases = effort.recipe("refinement", factor)
+def test_a_factor_weighs_every_phase(factor, tmp_path):
+    options = UnderWeights(tmp_path, tmp_path, steps=100, batch=2, rate=1e-3, pool=2, pairs=1)
+    phases = options.recipe("refinement", factor)
     weights = [phases.of_stage(stage).weight for stage in phases.plan]
     assert weights == [factor, 4 * factor] * 4
     assert {stage.level for stage in phases.plan} == {2}
     assert phases.ends()[-1] == 8 * 30
-    icon = effort.recipe("icon", factor)
+    icon = options.recipe("icon", factor)
     assert (icon.weight, icon.steps, icon.batch, icon.rate) == (1000 * factor, 100, 2, 1e-3)
 
 

@@ -37,8 +37,16 @@ def _place_on_axis(points, n, ok):
 
 @triton.jit
 @no_type_check
-def _place(points, count, n_x, n_y, n_z, ok, DIM: tl.constexpr):
-    """Where points lie: the offset of their lowest corner; for each axis the step, the fraction and its derivative."""
+def _place(points, count, n_x, n_y, n_z, points_stride, DIM: tl.constexpr, POINTS: tl.constexpr):
+    """A program's points: their sample, which of it, and whether they exist; where they lie.
+
+    That is the offset of their lowest corner, and for each axis the step, the fraction and its derivative.
+    """
+    blocks = tl.cdiv(count, POINTS)
+    sample = (tl.program_id(0) // blocks).to(tl.int64)
+    at = (tl.program_id(0) % blocks) * POINTS + tl.arange(0, POINTS)
+    ok = at < count
+    points = points + sample * points_stride + at
     base, step_z, f_z, s_z = _place_on_axis(points + (DIM - 1) * count, n_z, ok)
     step_x, step_y = 0, 0
     f_x, f_y = tl.zeros_like(f_z), tl.zeros_like(f_z)
@@ -51,7 +59,7 @@ def _place(points, count, n_x, n_y, n_z, ok, DIM: tl.constexpr):
         low_x, step_x, f_x, s_x = _place_on_axis(points, n_x, ok)
         base += low_x * (n_y * n_z)
         step_x = step_x * (n_y * n_z)
-    return base, step_x, step_y, step_z, f_x, f_y, f_z, s_x, s_y, s_z
+    return sample, at, ok, base, step_x, step_y, step_z, f_x, f_y, f_z, s_x, s_y, s_z
 
 
 @triton.jit
@@ -86,12 +94,8 @@ def _read(
     WITH_JACOBIAN: tl.constexpr,
     POINTS: tl.constexpr,
 ):
-    blocks = tl.cdiv(count, POINTS)
-    sample = (tl.program_id(0) // blocks).to(tl.int64)
-    at = (tl.program_id(0) % blocks) * POINTS + tl.arange(0, POINTS)
-    ok = at < count
-    base, step_x, step_y, step_z, f_x, f_y, f_z, s_x, s_y, s_z = _place(
-        points + sample * points_stride + at, count, n_x, n_y, n_z, ok, DIM
+    sample, at, ok, base, step_x, step_y, step_z, f_x, f_y, f_z, s_x, s_y, s_z = _place(
+        points, count, n_x, n_y, n_z, points_stride, DIM, POINTS
     )
     nodes = n_x.to(tl.int64) * n_y * n_z
     for c in range(channels):
@@ -140,12 +144,8 @@ def _adjoint(
     FOR_POINTS: tl.constexpr,
     POINTS: tl.constexpr,
 ):
-    blocks = tl.cdiv(count, POINTS)
-    sample = (tl.program_id(0) // blocks).to(tl.int64)
-    at = (tl.program_id(0) % blocks) * POINTS + tl.arange(0, POINTS)
-    ok = at < count
-    base, step_x, step_y, step_z, f_x, f_y, f_z, s_x, s_y, s_z = _place(
-        points + sample * points_stride + at, count, n_x, n_y, n_z, ok, DIM
+    sample, at, ok, base, step_x, step_y, step_z, f_x, f_y, f_z, s_x, s_y, s_z = _place(
+        points, count, n_x, n_y, n_z, points_stride, DIM, POINTS
     )
     nodes = n_x.to(tl.int64) * n_y * n_z
     by_x, by_y, by_z = tl.zeros_like(f_z), tl.zeros_like(f_z), tl.zeros_like(f_z)
