@@ -245,7 +245,7 @@ SMALL_VOLUME = 500_000
 def recipe_for(lattice: tuple[int, ...] | None) -> Recipe:
     """Settings that train well on two cores for images of about this size; None for generated pictures.
 
-    Small volumes take about a quarter of an hour, pictures minutes. On larger volumes the networks see images pooled by
+    Small volumes take less than half an hour, pictures minutes. On larger volumes the networks see images pooled by
     8, 4 and 2, and their map, which is independent of resolution, serves the whole lattice: hours rather than days.
     """
     if lattice is None:
@@ -256,11 +256,11 @@ def recipe_for(lattice: tuple[int, ...] | None) -> Recipe:
         normalisation="none",
         levels=(4, 2, 1) if prod(lattice) <= SMALL_VOLUME else (8, 4, 2),
         similarity="lncc",
-        weight=1.25,
+        weight=1.0,
         mirror=True,
         affine=0.05,
         rate=1e-3,
-        steps=2500,
+        steps=5000,
         validate_every=250,
         save_every=250,
     )
