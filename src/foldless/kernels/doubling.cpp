@@ -32,7 +32,7 @@ void add_doubled(const T* x, T* y, const Shape& s, int threads) {
 #pragma omp parallel num_threads(threads)
     {
         std::vector<float> line(W * C);  // the coarse row that lies at a fine row's height and depth
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
         for (Size row = 0; row < rows; ++row) {
             const Between h(row % s.fine[1], s.coarse[1], s.fine[1]);
             const Between d(row / s.fine[1] % s.fine[0], s.coarse[0], s.fine[0]);
@@ -80,7 +80,7 @@ void doubled_adjoint(const T* g, T* g_x, const Shape& s, int threads) {
 #pragma omp parallel num_threads(threads)
     {
         std::vector<float> line(W * C);
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
         for (Size row = 0; row < rows; ++row) {
             const Reached h(row % s.coarse[1], s.coarse[1], s.fine[1]);
             const Reached d(row / s.coarse[1] % s.coarse[0], s.coarse[0], s.fine[0]);
