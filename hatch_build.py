@@ -12,7 +12,18 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FLAGS = ["-O3", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
 FLAGS += ["-Wno-psabi"]
-SOURCES = ("correlate", "doubling", "norm", "product", "sample", "simplices", "thin", "version")  # .cpp
+SOURCES = (
+    "consistency",
+    "correlate",
+    "doubling",
+    "norm",
+    "planar",
+    "product",
+    "sample",
+    "simplices",
+    "thin",
+    "version",
+)  # .cpp
 VARIANTS = {  # the loader takes the widest that the processor runs
     "libfoldless.so": [],
     "libfoldless-avx2.so": ["-march=x86-64-v3"],

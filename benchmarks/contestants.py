@@ -33,7 +33,9 @@ def foldless_step(task: str, shape: tuple[int, ...], batch: int, precision: str,
     import torch
 
     import foldless
+    from foldless.memory import settle_memory
 
+    settle_memory()  # as every command of foldless does
     if task == "voxelmorph":
         terms = {"network": "voxelmorph", "similarity": "lncc-squared", "regularity": "diffusion"}
     else:
@@ -122,7 +124,8 @@ def main() -> None:
     warnings.simplefilter("ignore")
     task, name, size, batch, *rest = sys.argv[1:]
     device = rest[0] if rest else "cpu"
-    import torch  # noqa: F401
+    import torch
+    import torch._dynamo  # noqa: F401  the optimisers import it when they are made
 
     if name == "icon_registration":
         import icon_registration.losses  # noqa: F401

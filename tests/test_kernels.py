@@ -8,12 +8,20 @@ from torch.testing import assert_close
 from foldless import kernels
 from foldless.grid import Grid, sample, sample_with_jacobian
 from foldless.kernels import convolution, native, plain
-from foldless.kernels.doubling import add_doubled
+from foldless.kernels.doubling import residual_double
 from foldless.kernels.norm import normalise
+from foldless.kernels.planar import add_convolved
 from foldless.kernels.thin import thin
 from foldless.maps import Displacement, matrix_product
 from foldless.maps.matrices import plain_matrix_product
-from foldless.regularity import _plain_product_error, _product_error
+from foldless.regularity import (
+    _both_orders,
+    _plain_product_error,
+    _product_error,
+    _product_errors,
+    gradient_inverse_consistency,
+    inverse_consistency,
+)
 
 compiled = pytest.mark.skipif(
     not kernels.native_status()[0], reason=f"no compiled kernel: {kernels.native_status()[1]}"
@@ -449,23 +457,143 @@ def test_the_error_of_a_product_has_its_gradient(dim):
 # Doubling
 
 
-@compiled
+def in_rows(*shape, dtype=torch.float32):
+    """Random numbers whose channels lie side by side."""
+    return torch.randn(*shape).to(dtype).movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+def plain_residual_double(x, weight, bias):
+    """The layer in torch's own words, ICON's order of channels."""
+    dim, have, want = x.ndim - 2, x.shape[1], weight.shape[1]
+    kept = x[:, :want] if have >= want else torch.cat([x.new_zeros(len(x), want - have, *x.shape[2:]), x], dim=1)
+    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[dim]
+    active = torch.nn.functional.leaky_relu(x)
+    doubled = PLAIN["double"][dim](active, weight, bias, stride=2, padding=1)
+    return doubled + torch.nn.functional.interpolate(kept, scale_factor=2, mode=mode)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("have", "want"), [(32, 32), (48, 16), (37, 16), (16, 32), (7, 5)])
 @pytest.mark.parametrize("lattice", [(1,), (5,), (4, 3), (1, 6), (3, 1, 4), (2, 5, 3)])
-def test_doubling_and_adding_equals_torchs(dtype, lattice):
-    layout = {2: torch.channels_last, 3: torch.channels_last_3d}.get(len(lattice))
-
-    def laid_out(*shape):
-        x = torch.randn(*shape).to(dtype)
-        return x.movedim(1, -1).contiguous().movedim(-1, 1) if layout is None else x.contiguous(memory_format=layout)
-
-    x, y = laid_out(2, 32, *lattice), laid_out(2, 32, *(2 * n for n in lattice))
-    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(lattice)]
-
-    def plain(y, x):
-        return y + torch.nn.functional.interpolate(x.float(), scale_factor=2, mode=mode)
-
-    like = laid_out(*y.shape)
-    got = with_gradients(lambda y, x: add_doubled(y.clone(), x), (y, x), like)
-    expected = with_gradients(plain, (y, x), like.float())
+def test_doubling_with_the_shortcut_equals_torchs(dtype, have, want, lattice):
+    x, like = in_rows(2, have, *lattice, dtype=dtype), in_rows(2, want, *(2 * n for n in lattice))
+    weight, bias = torch.randn(have, want, *[4] * len(lattice)) / have, torch.randn(want)
+    got = with_gradients(residual_double, (x, weight, bias), like.to(dtype))
+    rounded = (x.double(), weight.to(dtype).double(), bias.to(dtype).double())
+    expected = with_gradients(plain_residual_double, rounded, like.to(dtype))
+    assert got[0].dtype == dtype
+    assert all(gradient.dtype == torch.float32 for gradient in got[2:])
     assert_close_to_largest(got, expected, dtype)
+
+
+@pytest.mark.parametrize("dtype", ROUNDED)
+@pytest.mark.parametrize("nodes", [1, 2])
+@pytest.mark.parametrize("dim", DIMS)
+def test_doubling_node_by_node_equals_the_convolution(dim, nodes, dtype):
+    x, like = in_rows(40, 6, *[nodes] * dim, dtype=dtype), in_rows(40, 5, *[2 * nodes] * dim)
+    weight, bias = torch.randn(6, 5, *[4] * dim), torch.randn(5)
+
+    def plain(x, weight, bias):
+        return PLAIN["double"][dim](x, weight, bias, stride=2, padding=1)
+
+    got = with_gradients(convolution.double, (x, weight, bias), like.to(dtype))
+    rounded = (x.double(), weight.to(dtype).double(), bias.to(dtype).double())
+    expected = with_gradients(plain, rounded, like.to(dtype))
+    for ours, referee in zip(got, expected, strict=True):  # of up to four products, each rounded
+        allowed = 4 * ROUNDED[dtype] * referee.abs().max()
+        assert (ours.double() - referee.double()).abs().max() <= allowed
+
+
+# Channels beside those of the last layer
+
+
+@pytest.mark.parametrize("dtype", ROUNDED)
+@pytest.mark.parametrize(
+    ("lattice", "side"), [((70,), 3), ((5, 37), 5), ((4, 5, 67), 3), ((1, 2, 3), 3), ((1, 1, 1), 3)]
+)
+@pytest.mark.parametrize(("channels", "outputs"), [(2, 3), (1, 1), (4, 2), (2, 5)])
+def test_adding_a_convolution_of_few_channels_equals_torchs(lattice, side, channels, outputs, dtype):
+    dim = len(lattice)
+    x, y = torch.randn(2, channels, *lattice).to(dtype), torch.randn(2, outputs, *lattice)
+    weight, like = torch.randn(outputs, channels, *[side] * dim), torch.randn(y.shape)
+    reference = getattr(torch.nn.functional, f"conv{dim}d")
+    got = with_gradients(lambda y, x, w: add_convolved(y.clone(), x, w), (y, x, weight), like)
+    expected = with_gradients(
+        lambda y, x, w: y + reference(x, w, padding=side // 2), (y.double(), x.double(), weight.double()), like
+    )
+    assert_close_to_largest(got, expected, dtype)
+
+
+# Inverse consistency in one pass
+
+CONSISTENCIES = {
+    "icon": (inverse_consistency, _both_orders),
+    "gradicon": (gradient_inverse_consistency, _product_errors),
+}
+
+
+def two_fields(dim, shape, batch, dtype):
+    return torch.randn(2, batch, dim, *shape, dtype=dtype) * 0.1
+
+
+@compiled
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("batch", [1, 3, 17])
+@pytest.mark.parametrize(
+    ("shape", "count"), [((6,), 77), ((1,), 3), ((5, 9), 200), ((20, 1), 64), ((6, 7, 8), 300), ((2, 3, 1), 130)]
+)
+@pytest.mark.parametrize("name", CONSISTENCIES)
+def test_consistency_in_one_pass_is_the_plain_one(name, shape, count, batch, dtype):
+    ours, plain = CONSISTENCIES[name]
+    dim = len(shape)
+    fields = two_fields(dim, shape, batch, dtype)
+    points = torch.rand(batch, dim, count, dtype=dtype) * 1.4 - 0.2  # some of them outside
+    like = torch.tensor(3.0, dtype=dtype)
+    got = with_gradients(lambda a, b: ours(a, b, points), tuple(fields), like)
+    expected = with_gradients(lambda a, b: plain(Displacement(a), Displacement(b), points), tuple(fields), like)
+    for mine, referee in zip(got, expected, strict=True):
+        assert mine.dtype == dtype
+        slack = 2e-5 if dtype == torch.float32 else 1e-12  # sums of many terms in the type's own rounding
+        assert (mine - referee).abs().max() <= slack * referee.abs().max() + 1e-12
+
+
+@compiled
+@pytest.mark.parametrize("name", CONSISTENCIES)
+@pytest.mark.parametrize("dim", DIMS)
+def test_consistency_in_one_pass_has_its_gradient(name, dim):
+    ours = CONSISTENCIES[name][0]
+    fields = two_fields(dim, SHAPES[dim], 2, torch.float64).requires_grad_()
+    points = torch.rand(2, dim, 9, dtype=torch.float64) * 1.2 - 0.1
+    assert torch.autograd.gradcheck(lambda f: ours(f[0], f[1], points), fields)
+
+
+@compiled
+@pytest.mark.parametrize("name", CONSISTENCIES)
+def test_consistency_in_one_pass_depends_on_threads_by_rounding_alone(name):
+    ours = CONSISTENCIES[name][0]
+    fields, points = two_fields(3, (9, 8, 7), 1, torch.float32), torch.rand(1, 3, 5000)
+    found = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(with_gradients(lambda a, b: ours(a, b, points), tuple(fields), torch.tensor(1.0)))
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            assert_close(a, b, rtol=0, atol=1e-5 * b.abs().max().item())
+
+
+@compiled
+@pytest.mark.parametrize("name", CONSISTENCIES)
+def test_what_one_pass_cannot_do_is_done_plainly(name):
+    """Points that want a gradient, maps whose batches differ, and maps that are no displacements."""
+    ours, plain = CONSISTENCIES[name]
+    a, b = (Displacement(field) for field in two_fields(2, (5, 6), 2, torch.float64))
+    points = torch.rand(2, 2, 30, dtype=torch.float64)
+    wanted = points.clone().requires_grad_()
+    slope = torch.autograd.grad(ours(a, b, wanted), wanted)[0]
+    assert slope.abs().max() > 0
+    assert_close(ours(a[:1], b, points), plain(a[:1], b, points))
+    assert_close(ours(a @ b, b, points), plain(a @ b, b, points))

@@ -10,7 +10,7 @@ TESTS = Path(__file__).parent
 KERNELS = TESTS.parent / "src" / "foldless" / "kernels"
 SOURCES = [
     TESTS / "threads.cpp",
-    *(KERNELS / f"{name}.cpp" for name in ("correlate", "norm", "product", "sample", "simplices")),
+    *(path for path in sorted(KERNELS.glob("*.cpp")) if path.stem != "version"),
 ]
 FOUND = 66  # the sanitizer's exit status
 

@@ -67,6 +67,18 @@ void foldless_judge_f32(const float*, bool*, float*, const int*, const int*, con
                         const Size*, Size, Size, int, int);
 double foldless_product_error_f32(const float*, const float*, float*, float*, Size, Size, Size, double, int);
 void foldless_product_f32(const float*, const float*, float*, Size, Size, Size, int, int, int);
+double foldless_consistency_f32(const float*, const float*, const float*, float*, float*, Size, Size, const Size*, Size,
+                                Size, double, int);
+double foldless_gradient_consistency_f32(const float*, const float*, const float*, float*, float*, Size, Size, const Size*,
+                                         Size, Size, double, int);
+void foldless_planar_add(const float*, const float*, float*, const Size*, int);
+void foldless_planar_backward_weights(const float*, const float*, float*, const Size*, int);
+void foldless_add_doubled_f32(const float*, float*, const Size*, int);
+void foldless_doubled_adjoint_f32(const float*, float*, const Size*, int);
+int foldless_lanes();
+void foldless_thin_f32(const float*, const float*, const float*, float*, const Size*, int, int);
+void foldless_thin_backward_x_f32(const float*, const float*, float*, const Size*, int, int);
+void foldless_thin_backward_weights_f32(const float*, const float*, float*, const Size*, int, int);
 void foldless_norm_reduce_f32(const float*, const float*, double*, Size, Size, Size, int);
 }
 
@@ -125,6 +137,33 @@ void multiply() {
     foldless_product_f32(a.data(), b.data(), g_a.data(), 2, 3, 5000, 0, 1, THREADS);
 }
 
+void compose(Size batch) {
+    const Size shape[] = {9, 10, 11}, length = 3 * 990, count = 20000;
+    const auto field_AB = numbers(batch * length), field_BA = field_AB, points = numbers(batch * 3 * count);
+    auto g_AB = field_AB, g_BA = field_AB;
+    for (const auto run : {foldless_consistency_f32, foldless_gradient_consistency_f32})
+        run(field_AB.data(), field_BA.data(), points.data(), g_AB.data(), g_BA.data(), batch, 3, shape, count, 3 * count,
+            1e-5, THREADS);
+}
+
+void convolve() {
+    const Size few[] = {2, 2, 3, 7, 8, 40, 3, 3, 3};
+    const auto padded = numbers(2 * 2 * 9 * 10 * 42), weights = numbers(3 * 2 * 27);
+    auto planar = numbers(2 * 3 * 7 * 8 * 40), g_weights = weights;
+    foldless_planar_add(padded.data(), weights.data(), planar.data(), few, THREADS);
+    foldless_planar_backward_weights(padded.data(), planar.data(), g_weights.data(), few, THREADS);
+    const Size L = foldless_lanes(), many[] = {2, 7, 8, 40, L, 3, 3, 3};
+    const auto packed = numbers(27 * 3 * L), bias = numbers(3);
+    auto nodes = numbers(2 * 7 * 8 * 40 * L), g_packed = packed;
+    foldless_thin_f32(nodes.data(), packed.data(), bias.data(), planar.data(), many, 3, THREADS);
+    foldless_thin_backward_weights_f32(nodes.data(), planar.data(), g_packed.data(), many, 3, THREADS);
+    foldless_thin_backward_x_f32(planar.data(), packed.data(), nodes.data(), many, 3, THREADS);
+    const Size twice[] = {2, 3, 4, 5, 6, 8, 10, L, L + 2};
+    auto coarse = numbers(2 * 60 * (L + 2)), fine = numbers(2 * 480 * L);
+    foldless_add_doubled_f32(coarse.data(), fine.data(), twice, THREADS);
+    foldless_doubled_adjoint_f32(fine.data(), coarse.data(), twice, THREADS);
+}
+
 void increase(void* counter) { ++*static_cast<int*>(counter); }
 
 }  // namespace
@@ -138,7 +177,9 @@ int main(int, char** arguments) {
     for (const Size batch : {1, 3, 4}) {
         sample(batch, 1);
         sample(batch, 5);
+        compose(batch);
     }
+    convolve();
     correlate(3, 9);
     correlate(2, 40);
     judge();

@@ -57,7 +57,7 @@ class Grid:
         """
         shape = (batch, self.dim, *self.shape)
         noise = torch.randn(shape, dtype=like.dtype, device=like.device, generator=generator)
-        return self.points(like) + noise * per_axis(self.voxel, noise)
+        return noise.mul_(per_axis(self.voxel, noise)).add_(self.points(like))
 
 
 def in_voxels(nodes: Points, grid: Grid) -> Float[Tensor, "#batch dim *lattice"]:

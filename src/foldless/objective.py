@@ -85,5 +85,6 @@ class Objective(BaseObjective):
         grid = Grid.of(fixed)
         nodes = phi.on(grid)
         similarity = 2 * self.similarity(sample(moving, nodes), fixed)
-        regularity = self.regularity(phi[:pairs], phi[pairs:], grid)
-        return self.weighed(similarity, regularity, nodes[:pairs]), phi[:pairs]
+        phi_AB, phi_BA = phi.parted(pairs)
+        regularity = self.regularity(phi_AB, phi_BA, grid)
+        return self.weighed(similarity, regularity, nodes[:pairs]), phi_AB

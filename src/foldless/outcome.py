@@ -294,7 +294,7 @@ def predict(model: Model, image_A: Tensor, image_B: Tensor) -> tuple[Map, Map]:
     count = image_A.shape[0]
     with torch.no_grad():
         phi: Map = model.registration(torch.cat([image_A, image_B]), torch.cat([image_B, image_A]))
-    return phi[:count], phi[count:]
+    return phi.parted(count)
 
 
 def predict_tuned(

@@ -145,7 +145,7 @@ def optimise_flow(
             assert flow.velocity is not None
             generator, velocity = flow.generator.detach(), flow.velocity.detach()
         phi = flow(image_A, image_B).of_tensors(torch.detach)
-    return phi[:pairs], phi[pairs:]
+    return phi.parted(pairs)
 
 
 def flow_steps(levels: Sequence[int], steps: int) -> int:
@@ -202,7 +202,7 @@ def optimise_maps(
             objective = Objective(FreeMaps(phi), similarity, regularity, weight)
             optimise(objective, a, b, steps, rate, on_step)
             phi = objective.registration(a, b).of_tensors(torch.detach)
-    return phi[: len(image_A)], phi[len(image_A) :]
+    return phi.parted(len(image_A))
 
 
 def optimise_weights(
@@ -236,7 +236,7 @@ def optimise_weights(
         optimise(tuned, image_A, image_B, steps, rate, on_step)
     with torch.no_grad():
         phi = tuned.registration(torch.cat([image_A, image_B]), torch.cat([image_B, image_A]))
-    return phi[: len(image_A)], phi[len(image_A) :]
+    return phi.parted(len(image_A))
 
 
 def optimise(

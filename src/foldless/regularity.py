@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from foldless.grid import Grid, Points, in_voxels, per_axis, sample
+from foldless.kernels.consistency import can_compose, consistency, gradient_consistency
 from foldless.kernels.product import can_multiply, product_error
 from foldless.maps import Displacement, Identity, Map, compose, matrix_product
 
@@ -35,7 +36,10 @@ def inverse_consistency(phi_AB: Map | Field, phi_BA: Map | Field, points: Points
     In squared unit-cube units. `points` is (batch, dim, *at): `Grid.jittered` as in the paper, or the bare lattice,
     which cannot see two nodes that swap (ICON, Fig. 3).
     """
-    return _both_orders(_as_map(phi_AB), _as_map(phi_BA), points)
+    phi_AB, phi_BA = _as_map(phi_AB), _as_map(phi_BA)
+    if fields := _fields(phi_AB, phi_BA, points):
+        return consistency(*fields, points)
+    return _both_orders(phi_AB, phi_BA, points)
 
 
 def noisy_inverse_consistency(
@@ -59,11 +63,9 @@ def gradient_inverse_consistency(phi_AB: Map | Field, phi_BA: Map | Field, point
     1.5 holds on every lattice.
     """
     phi_AB, phi_BA = _as_map(phi_AB), _as_map(phi_BA)
-    value_AB, slope_AB = phi_AB.with_jacobian(points)
-    value_BA, slope_BA = phi_BA.with_jacobian(points)
-    one = _product_error(phi_AB.jacobian(value_BA), slope_BA, points)
-    other = _product_error(phi_BA.jacobian(value_AB), slope_AB, points)
-    return (one + other) / 2
+    if fields := _fields(phi_AB, phi_BA, points):
+        return gradient_consistency(*fields, points)
+    return _product_errors(phi_AB, phi_BA, points)
 
 
 def cycle_consistency(maps: Sequence[Map], points: Points) -> Score:
@@ -156,6 +158,21 @@ def _points(at: Literal["jittered", "lattice"], phi_AB: Map, phi_BA: Map, grid: 
 def _both_orders(phi_AB: Callable[[Points], Points], phi_BA: Callable[[Points], Points], points: Points) -> Score:
     there, back = phi_BA(points), phi_AB(points)
     return (phi_AB(there) - points).square().mean() + (phi_BA(back) - points).square().mean()
+
+
+def _product_errors(phi_AB: Map, phi_BA: Map, points: Points) -> Score:
+    value_AB, slope_AB = phi_AB.with_jacobian(points)
+    value_BA, slope_BA = phi_BA.with_jacobian(points)
+    one = _product_error(phi_AB.jacobian(value_BA), slope_BA, points)
+    other = _product_error(phi_BA.jacobian(value_AB), slope_AB, points)
+    return (one + other) / 2
+
+
+def _fields(phi_AB: Map, phi_BA: Map, points: Points) -> tuple[Tensor, Tensor] | None:
+    """The displacements of both maps where one pass over them can do."""
+    if not (isinstance(phi_AB, Displacement) and isinstance(phi_BA, Displacement)):
+        return None
+    return (phi_AB.field, phi_BA.field) if can_compose(phi_AB.field, phi_BA.field, points) else None
 
 
 def _shaken(points: Points, epsilon: Sequence[float]) -> Points:

@@ -21,6 +21,7 @@ from foldless.cli.prepare import Prepare
 from foldless.cli.register import Register
 from foldless.cli.train import Train, with_defaults_for_the_data
 from foldless.errors import InputError, TrainingError
+from foldless.memory import settle_memory
 
 ABOUT = """Register medical images with learned maps that do not fold.
 
@@ -33,6 +34,7 @@ LACKS_MEMORY = "the memory is not enough; train with --levels 2 (or larger) or w
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 done, 1 it failed on the way, 2 it was given something that cannot be used."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads are ruinous where cores are shared
+    settle_memory()
     warnings.showwarning = say_warning
     threading.excepthook = quiet_thread
     words = list(sys.argv[1:] if arguments is None else arguments)

@@ -1,7 +1,8 @@
 // y += x doubled by linear interpolation (half-pixel centres, borders continue), and the adjoint of doubling.
 //
-// Channels-last memory, float or bfloat16: x (batch, size..., channels), y twice the size on every axis of more than one
-// node, channels a multiple of L. An axis that does not exist has size 1 on both sides.
+// Channels-last memory, float or bfloat16: y (batch, size..., channels) with channels a multiple of L, x half its size on
+// every axis that exists, with at least as many channels, `pitch`; those after the first are left alone. An axis that
+// does not exist has size 1 on both sides.
 
 #include <vector>
 
@@ -12,7 +13,7 @@ namespace {
 using namespace foldless;
 
 struct Shape {
-    Size batch, coarse[3], fine[3], channels;
+    Size batch, coarse[3], fine[3], channels, pitch;
 };
 
 // The two coarse nodes that a fine one lies between: 3/4 of the nearer, 1/4 of the other.
@@ -27,20 +28,21 @@ struct Between {
 
 template <typename T>
 void add_doubled(const T* x, T* y, const Shape& s, int threads) {
-    const Size C = s.channels, W = s.coarse[2], rows = s.batch * s.fine[0] * s.fine[1];
+    const Size C = s.channels, P = s.pitch, W = s.coarse[2], rows = s.batch * s.fine[0] * s.fine[1];
 #pragma omp parallel num_threads(threads)
     {
         std::vector<float> line(W * C);  // the coarse row that lies at a fine row's height and depth
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
         for (Size row = 0; row < rows; ++row) {
             const Between h(row % s.fine[1], s.coarse[1], s.fine[1]);
             const Between d(row / s.fine[1] % s.fine[0], s.coarse[0], s.fine[0]);
             const Size sample = row / (s.fine[0] * s.fine[1]);
-            const auto at = [&](Size z, Size y) { return x + ((sample * s.coarse[0] + z) * s.coarse[1] + y) * W * C; };
+            const auto at = [&](Size z, Size y) { return x + ((sample * s.coarse[0] + z) * s.coarse[1] + y) * W * P; };
             const T *nn = at(d.near, h.near), *nf = at(d.near, h.far), *fn = at(d.far, h.near), *ff = at(d.far, h.far);
-            for (Size i = 0; i < W * C; i += L)
-                store(line.data() + i, (load(nn + i) * 0.75f + load(nf + i) * 0.25f) * 0.75f +
-                                           (load(fn + i) * 0.75f + load(ff + i) * 0.25f) * 0.25f);
+            for (Size w = 0; w < W; ++w)
+                for (Size c = 0, i = w * P; c < C; c += L, i += L)
+                    store(line.data() + w * C + c, (load(nn + i) * 0.75f + load(nf + i) * 0.25f) * 0.75f +
+                                                       (load(fn + i) * 0.75f + load(ff + i) * 0.25f) * 0.25f);
             T* out = y + row * s.fine[2] * C;
             for (Size w = 0; w < s.fine[2]; ++w) {
                 const Between k(w, W, s.fine[2]);
@@ -71,13 +73,14 @@ struct Reached {
     }
 };
 
+// g_x += what arrives from g.
 template <typename T>
 void doubled_adjoint(const T* g, T* g_x, const Shape& s, int threads) {
     const Size C = s.channels, W = s.fine[2], rows = s.batch * s.coarse[0] * s.coarse[1];
 #pragma omp parallel num_threads(threads)
     {
         std::vector<float> line(W * C);
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
         for (Size row = 0; row < rows; ++row) {
             const Reached h(row % s.coarse[1], s.coarse[1], s.fine[1]);
             const Reached d(row / s.coarse[1] % s.coarse[0], s.coarse[0], s.fine[0]);
@@ -90,24 +93,24 @@ void doubled_adjoint(const T* g, T* g_x, const Shape& s, int threads) {
                     for (Size i = 0; i < W * C; i += L)
                         store(line.data() + i, load(line.data() + i) + load(from + i) * weight);
                 }
-            T* out = g_x + row * s.coarse[2] * C;
+            T* out = g_x + row * s.coarse[2] * s.pitch;
             for (Size w = 0; w < s.coarse[2]; ++w) {
                 const Reached k(w, s.coarse[2], W);
                 for (Size c = 0; c < C; c += L) {
-                    Lanes total = {};
+                    Lanes total = load(out + w * s.pitch + c);
                     for (int i = 0; i < k.count; ++i) total += load(line.data() + k.at[i] * C + c) * k.weight[i];
-                    store(out + w * C + c, total);
+                    store(out + w * s.pitch + c, total);
                 }
             }
         }
     }
 }
 
-Shape shape_of(const Size* s) { return {s[0], {s[1], s[2], s[3]}, {s[4], s[5], s[6]}, s[7]}; }
+Shape shape_of(const Size* s) { return {s[0], {s[1], s[2], s[3]}, {s[4], s[5], s[6]}, s[7], s[8]}; }
 
 }  // namespace
 
-// shape: batch, coarse depth, height, width, fine depth, height, width, channels.
+// shape: batch, coarse depth, height, width, fine depth, height, width, channels, pitch.
 #define FOLDLESS_DOUBLING(T, NAME)                                                                          \
     extern "C" void foldless_add_doubled_##NAME(const T* x, T* y, const Size* shape, int threads) {         \
         add_doubled(x, y, shape_of(shape), threads);                                                        \

@@ -58,6 +58,10 @@ class Map(ABC):
         """The same map for some samples of the batch; samples shared by the whole batch stay shared."""
         return self.of_tensors(lambda tensor: tensor if tensor.shape[0] == 1 else tensor[batch])
 
+    def parted(self, count: int) -> tuple[Map, Map]:
+        """The map of the first `count` samples, and that of the others."""
+        return self[:count], self[count:]
+
     def of_tensors(self, function: Callable[[Tensor], Tensor]) -> Map:
         """The same kind of map with `function` applied to every tensor it is made of (`.to`, `.detach`, ...)."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
@@ -128,6 +132,10 @@ class Composition(Map):
 
     def __getitem__(self, batch: slice) -> Map:
         return Composition(tuple(part[batch] for part in self.parts))
+
+    def parted(self, count: int) -> tuple[Map, Map]:
+        first, others = zip(*(part.parted(count) for part in self.parts), strict=True)
+        return Composition(first), Composition(others)
 
     def of_tensors(self, function: Callable[[Tensor], Tensor]) -> Map:
         return Composition(tuple(part.of_tensors(function) for part in self.parts))

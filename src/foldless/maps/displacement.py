@@ -48,6 +48,12 @@ class Displacement(Map):
         """The lattice that the displacement is stored on."""
         return Grid.of(self.field)
 
+    def parted(self, count: int) -> tuple[Map, Map]:
+        if len(self.field) == 1:
+            return self, self
+        first, others = self.field.split([count, len(self.field) - count])  # one gradient, not two with zeros
+        return Displacement(first), Displacement(others)
+
     def __call__(self, points: Points) -> Points:
         return points + sample(self.field, points)
 

@@ -41,4 +41,4 @@ class EncoderDecoder(nn.Module):
             x = F.relu(halve(layer, x))
         for layer, size in zip(self.up, reversed(sizes), strict=True):
             x = crop(F.relu(double(layer, x)), size)
-        return last(self.last, x) / 10
+        return last(self.last, x, factor=0.1)

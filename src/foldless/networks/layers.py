@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from foldless.kernels import convolution
+from foldless.kernels.planar import add_convolved
 from foldless.kernels.thin import thin
 
 Image = Float[Tensor, "batch channels *lattice"]
@@ -33,12 +35,25 @@ def zero(layer: nn.Module) -> nn.Module:
     return layer
 
 
-def last(layer: nn.Module, x: Tensor) -> Tensor:
-    """The last layer, in its parameters' own dtype: bfloat16's 8 bits are 1/256 of a displacement."""
+def lay_out(network: nn.Module, dim: int) -> None:
+    """Weights in the memory layout that convolutions prefer, so that no step has to turn them around."""
+    if layout := _LAYOUT.get(dim + 2):
+        network.to(memory_format=layout)  # type: ignore[call-overload]
+
+
+def last(layer: nn.Module, x: Tensor, beside: Tensor | None = None, factor: float = 1.0) -> Tensor:
+    """The last layer times a factor, in its parameters' own dtype: bfloat16's 8 bits are 1/256 of a displacement.
+
+    Few more channels `beside` those of x are read where they are, which spares joining them.
+    """
+    weight, bias = (layer.get_parameter(name) * factor for name in ("weight", "bias"))
     with torch.autocast(x.device.type, enabled=False):
         if isinstance(layer, nn.Linear):
-            return F.linear(x.to(layer.weight.dtype), layer.weight, layer.bias)
-        return thin(x, layer.get_parameter("weight"), layer.get_parameter("bias"))
+            return F.linear(x.to(weight.dtype), weight, bias)
+        if beside is None:
+            return thin(x, weight, bias)
+        own, others = weight.split([x.shape[1], beside.shape[1]], dim=1)
+        return add_convolved(thin(x, own, bias), beside, others)
 
 
 def same(layer: nn.Module, x: Tensor) -> Tensor:
@@ -80,16 +95,41 @@ def laid_out_as(x: Tensor, like: Tensor) -> Tensor:
 
 
 def pooled(x: Tensor) -> Tensor:
-    """Means of 2-wide blocks; torch pools no volumes in bfloat16."""
-    block = [min(2, n) for n in x.shape[2:]]
-    wide = x.float() if x.dtype == torch.bfloat16 and x.ndim != 4 else x
-    return _AVERAGE_POOL[x.ndim - 2](wide, block, ceil_mode=True).to(x.dtype)
+    """Means of 2-wide blocks; where the lattice is odd the last block is what is left."""
+    result: Tensor = _Pooled.apply(x)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Pooled(torch.autograd.Function):
+    """Keeps nothing but a size for the way back; torch's own keeps its input, and pools no volumes in bfloat16."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.size = x.shape[2:]
+        wide = x.float() if x.dtype == torch.bfloat16 and x.ndim != 4 else x
+        return _AVERAGE_POOL[x.ndim - 2](wide, [min(2, n) for n in ctx.size], ceil_mode=True).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        rows = gradient.movedim(1, -1)
+        for axis, n in enumerate(ctx.size, start=1):
+            if n > 1:
+                shares = rows.new_full((rows.shape[axis],), 0.5)
+                shares[n // 2 :] = 1  # the block of one node, where n is odd
+                rows = rows * shares.reshape(-1, *[1] * (rows.ndim - 1 - axis))
+        batch, *size, channels = rows.shape
+        pairs = [side for n, k in zip(ctx.size, size, strict=True) for side in (k, min(2, n))]
+        apart = rows.reshape(batch, *[side for k in size for side in (k, 1)], channels)
+        whole = apart.expand(batch, *pairs, channels).reshape(
+            batch, *[k * min(2, n) for n, k in zip(ctx.size, size, strict=True)], channels
+        )
+        return crop(whole.movedim(-1, 1), ctx.size)
 
 
 def crop(x: Tensor, size: Sequence[int]) -> Tensor:
     """The first nodes of every axis."""
     for axis, n in enumerate(size, start=2):
-        x = x.narrow(axis, 0, n)
+        x = x.narrow(axis, 0, n) if x.shape[axis] > n else x
     return x
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from foldless.kernels.doubling import add_doubled
+from foldless.kernels.doubling import residual_double
 from foldless.networks.layers import (
     CONVOLUTION,
     TRANSPOSED,
@@ -18,11 +17,11 @@ from foldless.networks.layers import (
     Prediction,
     cast,
     crop,
-    double,
     halve,
     joined,
     laid_out_as,
     last,
+    lay_out,
     pooled,
     zero,
 )
@@ -60,9 +59,10 @@ class ResidualUNet(nn.Module):
         self.normalise = nn.ModuleList(normalisation_of(normalisation, o) for o in up)
         self.bottleneck = _Bottleneck(down[-1] * bottleneck[0], bottleneck[1]) if bottleneck else None
         self.last = zero(CONVOLUTION[dim](down[0] + up[0], dim, 3, padding=1))
+        lay_out(self, dim)
 
     def forward(self, image_A: Image, image_B: Image) -> Prediction:
-        x = joined(image_A, image_B)
+        images = x = joined(image_A, image_B)
         skips = []
         for layer in self.down:
             skips.append(x)
@@ -71,10 +71,11 @@ class ResidualUNet(nn.Module):
         if self.bottleneck is not None:
             x = self.bottleneck(x)
         for layer, scaled, skip in zip(reversed(self.up), reversed(self.normalise), reversed(skips), strict=True):
-            active, kept = _fork(x, layer.get_parameter("weight").shape[1])
-            x = scaled(add_doubled(double(layer, active), kept))
-            x = torch.cat([crop(x, skip.shape[2:]), skip], dim=1)
-        return last(self.last, x) / 10
+            doubled = residual_double(x, layer.get_parameter("weight"), layer.get_parameter("bias"))
+            x = crop(scaled(doubled), skip.shape[2:])
+            if skip is not images:
+                x = torch.cat([x, skip], dim=1)
+        return last(self.last, x, images, factor=0.1)
 
 
 class _Bottleneck(nn.Module):
@@ -95,32 +96,6 @@ class _Bottleneck(nn.Module):
             )
         flat = F.leaky_relu(F.linear(flat, *cast(narrow, x)))
         return laid_out_as(F.linear(flat, *cast(wide, x)).reshape(x.shape), x)
-
-
-def _fork(x: Tensor, channels: int) -> tuple[Tensor, Tensor]:
-    """leaky_relu(x), and x with its channels matched: the last dropped, or zeros put before the first, as published."""
-    have = x.shape[1]
-    if have < channels:
-        return F.leaky_relu(x), torch.cat([x.new_zeros(x.shape[0], channels - have, *x.shape[2:]), x], dim=1)
-    active, kept = _Fork.apply(x, channels)  # type: ignore[no-untyped-call]
-    return active, kept
-
-
-class _Fork(torch.autograd.Function):
-    """Both uses of x in one backward, which spares a tensor of zeros and two passes over memory."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, channels: int) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(x)
-        ctx.channels = channels
-        return F.leaky_relu(x), laid_out_as(x[:, :channels].clone(), x)
-
-    @staticmethod
-    def backward(ctx: Any, active: Tensor, kept: Tensor) -> tuple[Tensor, None]:
-        (x,) = ctx.saved_tensors
-        gradient: Tensor = torch.ops.aten.leaky_relu_backward(active, x, 0.01, False)
-        gradient[:, : ctx.channels] += kept
-        return gradient, None
 
 
 def _add_matching(x: Tensor, y: Tensor) -> Tensor:

@@ -1,0 +1,77 @@
+"""Inverse consistency of two displacements of one lattice: one pass for the value and both gradients."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foldless.kernels.library import library, pointer
+
+_TYPES = {torch.float32: "f32", torch.float64: "f64"}
+
+
+def can_compose(field_AB: Tensor, field_BA: Tensor, points: Tensor) -> bool:
+    """Whether `consistency` takes these: on the CPU, of one lattice, batch and type, compiled; fixed points."""
+    tensors = (field_AB, field_BA, points)
+    alike = field_AB.shape == field_BA.shape and len({(t.device.type, t.dtype, len(t)) for t in tensors}) == 1
+    compiled = points.device.type == "cpu" and points.dtype in _TYPES and library()[0] is not None
+    return alike and compiled and points.shape[1] <= 3 and points.numel() > 0 and not points.requires_grad
+
+
+def consistency(field_AB: Tensor, field_BA: Tensor, points: Tensor) -> Tensor:
+    """Mean of |phi_AB(phi_BA(x)) - x|² over batch, points and components, plus the same the other way; scalar.
+
+    Args:
+        field_AB: (batch, dim, *lattice), displacements in unit-cube units; phi(x) = x + what is read at x.
+        field_BA: (batch, dim, *lattice).
+        points: (batch, dim, *at), unit-cube units.
+    """
+    share = 1 / points.numel()
+    result: Tensor = _Consistency.apply("consistency", field_AB, field_BA, points, share)  # type: ignore[no-untyped-call]
+    return result
+
+
+def gradient_consistency(field_AB: Tensor, field_BA: Tensor, points: Tensor) -> Tensor:
+    """Squared entries of D(phi_AB ∘ phi_BA) - 1, added over columns, mean over the rest and over both orders; scalar.
+
+    The arguments are those of `consistency`.
+    """
+    share = 1 / (2 * points.numel())
+    result: Tensor = _Consistency.apply("gradient_consistency", field_AB, field_BA, points, share)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Consistency(torch.autograd.Function):
+    """Keeps the gradients, which cost little more than the value, instead of what they are made of."""
+
+    @staticmethod
+    def forward(ctx: Any, name: str, field_AB: Tensor, field_BA: Tensor, points: Tensor, share: float) -> Tensor:
+        compiled = library()[0]
+        assert compiled is not None
+        field_AB, field_BA, at = field_AB.contiguous(), field_BA.contiguous(), points.flatten(2).contiguous()
+        wanted = any(ctx.needs_input_grad)
+        gradients = [torch.empty_like(field) if wanted else None for field in (field_AB, field_BA)]
+        batch, dim, count = at.shape
+        size = ctypes.c_int64
+        function = getattr(compiled, f"foldless_{name}_{_TYPES[at.dtype]}")
+        function.restype = ctypes.c_double
+        total = function(
+            *map(pointer, (field_AB, field_BA, at, *gradients)),
+            size(batch),
+            size(dim),
+            (size * dim)(*field_AB.shape[2:]),
+            size(count),
+            size(at.stride(0)),
+            ctypes.c_double(share),
+            ctypes.c_int(torch.get_num_threads()),
+        )
+        ctx.save_for_backward(*gradients)
+        return at.new_tensor(total * share)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *(g * gradient for g in ctx.saved_tensors), None, None

@@ -1,0 +1,68 @@
+"""Convolutions of few channels, such as the images themselves, added to what the other channels came to; float32."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foldless.kernels.library import library, pointer
+
+
+def add_convolved(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """y + x convolved by an odd kernel that keeps the lattice; y may be overwritten.
+
+    Args:
+        y: (batch, outputs, *lattice), float32.
+        x: (batch, channels, *lattice), float32 or bfloat16.
+        weight: (outputs, channels, *kernel), float32.
+    """
+    wide = y.dtype == weight.dtype == torch.float32
+    if wide and y.device.type == "cpu" and y.is_contiguous() and y.numel() and library()[0] is not None:
+        result: Tensor = _AddConvolved.apply(y, x, weight)  # type: ignore[no-untyped-call]
+        return result
+    dim, padding = x.ndim - 2, [n // 2 for n in weight.shape[2:]]
+    return y + torch.convolution(x.to(weight.dtype), weight, None, [1] * dim, padding, [1] * dim, False, [0] * dim, 1)
+
+
+class _AddConvolved(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.mark_dirty(y)
+        _call("add", _padded(x, weight), weight.contiguous(), y, y.shape, weight.shape)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        x, weight = ctx.saved_tensors
+        g_x, gradient = None, gradient.contiguous()
+        if ctx.needs_input_grad[1]:
+            turned = weight.transpose(0, 1).flip(*range(2, weight.ndim)).contiguous()
+            g_x = gradient.new_zeros(x.shape)
+            _call("add", _padded(gradient, weight), turned, g_x, x.shape, turned.shape)
+            g_x = g_x.to(x.dtype)
+        g_weight = torch.empty_like(weight, memory_format=torch.contiguous_format)
+        _call("backward_weights", _padded(x, weight), gradient, g_weight, gradient.shape, weight.shape)
+        return gradient, g_x, g_weight
+
+
+def _padded(x: Tensor, weight: Tensor) -> Tensor:
+    """Planar float32 with half a kernel of zeros around."""
+    padded = x.new_zeros(
+        *x.shape[:2], *(n + k - 1 for n, k in zip(x.shape[2:], weight.shape[2:], strict=True)), dtype=torch.float32
+    )
+    inner = tuple(slice(k // 2, k // 2 + n) for n, k in zip(x.shape[2:], weight.shape[2:], strict=True))
+    padded[(..., *inner)] = x
+    return padded
+
+
+def _call(name: str, x: Tensor, second: Tensor, out: Tensor, lattice: torch.Size, weight: torch.Size) -> None:
+    compiled = library()[0]
+    assert compiled is not None
+    ones = [1] * (5 - len(lattice))
+    shape = (ctypes.c_int64 * 9)(lattice[0], weight[1], weight[0], *ones, *lattice[2:], *ones, *weight[2:])
+    function = getattr(compiled, f"foldless_planar_{name}")
+    function(*map(pointer, (x, second, out)), shape, ctypes.c_int(torch.get_num_threads()))
