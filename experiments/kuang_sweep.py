@@ -25,7 +25,7 @@ from foldless.methods import Method
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LEAST = 1e-4
+LEAST = 1e-6
 """P in % that is drawn where nothing folds: the axis is logarithmic."""
 
 

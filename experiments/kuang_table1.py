@@ -179,9 +179,13 @@ def table(results: Path) -> str:
     rows = []
     for method in dict.fromkeys([*ROWS, *found]):
         scores = summary.get(method)
-        cells = ["not run", *[""] * len(COLUMNS)] if scores is None else [" ".join(found[method]), *_cells(scores)]
+        if scores is None:
+            cells = ["not run", *[""] * (1 + len(COLUMNS))]
+        else:
+            pairs = " ".join(str(len(judged_pairs)) for judged_pairs in found[method].values())
+            cells = [" ".join(found[method]), pairs, *_cells(scores)]
         rows.append((method, PUBLISHED.get(method, ""), *cells))
-    return markdown(("method", "published P, %", "folds run", *COLUMNS.values()), rows)
+    return markdown(("method", "published P, %", "folds run", "pairs", *COLUMNS.values()), rows)
 
 
 def by_region(results: Path, data: Path) -> str:

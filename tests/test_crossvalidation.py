@@ -83,6 +83,9 @@ def test_groups_that_cannot_be_read(tmp_path, text, says):
         read_groups(tmp_path / "groups.csv", CASES)
     with pytest.raises(InputError, match="does not exist"):
         read_groups(tmp_path / "none.csv", CASES)
+    (tmp_path / "latin.csv").write_bytes("case,group\ncase_1,ä\n".encode("latin-1"))
+    with pytest.raises(InputError, match="UTF-8"):
+        read_groups(tmp_path / "latin.csv", CASES)
 
 
 # Numbers
@@ -199,6 +202,32 @@ def test_more_methods_join_and_other_settings_do_not(foldless, data, tmp_path):
     code, _, complained = foldless(*words, "--methods", "baseline")
     assert code == 2
     assert "are not those" in complained
+
+
+def test_a_later_call_keeps_what_earlier_ones_found(foldless, data, tmp_path):
+    words = ("crossvalidate", "--data", data, "--output", tmp_path / "out", "--steps", 1, "--precision", "float32")
+    for method, fold, folds in (("baseline", "a", 1), ("baseline", "b", 2), ("cycle", "a", 2)):
+        assert foldless(*words, "--methods", method, "--folds", fold)[0] == 0
+        found = json.loads((tmp_path / "out/results.json").read_text())
+        assert f"folds here: {folds}" in found["caveat"]
+    assert set(found["methods"]["baseline"]["dice"]["folds"]) == {"a", "b"}
+    assert set(found["methods"]["cycle"]["dice"]["folds"]) == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--legacy",), "of volumes"),
+        (("--pairs", 0), "one pair or more"),
+        (("--pairs", -1), "one pair or more"),
+        (("--methods", "baseline", "three-images"), "3 are needed"),
+    ],
+)
+def test_what_a_later_fold_would_refuse_is_refused_first(foldless, data, tmp_path, words, says):
+    code, _, complained = foldless("crossvalidate", "--data", data, "--output", tmp_path / "out", *words)
+    assert code == 2
+    assert says in complained
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_legacy_determinant_on_request(foldless, tmp_path):

@@ -56,8 +56,11 @@ def read_groups(file: Path, names: Iterable[str]) -> dict[str, str]:
     """
     if not file.is_file():
         raise InputError(f"the groups file {file} does not exist; it is a CSV with the columns case,group")
-    with file.open(newline="", encoding="utf-8-sig") as content:
-        rows = list(csv.DictReader(content, skipinitialspace=True))
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as content:
+            rows = list(csv.DictReader(content, skipinitialspace=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{file} cannot be read as a CSV in UTF-8: {error}") from error
     if not rows or not {"case", "group"} <= set(rows[0]):
         raise InputError(f"{file} must be a CSV whose first line names the columns case,group, with a row per case")
     known, groups = set(names), dict[str, str]()
@@ -132,6 +135,16 @@ def run_fold(
     return rows
 
 
+def judged_so_far(folder: Path, methods: Iterable[str]) -> Results:
+    """What `run_fold` left in FOLD/METHOD/, method by method: of this call and of earlier ones."""
+    found: Results = {}
+    for method in methods:
+        for file in sorted(folder.glob(f"*/{method}/{FILE}")):
+            rows = json.loads(file.read_text(encoding="utf-8"))["pairs"]
+            found.setdefault(method, {})[file.parents[1].name] = rows
+    return found
+
+
 def legacy_folds(outcome: Outcome) -> Scores:
     """Folds by the determinant of Kuang's Table 1, in %."""
     field = torch.from_numpy(outcome.displacement_voxels.copy())[None]
@@ -161,7 +174,7 @@ def read_regions(file: Path) -> dict[int, str]:
         with file.open(newline="", encoding="utf-8-sig") as content:
             rows = list(csv.DictReader(content, skipinitialspace=True))
         return {int(row["label"]): row["region"] for row in rows if row["region"]}
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
         raise InputError(f"{file} must be a CSV with the columns label,region and whole-number labels") from error
 
 

@@ -144,7 +144,7 @@ def optimise_flow(
             optimise(Objective(flow, similarity, regularity, weight), a, b, steps, rate, on_step, falling=True)
             assert flow.velocity is not None
             generator, velocity = flow.generator.detach(), flow.velocity.detach()
-        phi = flow(image_A, image_B).of_tensors(torch.detach)
+        phi: Map = flow(image_A, image_B).of_tensors(torch.detach)
     return phi.parted(pairs)
 
 
@@ -235,7 +235,7 @@ def optimise_weights(
     with _seeded(seed, image_A):
         optimise(tuned, image_A, image_B, steps, rate, on_step)
     with torch.no_grad():
-        phi = tuned.registration(torch.cat([image_A, image_B]), torch.cat([image_B, image_A]))
+        phi: Map = tuned.registration(torch.cat([image_A, image_B]), torch.cat([image_B, image_A]))
     return phi.parted(len(image_A))
 
 

@@ -66,7 +66,7 @@ class CrossValidate:
 
     def run(self) -> None:
         from foldless.build import settled
-        from foldless.crossvalidation import folds_of, read_groups, read_regions, run_fold, with_regions
+        from foldless.crossvalidation import folds_of, judged_so_far, read_groups, read_regions, run_fold, with_regions
         from foldless.data.folder import case_names
 
         files = case_names(self.data)
@@ -77,19 +77,41 @@ class CrossValidate:
             )
         regions = None if self.regions is None else read_regions(self.regions)
         recipes: dict[str, Recipe] = {m: settled(self._recipe(m)) for m in dict.fromkeys(self.methods)}
-        source = Source(str(self.data), self.placement, self.percentiles).resolved()
-        self._keep_record(source, recipes, folds)
-        results: Results = {}
         chosen = [fold for fold in folds if not self.folds or fold.name in self.folds]
+        self._check(recipes, chosen)
+        source = Source(str(self.data), self.placement, self.percentiles).resolved()
+        methods = self._keep_record(source, recipes, folds)
         for fold in chosen:
             for method, recipe in recipes.items():
                 say(f"{method}, judged by {fold.name}: {len(fold.train)} cases train, {len(fold.test)} judge")
                 folder = self.output / fold.name / method
                 with Watch(recipe.ends()[-1]) as watch:
-                    rows = run_fold(recipe, source, fold, folder, self.pairs, self.legacy, watch.on_step)
-                results.setdefault(method, {})[fold.name] = rows if regions is None else with_regions(rows, regions)
-            self._write(results, len(chosen))
-        self._show(results, len(chosen))
+                    run_fold(recipe, source, fold, folder, self.pairs, self.legacy, watch.on_step)
+            results = judged_so_far(self.output, methods)
+            if regions is not None:
+                results = {m: {f: with_regions(r, regions) for f, r in found.items()} for m, found in results.items()}
+            self._write(results)
+        self._show(results)
+
+    def _check(self, recipes: dict[str, Recipe], folds: list[Fold]) -> None:
+        """Refuse before anything is trained what would end a later fold or method.
+
+        Raises:
+            InputError: says what.
+        """
+        from foldless.data.folder import largest_lattice
+
+        if self.pairs < 1:
+            raise InputError(f"a fold is judged by one pair or more; got --pairs {self.pairs}")
+        lattice = largest_lattice(self.data)
+        if self.legacy and lattice is not None and len(lattice) != 3:
+            raise InputError("Kuang's legacy determinant is of volumes; leave --legacy out for pictures")
+        for fold in folds:
+            wanted = max(3 if recipe.objective == "three-images" else 2 for recipe in recipes.values())
+            if len(fold.train) < wanted:
+                raise InputError(
+                    f"the fold {fold.name} leaves {len(fold.train)} cases to train on; {wanted} are needed"
+                )
 
     def _recipe(self, method: str) -> Recipe:
         from foldless.data.folder import largest_lattice
@@ -101,8 +123,8 @@ class CrossValidate:
         recipe = replace(recipe, **{name: value for name, value in own.items() if value is not None})
         return planned(recipe, method, pool=self.pool)
 
-    def _keep_record(self, source: Source, recipes: dict[str, Recipe], folds: list[Fold]) -> None:
-        """Write what is run, or make sure that what is there was run alike.
+    def _keep_record(self, source: Source, recipes: dict[str, Recipe], folds: list[Fold]) -> list[str]:
+        """Write what is run, or make sure that what is there was run alike; the methods of this call and earlier ones.
 
         Raises:
             InputError: the folder holds something else.
@@ -119,7 +141,7 @@ class CrossValidate:
         if not self.output.exists() or not any(self.output.iterdir()):
             self.output.mkdir(parents=True, exist_ok=True)
             write_json(run_record("crossvalidate", settings, _digests(self.data)), self.output / FILE)
-            return
+            return list(recipes)
         record = read_record(self.output)
         earlier, now = record["settings"], json_plain(settings)
         shared = [m for m in now["recipes"] if m in earlier.get("recipes", {})]
@@ -130,15 +152,17 @@ class CrossValidate:
             raise InputError(f"the files of {self.data} are not those that {self.output} was begun with")
         earlier["recipes"] |= now["recipes"]
         write_json(record, self.output / FILE)
+        return list(earlier["recipes"])
 
-    def _write(self, results: Results, folds: int) -> None:
+    def _write(self, results: Results) -> None:
         from foldless.crossvalidation import CAVEAT, compared, summarised
         from foldless.record import write_json
 
-        content = {"methods": summarised(results), "compared": compared(results), "caveat": CAVEAT.format(folds=folds)}
+        caveat = CAVEAT.format(folds=_folds(results))
+        content = {"methods": summarised(results), "compared": compared(results), "caveat": caveat}
         write_json(content, self.output / "results.json")
 
-    def _show(self, results: Results, folds: int) -> None:
+    def _show(self, results: Results) -> None:
         from foldless.crossvalidation import CAVEAT, compared, summarised
 
         summary = summarised(results)
@@ -151,8 +175,13 @@ class CrossValidate:
         ]
         if tests:
             table("Paired tests", tests, ("methods", "score", "difference", "p", "folds that agree"))
-            say(CAVEAT.format(folds=folds))
+            say(CAVEAT.format(folds=_folds(results)))
         say(f"Written to {self.output}: results.json holds every score, both standard deviations (n and n - 1), p")
+
+
+def _folds(results: Results) -> int:
+    """How many folds any method was judged by."""
+    return len({name for found in results.values() for name in found})
 
 
 def json_plain(value: Any) -> Any:

@@ -48,8 +48,11 @@ class Train:
     overwrite: bool = False
     """Replace an earlier run at --output."""
     method: Method = "default"
-    """Whose settings are the defaults: ours or, of Kuang and Schmah, the baseline (VoxelMorph-1), the cycle, the
-    refinement in alternating phases and their relatives on the same network; --help after it shows them."""
+    """Whose settings are the defaults: ours or, on Kuang and Schmah's network (VoxelMorph-1), the baseline; cycle, a
+    second pass on the warped image; bidirectional, with the true target; three-images, maps around three; icon and
+    gradicon, there and back; refinement, theirs, in alternating phases of --steps each; linear-refinement, without its
+    last LeakyReLU; image-refinement, which sees images too; cycle-refinement, with the cycle. --help after it shows
+    them."""
     stages: int = 1
     """Networks in stages: as many and one more, two at the coarse level, then one a stage at the fine."""
     pool: int = 1

@@ -72,6 +72,6 @@ class _Consistency(torch.autograd.Function):
         return at.new_tensor(total * share)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         return None, *(g * gradient for g in ctx.saved_tensors), None, None

@@ -87,7 +87,8 @@ class _Double(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
-        return doubled_backward(gradient, *ctx.saved_tensors, ctx.needs_input_grad[0])
+        x, weight = ctx.saved_tensors
+        return doubled_backward(gradient, x, weight, ctx.needs_input_grad[0])
 
 
 def doubled(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -134,13 +135,17 @@ def _node_by_node(x: Tensor) -> bool:
 def _windows(x: Tensor, weight: Tensor) -> Iterator[tuple[Tensor, tuple[slice, ...], Tensor]]:
     """Every node of x, (batch, channels); where its window lies in the doubled lattice; and the taps that meet it."""
     rows, kernel = x.movedim(1, -1), weight.movedim(1, -1)
-    for at in product(*map(range, x.shape[2:])):
-        place, taps = [slice(None)], [slice(None)]
+    everything, nodes = slice(None), [range(n) for n in x.shape[2:]]
+    for at in product(*nodes):
+        place, taps = [everything], [everything]
         for i, n in zip(at, x.shape[2:], strict=True):
             begin, end = max(2 * i - 1, 0), min(2 * i + 3, 2 * n)
             place.append(slice(begin, end))
             taps.append(slice(begin - 2 * i + 1, end - 2 * i + 1))
-        yield rows[(slice(None), *at)], tuple(place), kernel[tuple(taps)]
+        node = rows
+        for i in at:
+            node = node[:, i]
+        yield node, tuple(place), kernel[tuple(taps)]
 
 
 def _total(gradient: Tensor) -> Tensor:

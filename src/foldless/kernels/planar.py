@@ -51,11 +51,12 @@ class _AddConvolved(torch.autograd.Function):
 
 def _padded(x: Tensor, weight: Tensor) -> Tensor:
     """Planar float32 with half a kernel of zeros around."""
-    padded = x.new_zeros(
-        *x.shape[:2], *(n + k - 1 for n, k in zip(x.shape[2:], weight.shape[2:], strict=True)), dtype=torch.float32
-    )
-    inner = tuple(slice(k // 2, k // 2 + n) for n, k in zip(x.shape[2:], weight.shape[2:], strict=True))
-    padded[(..., *inner)] = x
+    sizes = list(zip(x.shape[2:], weight.shape[2:], strict=True))
+    padded = x.new_zeros(*x.shape[:2], *(n + k - 1 for n, k in sizes), dtype=torch.float32)
+    inner = padded
+    for axis, (n, k) in enumerate(sizes, start=2):
+        inner = inner.narrow(axis, k // 2, n)
+    inner.copy_(x)
     return padded
 
 

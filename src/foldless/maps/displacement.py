@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -51,7 +52,7 @@ class Displacement(Map):
     def parted(self, count: int) -> tuple[Map, Map]:
         if len(self.field) == 1:
             return self, self
-        first, others = self.field.split([count, len(self.field) - count])  # one gradient, not two with zeros
+        first, others = torch.split(self.field, [count, len(self.field) - count])  # one gradient, not two with zeros
         return Displacement(first), Displacement(others)
 
     def __call__(self, points: Points) -> Points:

@@ -52,7 +52,7 @@ def last(layer: nn.Module, x: Tensor, beside: Tensor | None = None, factor: floa
             return F.linear(x.to(weight.dtype), weight, bias)
         if beside is None:
             return thin(x, weight, bias)
-        own, others = weight.split([x.shape[1], beside.shape[1]], dim=1)
+        own, others = weight[:, : x.shape[1]], weight[:, x.shape[1] :]
         return add_convolved(thin(x, own, bias), beside, others)
 
 
