@@ -14,6 +14,7 @@ from foldless.kernels.planar import add_convolved
 from foldless.kernels.thin import thin
 from foldless.maps import Displacement, matrix_product
 from foldless.maps.matrices import plain_matrix_product
+from foldless.networks.layers import double, halve, same
 from foldless.regularity import (
     _both_orders,
     _plain_product_error,
@@ -321,6 +322,26 @@ def test_halving_and_doubling_are_torchs_convolutions(dim, name, dtype, channels
     for got, referee in zip(value_and_gradients(ours, inputs), expected, strict=True):
         assert got.dtype == dtype
         assert_close(got.double(), referee, rtol=0, atol=SHORT[dtype] * referee.abs().max().item())
+
+
+@pytest.mark.parametrize("name", ["same", "halve", "double"])
+@pytest.mark.parametrize("lattice", [(2, 9), (5, 1), (2, 2, 7), (3, 1, 4), (1, 9, 9), (5, 2, 6), (4, 4, 4)])
+def test_thin_lattices_have_right_gradients_in_bfloat16(lattice, name):
+    """Among torch's own are some that read memory which nobody wrote."""
+    dim = len(lattice)
+    layer = (torch.nn.Conv2d if dim == 2 else torch.nn.Conv3d)(32, 32, 4 if name == "double" else 3, padding=1)
+    layout = torch.channels_last if dim == 2 else torch.channels_last_3d
+    x = torch.randn(2, 32, *lattice).bfloat16().contiguous(memory_format=layout)
+    ours = {"same": same, "halve": halve, "double": double}[name]
+    found = []
+    for dtype in (torch.bfloat16, torch.float32):
+        leaf = x.to(dtype).requires_grad_()
+        torch.manual_seed(1)
+        y = ours(layer, leaf)
+        gradients = torch.autograd.grad(y, (leaf, layer.weight), torch.randn(y.shape).to(dtype))
+        found.append((y.detach(), *gradients))
+    for short, wide in zip(*found, strict=True):
+        assert (short.float() - wide).abs().max() <= SHORT[torch.bfloat16] * wide.abs().max()
 
 
 ROUNDED = {torch.float32: 1e-5, torch.bfloat16: 1e-2}  # of the largest value: sums in float32, results in 8 bits

@@ -66,6 +66,9 @@ def test_one_pass_over_the_doubled_batch_is_two_passes(dim, name, as_map, regula
     similarity = loss.similarity(warp(a, forth), b) + loss.similarity(warp(b, back), a)
     assert_close(terms.similarity, similarity, rtol=0, atol=SAME)
     assert_close(terms.regularity, loss.regularity(forth, back, Grid(SHAPES[dim])), rtol=0, atol=SAME)
+    grid = Grid(SHAPES[dim])
+    assert_close(loss.with_maps(a, b)[1].on(grid), forth.on(grid), rtol=0, atol=SAME)
+    assert (forth.on(grid) - back.on(grid)).abs().max() > 100 * SAME, "or either would do"
 
 
 @every_case

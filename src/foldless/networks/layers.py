@@ -58,7 +58,7 @@ def last(layer: nn.Module, x: Tensor, beside: Tensor | None = None, factor: floa
 
 def same(layer: nn.Module, x: Tensor) -> Tensor:
     """A convolution that keeps the lattice, in the dtype of its input; odd width, padding to match."""
-    if x.dtype == torch.bfloat16 and max(x.shape[2:]) <= 2:  # torch 2.13's backward there reads what nobody wrote
+    if x.dtype == torch.bfloat16 and min(x.shape[2:]) <= 2:  # torch 2.13's backward there reads what nobody wrote
         return same(layer, x.float()).to(x.dtype)
     weight, bias = cast(layer, x)
     dim, padding = x.ndim - 2, [n // 2 for n in weight.shape[2:]]
