@@ -8,6 +8,7 @@ Methods that are done are kept, so a call goes on where the last one stopped; a 
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import resource
 import sys
@@ -28,6 +29,7 @@ from foldless.cli.console import progress, say
 if TYPE_CHECKING:
     from foldless.io import Volume
 
+DIRECTLY = "foldless, the pair alone"
 COLUMNS = ("method", "Dice", "forward folds a pair", "folds, % (ten)", "inverse error, voxels", "s a pair", "MiB")
 Registered = Callable[["Volume", "Volume", Path], tuple[Field, Field | None]]
 
@@ -42,10 +44,14 @@ class Table2:
     """Folder for what is found, a file a method."""
     name: str = ""
     """What the table calls the data; the folder's name if empty."""
-    tools: tuple[str, ...] = tuple(TOOLS)
-    """Which other tools."""
+    untrained: tuple[str, ...] = (*TOOLS, DIRECTLY)
+    """Which methods that need no training."""
     runs: tuple[str, ...] = ()
     """Trained foldless models, each NAME=RUN."""
+    tuned: int = 0
+    """Steps of test-time optimisation; above 0, every run has a second row, tuned to each pair."""
+    tuning_rate: float = 2e-5
+    """Adam's in these steps."""
     pairs: int = 25
     """How many ordered pairs of the test cases, drawn with seed 0."""
     results: Path = RESULTS
@@ -54,16 +60,20 @@ class Table2:
     def run(self) -> None:
         name = self.name or self.data.name
         names, files = self._pairs()
-        methods: dict[str, Registered] = {tool: TOOLS[tool] for tool in self.tools}
+        methods: dict[str, Registered] = {method: {**TOOLS, DIRECTLY: directly}[method] for method in self.untrained}
         for run in self.runs:
             title, _, folder = run.partition("=")
             methods[title] = partial(by_model, Path(folder))
+            if self.tuned:
+                name_tuned = f"{title}, {self.tuned} steps on the pair"
+                methods[name_tuned] = partial(by_model, Path(folder), steps=self.tuned, rate=self.tuning_rate)
         self.output.mkdir(parents=True, exist_ok=True)
         found = {method: self._judged(method, run, names, files) for method, run in methods.items()}
         rows = [row_of(method, scores) for method, scores in found.items()]
         command = "    python -m experiments.icon_table2 --data FOLDER --runs NAME=RUN --output RUNS"
         about = f"{len(names)} ordered pairs of the test cases of {name}, drawn with seed 0; mean over pairs."
-        write_section(f"ICON, Table 2, {name}", f"{command}\n\n{about}\n\n{markdown(COLUMNS, rows)}", self.results)
+        text = "\n".join((f"{command}\n\n{about}\n", markdown(COLUMNS, rows), *map(trained_by, self.runs)))
+        write_section(f"ICON, Table 2, {name}", text, self.results)
         for row in (COLUMNS, *rows):
             say("  ".join(row))
 
@@ -101,13 +111,40 @@ class Table2:
         return found
 
 
-def by_model(run: Path, moving: Volume, fixed: Volume, scratch: Path) -> tuple[Field, Field | None]:
-    """foldless, as `foldless register` does it."""
+def by_model(
+    run: Path, moving: Volume, fixed: Volume, scratch: Path, steps: int = 0, rate: float = 2e-5
+) -> tuple[Field, Field | None]:
+    """foldless with a model, as `foldless register --model` does it."""
     from foldless.model import Model
     from foldless.outcome import register_volumes
 
-    fields = register_volumes(Model.load(run), moving, fixed)
+    fields = register_volumes(Model.load(run), moving, fixed, steps, rate)
     return fields.forward, fields.inverse
+
+
+def directly(moving: Volume, fixed: Volume, scratch: Path) -> tuple[Field, Field | None]:
+    """foldless without a model, as `foldless register` does it: an affine map and a velocity found for this pair."""
+    from foldless.direct import Direct, register_directly
+
+    fields = register_directly(Direct.of_pair(moving, fixed), moving, fixed)
+    return fields.forward, fields.inverse
+
+
+def trained_by(run: str) -> str:
+    """The command that trained NAME=RUN, as its record has it, its folders as placeholders."""
+    from foldless.record import FILE
+
+    title, _, path = run.partition("=")
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    if not (folder / FILE).is_file():
+        return f"- {title}: no record of its training"
+    record = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    words = ["foldless", *record["arguments"]]
+    for option, place in (("--data", "FOLDER"), ("--output", "RUN"), ("--start", "RUN")):
+        if option in words:
+            words[words.index(option) + 1] = place
+    of = f", its {Path(path).stem}" if Path(path) != folder else ""
+    return f"- {title}: `{' '.join(words)}`{of}"
 
 
 def judge(run: Registered, folder: Path, moving_file: Path, fixed_file: Path) -> dict[str, float]:

@@ -10,8 +10,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,12 +66,12 @@ def demons(moving: Volume, fixed: Volume, scratch: Path) -> tuple[Field, Field |
     return field_of(sitk.CompositeTransform([affine, shift]), fixed.geometry), None
 
 
-def syn(moving: Volume, fixed: Volume, scratch: Path, kind: str = "SyNCC") -> tuple[Field, Field | None]:
-    """ANTs' affine and SyN: with cross-correlation, or the quick script's settings."""
+def syn(moving: Volume, fixed: Volume, scratch: Path, settings: Mapping[str, Any]) -> tuple[Field, Field | None]:
+    """ANTs' affine and SyN, as antspyx calls them."""
     ants = _module("ants", "antspyx")
     a, b = _written(moving, fixed, scratch)
     images = ants.image_read(str(b)), ants.image_read(str(a))
-    found = ants.registration(*images, type_of_transform=kind, outprefix=str(scratch / "syn"), random_seed=1)
+    found = ants.registration(*images, outprefix=str(scratch / "syn"), random_seed=1, **settings)
     there = ants.apply_transforms(*images, found["fwdtransforms"], compose=str(scratch / "there"))
     back = ants.apply_transforms(
         *images[::-1], found["invtransforms"], compose=str(scratch / "back"), whichtoinvert=[True, False]
@@ -78,9 +79,12 @@ def syn(moving: Volume, fixed: Volume, scratch: Path, kind: str = "SyNCC") -> tu
     return _read(Path(there)), _read(Path(back))
 
 
-def syn_quick(moving: Volume, fixed: Volume, scratch: Path) -> tuple[Field, Field | None]:
-    """antsRegistrationSyNQuick."""
-    return syn(moving, fixed, scratch, "antsRegistrationSyNQuick[s]")
+syn_cc = partial(
+    syn,
+    settings={"type_of_transform": "SyN", "syn_metric": "CC", "syn_sampling": 4, "reg_iterations": (100, 70, 50, 20)},
+)
+"""With the radius and the iterations of antsRegistrationSyN.sh."""
+syn_quick = partial(syn, settings={"type_of_transform": "antsRegistrationSyNQuick[s]"})
 
 
 def greedy(moving: Volume, fixed: Volume, scratch: Path) -> tuple[Field, Field | None]:
@@ -115,7 +119,7 @@ def nifty_reg(moving: Volume, fixed: Volume, scratch: Path) -> tuple[Field, Fiel
 TOOLS: dict[str, Tool] = {
     "nothing": nothing,
     "Demons (SimpleITK)": demons,
-    "SyN-CC (antspyx)": syn,
+    "SyN-CC (antspyx)": syn_cc,
     "SyNQuick (antspyx)": syn_quick,
     "greedy (picsl-greedy)": greedy,
     "NiftyReg": nifty_reg,

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from samples import blob, save_image
+from samples import blob, run_folder, save_image
 
 from experiments.brains import UnderWeights, axial_slice, mean_over_folds, most
 from experiments.icon_fig5 import Fig5
 from experiments.icon_table1 import PUBLISHED, Table1
-from experiments.icon_table2 import Table2
+from experiments.icon_table2 import Table2, trained_by
 from experiments.kuang_fig2 import Fig2
 from experiments.kuang_fig5 import Fig5 as KuangsFig5
 from experiments.kuang_fig6 import Fig6 as KuangsFig6
@@ -77,10 +77,22 @@ def test_table_2_judges_what_is_there(tmp_path, monkeypatch):
         save_image(array.astype("uint8"), tmp_path / f"in/labels/{name}.nii.gz", Origin=origin)
     monkeypatch.setenv("PATH", "")
     options = {"data": tmp_path / "in", "output": tmp_path / "out", "results": tmp_path / "R.md", "pairs": 2}
-    Table2(**options, tools=("nothing", "NiftyReg")).run()
+    run = run_folder(tmp_path / "run", 3)
+    Table2(**options, untrained=("nothing", "NiftyReg"), runs=(f"ours={run}",), tuned=1, tuning_rate=1e-3).run()
     table = (tmp_path / "R.md").read_text()
     assert "| nothing | 1.000 | 0.00 | 0.0000 | 0.000 |" in table
     assert "install NiftyReg" in table
+    dice = [line.split("|")[2] for line in table.splitlines() if line.startswith("| ours")]
+    assert len(set(dice)) == 2, "the row of the tuned maps is another one"
+    assert "- ours: no record" in table
+
+
+def test_table_2_says_how_a_run_was_trained(tmp_path):
+    """From its record, without the folders of whoever ran it."""
+    record = {"arguments": ["train", "--data", "/home/me", "--output", str(tmp_path), "--stages", "3"]}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    said = trained_by(f"three steps={tmp_path / 'stage-2.safetensors'}")
+    assert said == "- three steps: `foldless train --data FOLDER --output RUN --stages 3`, its stage-2"
 
 
 def test_fig_5_says_the_networks_error_beside_the_noise(tmp_path):
