@@ -9,7 +9,7 @@ import torch
 from samples import PREPARED, SMALL
 from test_training import Killed, assert_same, data, kill_at
 
-from foldless.build import assembled, build_objective, build_registration, stage_objective
+from foldless.build import assembled, build_objective, build_registration, pair_objective, stage_objective
 from foldless.errors import InputError
 from foldless.grid import Grid
 from foldless.methods import alternating, one_by_one, planned, pooled_by
@@ -211,6 +211,17 @@ def test_the_weight_follows_the_folds_in_every_stage_anew(straight):
     assert [weights[k] for k in begins] == pytest.approx([0.01] * 3)
     steps = [later - now for now, later in pairwise(weights)]
     assert {round(step, 4) for k, step in enumerate(steps, start=1) if k not in begins} == {0.0, 0.25}
+
+
+def test_tuning_goes_on_with_the_weight_that_training_came_to(straight):
+    """The recipe's is where it began, at which the network folded."""
+    kind = "folds held below"
+    model = Model.load(straight(kind) / "last.safetensors")
+    last = read_log(straight(kind) / "log.csv")[-1]["weight"]
+    assert last <= model.weight <= last + KINDS[kind].increase
+    objective = pair_objective(model.recipe, model.registration, model.weight)
+    assert objective.weight().item() == pytest.approx(model.weight)
+    assert Model.load(straight("four networks") / "last.safetensors").weight == 0
 
 
 # Warm starts

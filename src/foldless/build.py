@@ -93,12 +93,14 @@ def stage_objective(recipe: Recipe, stage: Stage, registration: Registration) ->
     return objective
 
 
-def pair_objective(recipe: Recipe, registration: Registration) -> BaseObjective:
-    """What a trained registration makes small on one pair: the recipe's objective at its full weight.
+def pair_objective(recipe: Recipe, registration: Registration, weight: float = 0.0) -> BaseObjective:
+    """What a trained registration makes small on one pair: the recipe's objective at its full weight, or at a larger one
+    that training had come to.
 
     Cycles of three images know no pair; such a registration is tuned by the symmetric objective.
     """
     settings = replace(recipe.of_stage(recipe.plan[-1]), ramp=0, increase=0.0)
+    settings = replace(settings, weight=max(settings.weight, weight))
     if settings.objective == "three-images":
         settings = replace(settings, objective="symmetric")
     return objective_of(settings, registration)

@@ -30,6 +30,8 @@ class Model:
     preparation: Preparation
     trained_on: tuple[str, ...] = ()
     """Names of the cases that training has seen, those that it was watched by included."""
+    weight: float = 0.0
+    """What regularity's weight had grown to where maps folded; 0 where it is the recipe's."""
 
     def save(self, path: Path) -> None:
         """Write weights and settings as safetensors, at once or not at all."""
@@ -38,6 +40,7 @@ class Model:
             "recipe": self.recipe.as_dict(),
             "preparation": asdict(self.preparation),
             "trained_on": self.trained_on,
+            "weight": self.weight,
         }
         tensors = {name: tensor.contiguous() for name, tensor in self.registration.state_dict().items()}
         content = save(tensors, metadata={"foldless": json.dumps(about)})
@@ -59,6 +62,7 @@ class Model:
         try:
             recipe = Recipe.from_dict(about["recipe"])
             preparation = Preparation.from_dict(about["preparation"])
+            weight = float(about.get("weight", 0.0))
         except (KeyError, TypeError, AttributeError, ValueError, InputError) as error:
             raise InputError(f"{file} describes a model that this version cannot build: {error}") from error
         registration = build_registration(recipe, preparation.lattice)
@@ -67,7 +71,7 @@ class Model:
         except RuntimeError as error:
             raise InputError(f"{file}: its weights do not fit the network it describes; the file is damaged") from error
         registration.eval()
-        return cls(registration, recipe, preparation, tuple(about.get("trained_on", ())))
+        return cls(registration, recipe, preparation, tuple(about.get("trained_on", ())), weight)
 
 
 def weights_file(path: Path) -> Path:

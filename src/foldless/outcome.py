@@ -301,7 +301,8 @@ def predict_tuned(
     model: Model, image_A: Tensor, image_B: Tensor, steps: int, rate: float = TEST_TIME_RATE, on_step: OnStep = quiet
 ) -> tuple[Map, Map]:
     """phi_AB and phi_BA of prepared images after some steps on them alone, taken by a copy of the network."""
-    return optimise_weights(pair_objective(model.recipe, model.registration), image_A, image_B, steps, rate, 0, on_step)
+    objective = pair_objective(model.recipe, model.registration, model.weight)
+    return optimise_weights(objective, image_A, image_B, steps, rate, 0, on_step)
 
 
 def field_scores(voxels: Float[Tensor, "one dim *lattice"]) -> dict[str, Any]:

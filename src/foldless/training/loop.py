@@ -107,7 +107,8 @@ def _run_stage(state: State, settings: Recipe, pairs: RandomPairs, run: Run, log
             log.flush()
             with _finite(state.step, settings, run.folder):
                 check_weights(state)
-            _save(run.model, state, run.folder, improved, last)
+            held = state.objective.weight().item() if settings.increase else 0.0
+            _save(replace(run.model, weight=held), state, run.folder, improved, last)
 
 
 def training_step(state: State, recipe: Recipe, *images: Tensor) -> Terms:
