@@ -48,8 +48,10 @@ class Table2:
     """Which methods that need no training."""
     runs: tuple[str, ...] = ()
     """Trained foldless models, each NAME=RUN."""
-    tuned: int = 0
-    """Steps of test-time optimisation; above 0, every run has a second row, tuned to each pair."""
+    tuned: tuple[str, ...] = ()
+    """The same, with test-time optimisation for every pair."""
+    tuning_steps: int = 50
+    """Its steps."""
     tuning_rate: float = 2e-5
     """Adam's in these steps."""
     pairs: int = 25
@@ -58,24 +60,48 @@ class Table2:
     """Where the table goes."""
 
     def run(self) -> None:
+        from foldless.record import file_digest
+
         name = self.name or self.data.name
         names, files = self._pairs()
-        methods: dict[str, Registered] = {method: {**TOOLS, DIRECTLY: directly}[method] for method in self.untrained}
-        for run in self.runs:
-            title, _, folder = run.partition("=")
-            methods[title] = partial(by_model, Path(folder))
-            if self.tuned:
-                name_tuned = f"{title}, {self.tuned} steps on the pair"
-                methods[name_tuned] = partial(by_model, Path(folder), steps=self.tuned, rate=self.tuning_rate)
+        methods = self._methods()
         self.output.mkdir(parents=True, exist_ok=True)
-        found = {method: self._judged(method, run, names, files) for method, run in methods.items()}
+        data = {path.name: file_digest(path) for path in (files[name] for name in sorted({*sum(names, ())}))}
+        found = {}
+        for method, (run, settings) in methods.items():
+            settings = {"method": method, "pairs": names, "data_sha256": data, **settings}
+            found[method] = self._judged(method, run, settings, files)
         rows = [row_of(method, scores) for method, scores in found.items()]
         command = "    python -m experiments.icon_table2 --data FOLDER --runs NAME=RUN --output RUNS"
         about = f"{len(names)} ordered pairs of the test cases of {name}, drawn with seed 0; mean over pairs."
-        text = "\n".join((f"{command}\n\n{about}\n", markdown(COLUMNS, rows), *map(trained_by, self.runs)))
+        text = "\n".join(
+            (
+                f"{command}\n\n{about}\n",
+                markdown(COLUMNS, rows),
+                *map(trained_by, dict.fromkeys((*self.runs, *self.tuned))),
+            )
+        )
         write_section(f"ICON, Table 2, {name}", text, self.results)
         for row in (COLUMNS, *rows):
             say("  ".join(row))
+
+    def _methods(self) -> dict[str, tuple[Registered, dict[str, Any]]]:
+        """The methods by name: how each registers two volumes, and what that depends on."""
+        from foldless.model import weights_file
+        from foldless.record import file_digest
+
+        known = {**TOOLS, DIRECTLY: directly}
+        methods: dict[str, tuple[Registered, dict[str, Any]]] = {name: (known[name], {}) for name in self.untrained}
+        for run in (*self.runs, *self.tuned):
+            title, _, path = run.partition("=")
+            settings: dict[str, Any] = {"model": file_digest(weights_file(Path(path)))}
+            if run in self.runs:
+                methods[title] = (partial(by_model, Path(path)), settings)
+            if run in self.tuned:
+                tuning = {"steps": self.tuning_steps, "rate": self.tuning_rate}
+                name = f"{title}, {self.tuning_steps} steps on the pair"
+                methods[name] = (partial(by_model, Path(path), **tuning), {**settings, **tuning})
+        return methods
 
     def _pairs(self) -> tuple[list[tuple[str, str]], dict[str, Path]]:
         from foldless.data.folder import case_names, split_names
@@ -86,14 +112,11 @@ class Table2:
         chosen = split_names(self.data, names)["test"] if (self.data / "split.json").is_file() else names
         return [(chosen[i], chosen[j]) for i, j in ordered_pairs(len(chosen), self.pairs)], files
 
-    def _judged(
-        self, method: str, run: Registered, names: list[tuple[str, str]], files: dict[str, Path]
-    ) -> dict[str, Any]:
+    def _judged(self, method: str, run: Registered, settings: dict[str, Any], files: dict[str, Path]) -> dict[str, Any]:
         """Every pair by one method, in a process of its own, whose memory is the method's."""
         from foldless.record import installed_version, write_json
 
         file = self.output / f"{''.join(c if c.isalnum() else '-' for c in method)}.json"
-        settings = {"method": method, "pairs": [list(pair) for pair in names]}
         if (done := kept(file, settings)) is not None:
             return done
         say(method)
@@ -101,7 +124,7 @@ class Table2:
             try:
                 scores = [
                     pool.apply(judge, (run, self.data, files[moving], files[fixed]))
-                    for moving, fixed in bar.track(names, description=method)
+                    for moving, fixed in bar.track(settings["pairs"], description=method)
                 ]
             except MissingToolError as error:
                 return {"missing": str(error)}

@@ -199,7 +199,7 @@ def test_evaluate_tunes_every_pair_anew(foldless, tmp_path):
     """The numbers of a pair are those of `register --steps`, whatever was judged before it."""
     save_cases(tmp_path / "data", 2, (14, 15, 13))
     run = run_folder(tmp_path / "run", 3)
-    common = ("--model", run, "--steps", 3)
+    common = ("--model", run, "--steps", 3, "--rate", 1e-4)
     assert foldless("evaluate", *common, "--data", tmp_path / "data", "--output", tmp_path / "out")[0] == 0
     images = tmp_path / "data/images"
     for row in json.loads((tmp_path / "out/metrics.json").read_text())["pairs"]:

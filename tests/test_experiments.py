@@ -78,7 +78,9 @@ def test_table_2_judges_what_is_there(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
     options = {"data": tmp_path / "in", "output": tmp_path / "out", "results": tmp_path / "R.md", "pairs": 2}
     run = run_folder(tmp_path / "run", 3)
-    Table2(**options, untrained=("nothing", "NiftyReg"), runs=(f"ours={run}",), tuned=1, tuning_rate=1e-3).run()
+    Table2(
+        **options, untrained=("nothing", "NiftyReg"), runs=(f"ours={run}",), tuned=(f"ours={run}",), tuning_rate=1e-3
+    ).run()
     table = (tmp_path / "R.md").read_text()
     assert "| nothing | 1.000 | 0.00 | 0.0000 | 0.000 |" in table
     assert "install NiftyReg" in table

@@ -25,6 +25,7 @@ from foldless.maps import Identity, Map
 from foldless.metrics import dice, folded, inverse_consistency_error, jacobian_determinant, summary
 from foldless.model import Model
 from foldless.outcome import (
+    Fields,
     Outcome,
     check_dimension,
     check_pair,
@@ -37,6 +38,7 @@ from foldless.outcome import (
     warped_linearly,
 )
 from foldless.overlap import overlap
+from foldless.pairwise import TEST_TIME_RATE
 from foldless.report import Pair
 
 Scores = dict[str, Any]
@@ -89,10 +91,11 @@ def judge_folder(
     pairs: Sequence[tuple[str, str]],
     more: Callable[[Outcome], Scores] | None = None,
     steps: int = 0,
+    rate: float = TEST_TIME_RATE,
 ) -> Iterator[Judged]:
     """Every pair of a folder, scored on the fixed image's own lattice from the fields that would be written.
 
-    `more` adds scores of its own to each pair's; `steps` are of test-time optimisation, for every pair anew.
+    `more` adds scores of its own to each pair's; `steps` at `rate` are of test-time optimisation, for every pair anew.
 
     Raises:
         InputError: an image or its labels cannot be used, which is known before the first pair is registered.
@@ -108,7 +111,7 @@ def judge_folder(
         check_pair(model, cases[moving][0], cases[fixed][0])
     if bare := [name for name, (_, labels) in cases.items() if labels is None]:
         _note_bare(folder, bare, len(cases))
-    return _judged(model, cases, pairs, more, steps)
+    return _judged(model, cases, pairs, more, partial(register_volumes, model, steps=steps, rate=rate))
 
 
 def _note_bare(folder: Path, bare: Sequence[str], count: int) -> None:
@@ -126,12 +129,11 @@ def _judged(
     cases: Mapping[str, tuple[Volume, Volume | None]],
     pairs: Sequence[tuple[str, str]],
     more: Callable[[Outcome], Scores] | None,
-    steps: int,
+    register: Callable[[Volume, Volume], Fields],
 ) -> Iterator[Judged]:
     for moving, fixed in pairs:
         (image_A, labels_A), (image_B, labels_B) = cases[moving], cases[fixed]
-        found = register_volumes(model, image_A, image_B, steps)
-        outcome = Outcome(image_A, image_B, found, model, labels_A, labels_B)
+        outcome = Outcome(image_A, image_B, register(image_A, image_B), model, labels_A, labels_B)
         scores = outcome.metrics() | (more(outcome) if more else {})
         yield Judged(moving, fixed, scores, partial(outcome.drawn, f"{moving} → {fixed}", scores))
 
@@ -147,9 +149,11 @@ def cartilage_dice(outcome: Outcome, folder: Path) -> Scores:
     return {"dice_cartilage": both[1]}
 
 
-def judge_images(model: Model, images: ImageSet, pairs: Sequence[tuple[int, int]], steps: int = 0) -> Iterator[Judged]:
-    """Pairs of prepared images, scored on their lattice; `steps` as in `judge_folder`."""
-    find = partial(predict_tuned, model, steps=steps) if steps else partial(predict, model)
+def judge_images(
+    model: Model, images: ImageSet, pairs: Sequence[tuple[int, int]], steps: int = 0, rate: float = TEST_TIME_RATE
+) -> Iterator[Judged]:
+    """Pairs of prepared images, scored on their lattice; `steps` and `rate` as in `judge_folder`."""
+    find = partial(predict_tuned, model, steps=steps, rate=rate) if steps else partial(predict, model)
     for i, j in pairs:
         started = perf_counter()
         phi_AB, phi_BA = find(images.images[i : i + 1], images.images[j : j + 1])
