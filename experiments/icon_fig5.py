@@ -191,10 +191,9 @@ def error_beside_noise(pixels: float) -> str:
 
 def _scores(phi_AB: Map, phi_BA: Map, a: Tensor, b: Tensor) -> dict[str, float]:
     import foldless
-    from foldless.grid import in_voxels
 
     grid = foldless.Grid.of(b)
-    forward, backward = (in_voxels(phi.on(grid), grid) for phi in (phi_AB, phi_BA))
+    forward, backward = (phi.displacement_on(grid) for phi in (phi_AB, phi_BA))
     warped = foldless.warp(a, phi_AB)
     return {
         "folds_AB": foldless.folds(forward, "forward").item(),

@@ -105,9 +105,11 @@ def test_which_pairs(tmp_path):
     model = replace(lively_model(2), trained_on=("case_1", "case_2", "case_3", "case_4"))
     assert {name for pair in folder_pairs(model, tmp_path, None) for name in pair} == {"case_5", "case_6", "case_7"}
     everything = replace(model, trained_on=tuple(case_names(tmp_path)))
-    assert len(folder_pairs(everything, tmp_path, None)) == 42
+    with pytest.warns(UserWarning, match="7 of the 7 cases to judge by were seen in training"):
+        assert len(folder_pairs(everything, tmp_path, None)) == 42
     (tmp_path / "split.json").write_text('{"train": ["case_1", "case_2"], "test": ["case_3", "case_6"]}')
-    assert set(folder_pairs(model, tmp_path, None)) == {("case_3", "case_6"), ("case_6", "case_3")}
+    with pytest.warns(UserWarning, match="1 of the 2 cases"):
+        assert set(folder_pairs(model, tmp_path, None)) == {("case_3", "case_6"), ("case_6", "case_3")}
     spreadsheet = tmp_path / "pairs.csv"
     spreadsheet.write_bytes("\ufefffixed,moving\r\ncase_1,case_7\r\n".encode())
     assert folder_pairs(model, tmp_path, spreadsheet) == [("case_7", "case_1")]

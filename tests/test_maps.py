@@ -298,6 +298,10 @@ def test_voxels_and_the_unit_cube_are_two_names_of_one_field(dim):
     voxels = torch.randn(2, dim, *SHAPES[dim], dtype=torch.float64)
     phi = Displacement.from_voxels(voxels)
     assert_close(phi.voxels, voxels, rtol=0, atol=SLACK)
+    assert_close(phi.displacement_on(phi.grid), voxels, rtol=0, atol=SLACK)
+    grid = Grid(tuple(2 * n - 1 for n in SHAPES[dim]))  # every other node is one of the field's own
+    twice = (phi @ Identity(dim)).displacement_on(grid)[(..., *[slice(None, None, 2)] * dim)]
+    assert_close(twice, 2 * voxels, rtol=0, atol=SLACK)
     for axis, n in enumerate(SHAPES[dim]):
         assert_close(phi.field[:, axis], voxels[:, axis] / (n - 1), rtol=0, atol=SLACK)
 

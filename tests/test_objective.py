@@ -1,5 +1,8 @@
 """The objective is the sum it says, in both directions, and trains every parameter."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from tables import (
@@ -134,3 +137,10 @@ def test_instance_normalisation_keeps_pairs_apart_in_training():
     a, b = images(2, batch=3)
     alone = torch.stack([loss(a[i : i + 1], b[i : i + 1]).total for i in range(3)])
     assert_close(loss(a, b).total, alone.mean(), rtol=0, atol=SAME)
+
+
+def test_a_weight_is_a_rule():
+    """Said to whoever has no type checker at run time, as these tests have."""
+    code = "import foldless as f; f.Objective(f.Predict(f.ConvOnly(2), f.Displacement), f.MSE(), f.ICON(), 1.5)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "such as Constant(1.5); got 1.5" in done.stderr

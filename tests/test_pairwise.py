@@ -5,7 +5,7 @@ import torch
 from tables import DIMS, MAPS, SHAPES, SLACK, every_map, every_network, random_points, smooth, smooth_image, stirred
 from torch.testing import assert_close
 
-from foldless.grid import Grid, in_voxels, per_axis
+from foldless.grid import Grid, per_axis
 from foldless.maps import Affine, Displacement, Exponential, Identity
 from foldless.metrics import folds
 from foldless.objective import Objective
@@ -145,7 +145,7 @@ def test_noise_makes_maps_regular():
     )
     grid = Grid.of(a)
     assert diffusion(calm, grid) < 0.9 * diffusion(rough, grid)
-    assert folds(in_voxels(calm.on(grid), grid)) < folds(in_voxels(rough.on(grid), grid))
+    assert folds(calm.displacement_on(grid)) < folds(rough.displacement_on(grid))
 
 
 @pytest.mark.parametrize("noise_at", ["points", "lattice"])

@@ -75,13 +75,19 @@ def folder_pairs(model: Model, folder: Path, file: Path | None) -> list[tuple[st
     names = list(case_names(folder))
     if file is not None:
         return _read_pairs(file, set(names))
+    known = set(model.trained_on)
     if (folder / "split.json").is_file():
         chosen = split_names(folder, names)["test"]
     else:
-        known = set(model.trained_on)
         chosen = [name for name in names if name not in known] or names
     if len(chosen) < 2:
         raise InputError(f"{folder} holds {len(chosen)} case to judge by; a pair takes two")
+    if seen := known.intersection(chosen):
+        warnings.warn(
+            f"{len(seen)} of the {len(chosen)} cases to judge by were seen in training: these scores are no test; put "
+            "unseen cases into the folder, or name them in split.json before training",
+            stacklevel=2,
+        )
     return [(chosen[i], chosen[j]) for i, j in ordered_pairs(len(chosen), PAIRS)]
 
 

@@ -23,7 +23,11 @@ FORMAT = "foldless-model-1"
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """What a training leaves behind and a registration starts from."""
+    """What a training leaves behind and a registration starts from.
+
+    A file is read into the registration that its recipe describes, so one that was put together by hand is judged as a
+    `Model`, but kept by its `state_dict`.
+    """
 
     registration: Registration
     recipe: Recipe
@@ -69,7 +73,10 @@ class Model:
         try:
             registration.load_state_dict(tensors)
         except RuntimeError as error:
-            raise InputError(f"{file}: its weights do not fit the network it describes; the file is damaged") from error
+            raise InputError(
+                f"{file}: its weights do not fit the network that its recipe describes: the file is damaged, or holds "
+                "a network of your own, whose state_dict is for your own code to load"
+            ) from error
         registration.eval()
         return cls(registration, recipe, preparation, tuple(about.get("trained_on", ())), weight)
 

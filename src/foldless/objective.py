@@ -40,6 +40,8 @@ class BaseObjective(nn.Module):
 
     def __init__(self, registration: Registration, similarity: Similarity, weight: Weight) -> None:
         super().__init__()
+        if not isinstance(weight, Weight):
+            raise TypeError(f"the weight is a rule, such as Constant({weight}); got {weight!r}")
         self.registration = registration
         self.similarity = similarity
         self.weight = weight

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from foldless.grid import Grid, Points, in_voxels, per_axis, sample
+from foldless.grid import Grid, Points, per_axis, sample
 from foldless.kernels.consistency import can_compose, consistency, gradient_consistency
 from foldless.kernels.product import can_multiply, product_error
 from foldless.maps import Displacement, Identity, Map, compose, matrix_product
@@ -90,7 +90,7 @@ def diffusion(phi: Map, grid: Grid) -> Score:
 
     The smoothness of VoxelMorph and of Kuang, Eq. (1).
     """
-    return _mean_square_differences(in_voxels(phi.on(grid), grid))
+    return _mean_square_differences(phi.displacement_on(grid))
 
 
 def roughness(field: Field) -> Score:

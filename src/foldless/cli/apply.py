@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from foldless.cli.console import say
 from foldless.errors import InputError
@@ -15,9 +16,9 @@ from foldless.errors import InputError
 class Apply:
     """Carry an image or a label map through a warp that `foldless register` wrote."""
 
-    warp: Positional[Path]
+    warp: Annotated[Positional[Path], arg(metavar="WARP")]
     """warp.nii.gz or .h5, as written for the fixed image."""
-    image: Positional[Path]
+    image: Annotated[Positional[Path], arg(metavar="IMAGE")]
     """What to warp: the moving image, or anything in its space."""
     reference: Path
     """The image whose lattice the result gets, usually the fixed one."""

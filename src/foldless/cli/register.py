@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from foldless.cli.console import check_output, results_in, say, score_rows, table
 from foldless.cli.watch import Watch
@@ -27,9 +27,9 @@ class Register:
     the map itself is optimised, an affine part first: two images are all it takes, and a minute.
     """
 
-    moving: Positional[Path]
+    moving: Annotated[Positional[Path], arg(metavar="MOVING")]
     """The image to warp: NIfTI, NRRD, MHA, PNG, ...; any orientation and spacing."""
-    fixed: Positional[Path]
+    fixed: Annotated[Positional[Path], arg(metavar="FIXED")]
     """The image to match."""
     output: Path
     """Folder for warped.nii.gz, warp.nii.gz, inverse_warp.nii.gz, metrics.json, run.json and report.html."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from foldless.grid import Grid, Points
+from foldless.grid import Grid, Points, in_voxels
 from foldless.maps.matrices import Jacobian, matrix_product
 
 
@@ -50,6 +50,10 @@ class Map(ABC):
     def on(self, grid: Grid) -> Points:
         """Images of the lattice's nodes, (batch, dim, *shape)."""
         return self(grid.points(some_tensor(self)))
+
+    def displacement_on(self, grid: Grid) -> Points:
+        """How far the nodes of a lattice are carried, (batch, dim, *shape), voxels: what folds are counted of."""
+        return in_voxels(self.on(grid), grid)
 
     def __matmul__(self, other: Map) -> Map:
         return compose(self, other)

@@ -52,7 +52,9 @@ class ResidualUNet(nn.Module):
     ) -> None:
         super().__init__()
         if len(up) != len(down) - 1:
-            raise ValueError(f"{len(down) - 1} steps down need as many up; got {len(up)}")
+            raise ValueError(
+                f"{len(down) - 1} steps down need as many up; got {len(up)} (down begins with both images' channels)"
+            )
         inputs = [coarse + skip for coarse, skip in zip(down[1:], [*up[1:], 0], strict=True)]
         self.down = nn.ModuleList(CONVOLUTION[dim](i, o, 3, stride=2, padding=1) for i, o in pairwise(down))
         self.up = nn.ModuleList(TRANSPOSED[dim](i, o, 4, stride=2, padding=1) for i, o in zip(inputs, up, strict=True))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from foldless.data.images import ImageSet
-from foldless.grid import Grid, in_voxels
+from foldless.grid import Grid
 from foldless.maps import Map
 from foldless.metrics import folds
 from foldless.objective import BaseObjective
@@ -71,8 +71,7 @@ def _gpus(images: Tensor) -> list[int]:
 
 def forward_folds(phi: Map, grid: Grid) -> Tensor:
     """Forward folds of a map on a lattice, one number a sample."""
-    nodes = phi.on(grid)
-    return folds(in_voxels(nodes, grid), "forward").float()
+    return folds(phi.displacement_on(grid), "forward").float()
 
 
 def _mean(numbers: Sequence[float]) -> float:
