@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from experiments.drawing import DOCS, Format
 from experiments.results import RESULTS
 from foldless.cli.console import say
 from foldless.cli.watch import Watch
+from foldless.errors import InputError
 from foldless.methods import METHODS, lasting, method_recipe, planned
 from foldless.recipe import Recipe
 
@@ -25,32 +26,73 @@ if TYPE_CHECKING:
     from foldless.crossvalidation import Fold, Results
     from foldless.evaluation import Scores
 
-NAMES = ("A", "B", "C")
+Name = Literal["A", "B", "C"]
+NAMES: tuple[Name, ...] = get_args(Name)
 """The folds: every third subject."""
 SYNQUICK = "synquick"
+EXPECTED = "a folder of brains holds affine2mm/ID_t1.nii.gz with ID_seg.nii.gz, and labels.csv"
 PERCENTILES = (0.0, 100.0)
 """Kuang divides each image by its maximum."""
+
+
+FEWEST = 6
+"""Subjects: a fold is judged by pairs."""
 
 
 def lay_out(brains: Path, folder: Path) -> Path:
     """The brains as foldless reads them: links to images and labels, groups.csv (every third subject), regions.csv.
 
     A region is a group of labels.csv, left and right together.
+
+    Raises:
+        InputError: the brains are not there, or the folder links to others; nothing is made then.
     """
-    names = sorted(path.name.removesuffix("_t1.nii.gz") for path in (brains / "affine2mm").glob("*_t1.nii.gz"))
-    for part, suffix in (("images", "t1"), ("labels", "seg")):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-        for name in names:
-            link = folder / part / f"{name}.nii.gz"
-            if not link.exists():
-                link.symlink_to((brains / "affine2mm" / f"{name}_{suffix}.nii.gz").resolve())
-    groups = [f"{name},{NAMES[k % 3]}" for k, name in enumerate(names)]
+    subjects, regions = _subjects(brains), _regions(brains)
+    links = {
+        folder / part / f"{name}.nii.gz": file.resolve()
+        for name, files in subjects.items()
+        for part, file in zip(("images", "labels"), files, strict=True)
+    }
+    for link, file in links.items():
+        if link.exists() and link.resolve() != file:
+            raise InputError(
+                f"{link} is {link.resolve()} and not {file}, so what is in {folder.parent} was found on other brains: "
+                f"choose another --output or, if these are the same in another place, delete {folder}"
+            )
+    for link, file in links.items():
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.exists():
+            link.unlink(missing_ok=True)  # where it points to nothing
+            link.symlink_to(file)
+    groups = [f"{name},{NAMES[k % 3]}" for k, name in enumerate(subjects)]
     (folder / "groups.csv").write_text("\n".join(["case,group", *groups]) + "\n", encoding="utf-8")
-    with (brains / "labels.csv").open(newline="", encoding="utf-8") as file:
-        known = [(row["label"], row["group_name"]) for row in csv.DictReader(file) if row["group_name"]]
-    regions = [f"{label},{name.removesuffix('_L').removesuffix('_R')}" for label, name in known]
     (folder / "regions.csv").write_text("\n".join(["label,region", *regions]) + "\n", encoding="utf-8")
     return folder
+
+
+def _subjects(brains: Path) -> dict[str, tuple[Path, Path]]:
+    """Subject -> image and labels."""
+    images = {file.name.removesuffix("_t1.nii.gz"): file for file in sorted(brains.glob("affine2mm/*_t1.nii.gz"))}
+    found = {name: (file, file.with_name(f"{name}_seg.nii.gz")) for name, file in images.items()}
+    if len(found) < FEWEST:
+        raise InputError(f"{brains} holds {len(found)} subjects and {FEWEST} are needed: {EXPECTED}")
+    if missing := next((file for files in found.values() for file in files if not file.is_file()), None):
+        raise InputError(f"{missing} does not exist: {EXPECTED}")
+    return found
+
+
+def _regions(brains: Path) -> list[str]:
+    """Label and region of every label that has one, as lines."""
+    file = brains / "labels.csv"
+    if not file.is_file():
+        raise InputError(f"{file} does not exist: {EXPECTED}")
+    with file.open(newline="", encoding="utf-8") as content:
+        rows = list(csv.DictReader(content))
+    if not rows or not {"label", "group_name"} <= set(rows[0]):
+        raise InputError(f"{file} must be a CSV whose first line names the columns label and group_name")
+    return [
+        f"{row['label']},{row['group_name'].removesuffix('_L').removesuffix('_R')}" for row in rows if row["group_name"]
+    ]
 
 
 def folds(data: Path) -> dict[str, Fold]:

@@ -15,9 +15,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import tyro
-
-from experiments.brains import NAMES, UnderWeights, lay_out, mean_over_folds
+from experiments.brains import NAMES, Name, UnderWeights, lay_out, mean_over_folds
+from experiments.command import begin
 from experiments.drawing import panels, save_all
 from experiments.results import command_of, markdown, write_section
 from foldless.methods import Method
@@ -48,8 +47,8 @@ class Sweep(UnderWeights):
     """Any of `foldless train --method`; the first is what the others are compared with."""
     factors: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0)
     """Of every method's own weight: λ = 1 of the baseline and the cycle, 1 and 4 of the refinement, 1000 of ICON."""
-    folds: tuple[str, ...] = NAMES
-    """Of A, B and C."""
+    folds: tuple[Name, ...] = NAMES
+    """Whose brains judge."""
 
     def run(self) -> None:
         data = lay_out(self.data, self.output / "data")
@@ -135,4 +134,4 @@ def _number(value: float | None) -> str:
 
 
 if __name__ == "__main__":
-    tyro.cli(Sweep).run()
+    begin(Sweep)

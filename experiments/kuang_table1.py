@@ -18,9 +18,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import tyro
-
-from experiments.brains import PERCENTILES, SYNQUICK, judged, lay_out
+from experiments.brains import PERCENTILES, SYNQUICK, Name, judged, lay_out
+from experiments.command import begin
 from experiments.results import RESULTS, command_of, markdown, write_section
 from foldless.cli.crossvalidate import CrossValidate
 from foldless.methods import METHODS, Method
@@ -60,8 +59,8 @@ class Table1:
     """Folder for the trainings and what they came to, fold by fold."""
     methods: tuple[Method, ...] = ("baseline", "cycle", "refinement", "icon")
     """Any of `foldless train --method`; cycle-refinement, bidirectional, three-images and gradicon are in the table."""
-    folds: tuple[str, ...] = ()
-    """Of A, B and C; none named is all."""
+    folds: tuple[Name, ...] = ()
+    """Whose brains judge; none named is all."""
     steps: int = 3000
     """Of a method without phases; a phase of the refinement takes three tenths."""
     batch: int = 1
@@ -216,4 +215,4 @@ def _cell(score: dict[str, Any] | None) -> str:
 
 
 if __name__ == "__main__":
-    tyro.cli(Table1).run()
+    begin(Table1)

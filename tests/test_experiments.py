@@ -1,6 +1,7 @@
 """The experiments run, resume and keep their tables; what they measure is in experiments/RESULTS.md."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 import torch
 from samples import blob, save_image
 
-from experiments.brains import UnderWeights, axial_slice, mean_over_folds, most
+from experiments.brains import UnderWeights, axial_slice, lay_out, mean_over_folds, most
+from experiments.command import begin
 from experiments.icon_fig5 import Fig5
 from experiments.icon_table1 import PUBLISHED, Table1
 from experiments.icon_table2 import Table2
@@ -105,6 +107,71 @@ def brains(tmp_path):
     rows = ["label,name,tissue,group,group_name", "1,One,GM,1,front", "2,Two,GM,2,back", "3,Three,GM,0,"]
     (tmp_path / "brains/labels.csv").write_text("\n".join(rows) + "\n")
     return tmp_path / "brains"
+
+
+def without_labels_csv(brains):
+    (brains / "labels.csv").unlink()
+    return "labels.csv does not exist"
+
+
+def without_a_column(brains):
+    (brains / "labels.csv").write_text("label,name\n1,One\n")
+    return "label and group_name"
+
+
+def without_a_segmentation(brains):
+    (brains / "affine2mm/1003_seg.nii.gz").unlink()
+    return "1003_seg.nii.gz does not exist"
+
+
+def without_an_image(brains):
+    (brains / "affine2mm/1003_t1.nii.gz").unlink()
+    return "holds 5 subjects and 6 are needed: .*affine2mm/ID_t1.nii.gz"
+
+
+def without_anything(brains):
+    shutil.rmtree(brains)
+    return "holds 0 subjects and 6 are needed: .*affine2mm/ID_t1.nii.gz"
+
+
+@pytest.mark.parametrize("experiment", [KuangsTable1, Sweep, Fig2])
+@pytest.mark.parametrize(
+    "damage", [without_labels_csv, without_a_column, without_a_segmentation, without_an_image, without_anything]
+)
+def test_brains_that_are_not_there(brains, tmp_path, experiment, damage):
+    says = damage(brains)
+    with pytest.raises(InputError, match=says):
+        experiment(brains, tmp_path / "out", results=tmp_path / "R.md").run()
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_used_is_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["sweep", "--data", str(tmp_path), "--output", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as ended:
+        begin(Sweep)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("foldless: ")
+    assert said.count("\n") == 1
+
+
+def test_brains_that_moved_are_linked_anew_and_others_are_refused(brains, tmp_path):
+    lay_out(brains, tmp_path / "out/data")
+    brains = brains.rename(tmp_path / "moved")
+    link = tmp_path / "out/data/images/1000.nii.gz"
+    assert not link.exists()
+    lay_out(brains, tmp_path / "out/data")
+    assert link.resolve() == brains / "affine2mm/1000_t1.nii.gz"
+    others = shutil.copytree(brains, tmp_path / "others")
+    with pytest.raises(InputError, match="choose another --output"):
+        lay_out(others, tmp_path / "out/data")
+    assert link.resolve() == brains / "affine2mm/1000_t1.nii.gz"
+
+
+def test_a_pair_that_does_not_judge_is_refused_first(brains, tmp_path):
+    with pytest.raises(InputError, match="1001 is not among the brains of the fold A: 1000, 1003"):
+        Fig2(brains, tmp_path / "out", pair=("1000", "1001"), results=tmp_path / "R.md").run()
+    assert not list((tmp_path / "out").glob("A-*"))
 
 
 def test_a_fold_of_kuangs_table(brains, tmp_path):

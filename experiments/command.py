@@ -1,0 +1,26 @@
+"""How every experiment is started."""
+
+from __future__ import annotations
+
+import sys
+from typing import Protocol
+
+import tyro
+
+from foldless.cli.console import say_error
+from foldless.errors import InputError
+
+
+class Experiment(Protocol):
+    """A frozen dataclass of options."""
+
+    def run(self) -> None: ...
+
+
+def begin(experiment: type[Experiment]) -> None:
+    """Run an experiment from its command line; what cannot be used is one sentence, and the exit code 2."""
+    try:
+        tyro.cli(experiment).run()
+    except InputError as error:
+        say_error(error)
+        sys.exit(2)
