@@ -5,15 +5,15 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from experiments.drawing import DOCS, Format
-from experiments.results import RESULTS
+from experiments.results import RESULTS, kept
 from foldless.cli.console import say
 from foldless.cli.watch import Watch
 from foldless.errors import InputError
@@ -121,6 +121,8 @@ class UnderWeights:
     """What images are pooled by for training; judged are whole ones."""
     pairs: int = 12
     """Test pairs a fold."""
+    seed: int = 0
+    """Of every training."""
     formats: tuple[Format, ...] = ("svg",)
     """Of the picture; "svg pdf" for both."""
     pictures: Path = DOCS
@@ -132,7 +134,8 @@ class UnderWeights:
         """A method's recipe, every weight of it times `factor`."""
         from foldless.build import settled
 
-        recipe = replace(lasting(method_recipe(method, Recipe()), self.steps), batch=self.batch, rate=self.rate)
+        recipe = replace(lasting(method_recipe(method, Recipe()), self.steps), batch=self.batch)
+        recipe = replace(recipe, rate=self.rate, seed=self.seed)
         recipe = planned(recipe, method, pool=self.pool)
         stages = tuple(replace(s, weight=None if s.weight is None else factor * s.weight) for s in recipe.stages)
         return settled(replace(recipe, weight=factor * recipe.weight, stages=stages))
@@ -142,18 +145,60 @@ class UnderWeights:
 
         Returns:
             The folder of the training and a row a test pair.
+
+        Raises:
+            InputError: the folder holds a training that is not known to be this one.
         """
         from foldless.crossvalidation import run_fold
         from foldless.recipe import Source
 
-        recipe = self.recipe(method, factor)
-        length = f"{self.steps}x{self.batch}-{self.rate:g}-pool{self.pool}-{self.pairs}pairs"
-        folder = self.output / f"{fold}-{method}-{recipe.weight:g}-{length}"
+        recipe, folder = self.recipe(method, factor), self.folder(method, factor, fold)
+        settings, digests = self.settings(method, factor, fold, data)
+        claim(folder, settings, digests)
         say(f"{method}, λ = {recipe.weight:g}, judged by {fold}")
         source = Source(str(data), percentiles=PERCENTILES).resolved()
         with Watch(recipe.ends()[-1]) as watch:
             rows = run_fold(recipe, source, folds(data)[fold], folder, self.pairs, on_step=watch.on_step)
         return folder, rows
+
+    def folder(self, method: str, factor: float, fold: str) -> Path:
+        """Where a training of a method, its weights times `factor`, is kept."""
+        seed = f"-seed{self.seed}" if self.seed else ""
+        length = f"{self.steps}x{self.batch}-{self.rate:g}-pool{self.pool}-{self.pairs}pairs{seed}"
+        return self.output / f"{fold}-{method}-{self.recipe(method, factor).weight:g}-{length}"
+
+    def settings(self, method: str, factor: float, fold: str, data: Path) -> tuple[dict[str, Any], dict[str, str]]:
+        """What a training and its scores depend on: the settings, and the SHA-256 of every file of the data."""
+        from foldless.crossvalidation import data_digests
+
+        settings = {
+            "recipe": self.recipe(method, factor).as_dict(),
+            "fold": asdict(folds(data)[fold]),
+            "pairs": self.pairs,
+            "percentiles": PERCENTILES,
+        }
+        return settings, data_digests(data)
+
+
+def claim(folder: Path, settings: Mapping[str, Any], digests: Mapping[str, str]) -> None:
+    """Write beside a training that is to begin what it depends on, or make sure that one which is there is the same.
+
+    Raises:
+        InputError: it is another, or nothing says which.
+    """
+    from foldless.record import FILE, run_record, write_json
+
+    file = folder / FILE
+    if not folder.exists() or not any(folder.iterdir()):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(run_record("experiments.brains", settings, digests), file)
+    elif not file.is_file():
+        raise InputError(
+            f"{folder} holds a training and no {FILE} that says on which data and by which settings; choose another "
+            f"--output or, if it is known to be this one, put the {FILE} of a training that is alike beside it"
+        )
+    elif (found := kept(file, settings)) is None or found["data_sha256"] != digests:
+        raise InputError(f"{folder} holds a training on other data or by other settings; choose another --output")
 
 
 def mean_over_folds(rows: Mapping[str, list[Scores]]) -> dict[str, float]:

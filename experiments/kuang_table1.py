@@ -71,6 +71,8 @@ class Table1:
     """What images are pooled by for training."""
     pairs: int = 42
     """Test pairs a fold; all 42, or 30 of six subjects, unless fewer are asked for."""
+    seed: int = 0
+    """Of every training."""
     synquick: bool = False
     """Also antspyx's SyNQuick on the same pairs; takes `pip install antspyx`."""
     results: Path = RESULTS
@@ -90,6 +92,7 @@ class Table1:
             batch=self.batch,
             rate=self.rate,
             pool=self.pool,
+            seed=self.seed,
             regions=data / "regions.csv",
             legacy=True,
             percentiles=PERCENTILES,

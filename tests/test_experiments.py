@@ -284,6 +284,29 @@ def test_the_sweep_goes_on_and_compares_at_equal_dice(brains, tmp_path):
     assert (tmp_path / "p/kuang_sweep.svg").is_file()
 
 
+def test_a_training_is_taken_for_no_other(brains, tmp_path):
+    """Not where an image or a label map differs, nor of another seed, nor where nothing says what it is of."""
+    options = {"weights": (1.0,), "steps": 1, "pairs": 1, "pictures": tmp_path, "results": tmp_path / "R.md"}
+    Fig2(brains, tmp_path / "out", **options).run()
+    Fig2(brains, tmp_path / "out", seed=1, **options).run()
+    first, other = sorted((tmp_path / "out").glob("A-*"))
+    assert first.name == "A-baseline-1-1x1-0.0005-pool2-1pairs"
+    assert other.name == first.name + "-seed1"
+    one, two = (Model.load(folder / "last.safetensors").registration.state_dict() for folder in (first, other))
+    assert not all(torch.equal(one[name], two[name]) for name in one)
+    record = (first / "run.json").read_bytes()
+    (first / "run.json").unlink()
+    with pytest.raises(InputError, match=r"no run\.json"):
+        Fig2(brains, tmp_path / "out", **options).run()
+    (first / "run.json").write_bytes(record)
+    Fig2(brains, tmp_path / "out", **options).run()
+    before = (first / "pairs.json").stat().st_mtime_ns
+    save_image(blob((16, 16, 16), 99).astype(np.uint8), brains / "affine2mm/1004_seg.nii.gz")
+    with pytest.raises(InputError, match="other data"):
+        Fig2(brains, tmp_path / "out", **options).run()
+    assert (first / "pairs.json").stat().st_mtime_ns == before
+
+
 def test_percent_at_equal_dice():
     """numpy's own interpolation, nothing beyond the ends, and the better of two weights that come to the same Dice."""
     dice, percent = [0.7, 0.6, 0.5], [1.0, 0.3, 0.1]

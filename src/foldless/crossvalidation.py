@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from foldless.data.folder import folder_split
+from foldless.data.folder import case_names, folder_split, label_file
 from foldless.data.images import ordered_pairs
 from foldless.errors import InputError
 from foldless.evaluation import Scores, flat, judge_folder
@@ -22,7 +22,7 @@ from foldless.model import Model
 from foldless.objective import Terms
 from foldless.outcome import Outcome
 from foldless.recipe import Recipe, Source
-from foldless.record import write_json
+from foldless.record import file_digest, write_json
 from foldless.training.checkpoints import FILE as CHECKPOINT
 from foldless.training.loop import train
 from foldless.training.validation import Scores as Look
@@ -133,6 +133,12 @@ def run_fold(
     rows = [{"moving": pair.moving, "fixed": pair.fixed, **pair.scores} for pair in judged]
     write_json({"pairs": rows}, folder / FILE)
     return rows
+
+
+def data_digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 of every image and label map of a folder, by its path in there."""
+    files = [part for image in case_names(folder).values() for part in (image, label_file(folder, image))]
+    return {str(file.relative_to(folder)): file_digest(file) for file in files if file is not None}
 
 
 def judged_so_far(folder: Path, methods: Iterable[str]) -> Results:

@@ -129,6 +129,7 @@ class CrossValidate:
         Raises:
             InputError: the folder holds something else.
         """
+        from foldless.crossvalidation import data_digests
         from foldless.record import FILE, read_record, run_record, write_json
 
         settings: dict[str, Any] = {
@@ -140,7 +141,7 @@ class CrossValidate:
         }
         if not self.output.exists() or not any(self.output.iterdir()):
             self.output.mkdir(parents=True, exist_ok=True)
-            write_json(run_record("crossvalidate", settings, _digests(self.data)), self.output / FILE)
+            write_json(run_record("crossvalidate", settings, data_digests(self.data)), self.output / FILE)
             return list(recipes)
         record = read_record(self.output)
         earlier, now = record["settings"], json_plain(settings)
@@ -148,7 +149,7 @@ class CrossValidate:
         same = all(earlier.get(k) == now[k] for k in ("source", "folds", "pairs", "legacy"))
         if not same or any(earlier["recipes"][m] != now["recipes"][m] for m in shared):
             raise InputError(f"{self.output} holds a cross-validation with other settings; choose another --output")
-        if record["data_sha256"] != _digests(self.data):
+        if record["data_sha256"] != data_digests(self.data):
             raise InputError(f"the files of {self.data} are not those that {self.output} was begun with")
         earlier["recipes"] |= now["recipes"]
         write_json(record, self.output / FILE)
@@ -189,14 +190,6 @@ def json_plain(value: Any) -> Any:
     import json
 
     return json.loads(json.dumps(value))
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    from foldless.data.folder import case_names, label_file
-    from foldless.record import file_digest
-
-    files = [part for image in case_names(folder).values() for part in (image, label_file(folder, image))]
-    return {str(file.relative_to(folder)): file_digest(file) for file in files if file is not None}
 
 
 def _cell(score: dict[str, Any]) -> str:
