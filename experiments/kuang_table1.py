@@ -104,7 +104,7 @@ class Table1:
             f"over {self.pairs} ordered pairs at most. Images pooled by {self.pool} for training, {self.steps} steps "
             f"(a phase: three tenths), batch {self.batch}, rate {self.rate:g}; scores on whole images. P: voxels whose "
             "forward-difference determinant is below zero; legacy: with the mistake in the authors' determinant until "
-            "2020. Published: Mindboggle-101 at 1 mm."
+            "2020, on axes in nibabel's order. Published: Mindboggle-101 at 1 mm."
         )
         tables = f"{table(folds)}\nDice by region, left and right together:\n\n{by_region(folds, data)}"
         text = f"    {command_of('kuang_table1', self._as_found(folds))}\n\n{about}\n\n{tables}"
