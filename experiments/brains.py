@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -139,6 +140,17 @@ class UnderWeights:
         recipe = planned(recipe, method, pool=self.pool)
         stages = tuple(replace(s, weight=None if s.weight is None else factor * s.weight) for s in recipe.stages)
         return settled(replace(recipe, weight=factor * recipe.weight, stages=stages))
+
+    def check(self, methods: Iterable[str], factors: Iterable[float]) -> None:
+        """Refuse before anything is made what the options ask of no training.
+
+        Raises:
+            InputError: says what.
+        """
+        if self.pairs < 1:
+            raise InputError(f"a fold is judged by one pair or more; got --pairs {self.pairs}")
+        for method, factor in product(methods, factors):
+            self.recipe(method, factor)
 
     def under_weight(self, method: str, factor: float, fold: str, data: Path) -> tuple[Path, list[Scores]]:
         """Train and judge a method on a fold, its weights times `factor`, or read what an earlier call found.

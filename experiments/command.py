@@ -8,7 +8,7 @@ from typing import Protocol
 import tyro
 
 from foldless.cli.console import say_error
-from foldless.errors import InputError
+from foldless.errors import InputError, TrainingError
 
 
 class Experiment(Protocol):
@@ -18,9 +18,12 @@ class Experiment(Protocol):
 
 
 def begin(experiment: type[Experiment]) -> None:
-    """Run an experiment from its command line; what cannot be used is one sentence, and the exit code 2."""
+    """Run an experiment from its command line; an error is one sentence, and the exit code 2, or 1 of a training."""
     try:
         tyro.cli(experiment).run()
     except InputError as error:
         say_error(error)
         sys.exit(2)
+    except TrainingError as error:
+        say_error(error)
+        sys.exit(1)

@@ -32,6 +32,7 @@ class Fig2(UnderWeights):
     """Which axial slice, from below; None: where the first map folds most."""
 
     def run(self) -> None:
+        self.check(["baseline"], self.weights)
         data = lay_out(self.data, self.output / "data")
         moving, fixed = self._pair(data)
         slices, means = [], []

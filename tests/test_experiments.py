@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -13,20 +14,23 @@ from samples import blob, save_image
 
 from experiments.brains import UnderWeights, axial_slice, lay_out, mean_over_folds, most
 from experiments.command import begin
+from experiments.drawing import panels
 from experiments.icon_fig5 import Fig5
 from experiments.icon_table1 import PUBLISHED, Table1
 from experiments.icon_table2 import Table2
 from experiments.kuang_fig2 import Fig2
 from experiments.kuang_fig5 import Fig5 as KuangsFig5
 from experiments.kuang_fig6 import Fig6 as KuangsFig6
-from experiments.kuang_sweep import Point, Sweep, percent_at
+from experiments.kuang_sweep import Point, Sweep, draw_curves, percent_at
 from experiments.kuang_table1 import COLUMNS, judge_synquick
 from experiments.kuang_table1 import Table1 as KuangsTable1
 from experiments.results import markdown, write_section
 from foldless.errors import InputError
 from foldless.io import read_volume
+from foldless.methods import method_recipe
 from foldless.model import Model
 from foldless.outcome import register_volumes
+from foldless.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = sorted(
@@ -305,6 +309,42 @@ def test_a_training_is_taken_for_no_other(brains, tmp_path):
     with pytest.raises(InputError, match="other data"):
         Fig2(brains, tmp_path / "out", **options).run()
     assert (first / "pairs.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("method", ["bidirectional", "icon", "gradicon", "refinement", "three-images"])
+def test_the_sweep_takes_every_method(brains, tmp_path, method):
+    """Its weights far below and above its own, in any order and named twice."""
+    options = {"folds": ("A",), "steps": 1, "pairs": 1, "pictures": tmp_path / "p", "results": tmp_path / "RESULTS.md"}
+    sweep = Sweep(brains, tmp_path / "out", methods=("baseline", method, method), factors=(16.0, 0.05), **options)
+    sweep.run()
+    assert len(list((tmp_path / "out").glob("A-*/pairs.json"))) == 4
+    table = (tmp_path / "RESULTS.md").read_text().partition("At equal Dice")[0]
+    rows = [line.split(" | ")[:2] for line in table.splitlines() if line.startswith(f"| {method} ")]
+    own = method_recipe(method, Recipe()).weight
+    assert rows == [[f"| {method}", f"{factor * own:g}"] for factor in (0.05, 16)]
+
+
+def test_five_curves_are_told_apart():
+    """By names and colours, at their own ends; no two labels lie on each other where nothing folds."""
+    methods = ("baseline", "bidirectional", "icon", "gradicon", "refinement")
+    curves = {m: [Point(w, 0.5, p, 0, 0, 0) for w, p in ((0.05, 10.0**-k), (16.0, 0.0))] for k, m in enumerate(methods)}
+    figure, [[axes]] = panels(1, 1, width=8.5, height=5.5)
+    draw_curves(axes, curves)
+    figure.draw_without_rendering()
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == list(methods)
+    names = {text.get_text(): text for text in axes.texts if text.get_text() in methods}
+    assert [names[m].get_color() for m in methods] == [line.get_color() for line in axes.lines]
+    assert len({line.get_color() for line in axes.lines}) == len({line.get_marker() for line in axes.lines}) == 5
+    boxes = [text.get_window_extent() for text in axes.texts if text.get_text() == "16"]
+    assert len(boxes) == 5
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+
+
+def test_options_that_no_training_takes_are_refused_first(brains, tmp_path):
+    for options, says in (({"pairs": 0}, "one pair or more"), ({"factors": (-1.0,)}, "weight"), ({"pool": 0}, "pool")):
+        with pytest.raises(InputError, match=says):
+            Sweep(brains, tmp_path / "out", results=tmp_path / "R.md", **options).run()
+    assert not (tmp_path / "out").exists()
 
 
 def test_percent_at_equal_dice():
