@@ -16,13 +16,16 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from experiments.brains import PERCENTILES, SYNQUICK, Name, judged, lay_out
 from experiments.command import begin
 from experiments.results import RESULTS, command_of, markdown, write_section
 from foldless.cli.crossvalidate import CrossValidate
-from foldless.methods import METHODS, Method
+from foldless.methods import PHASE_SHARE, Method, lasting
+
+if TYPE_CHECKING:
+    from foldless.recipe import Recipe
 
 PUBLISHED = {"baseline": "1.97 ± 0.73", "cycle": "0.13 ± 0.05", "refinement": "0.20 ± 0.02"}
 """P in %, mean and standard deviation over three folds of Mindboggle101."""
@@ -101,21 +104,43 @@ class Table1:
             judge_synquick(data, folds, self.methods[0])
         about = (
             "20 brains in three folds; mean ± standard deviation (divisor n - 1) over the folds that were run of means "
-            f"over {self.pairs} ordered pairs at most. Images pooled by {self.pool} for training, {self.steps} steps "
-            f"(a phase: three tenths), batch {self.batch}, rate {self.rate:g}; scores on whole images. P: voxels whose "
-            "forward-difference determinant is below zero; legacy: with the mistake in the authors' determinant until "
-            "2020, on axes in nibabel's order. Published: Mindboggle-101 at 1 mm."
+            f"over {self.pairs} ordered pairs at most. Training: steps of all phases x pairs a step, rate, what images "
+            "are pooled by; scores on whole images. P: voxels whose forward-difference determinant is below zero; "
+            "legacy: with the mistake in the authors' determinant until 2020, on axes in nibabel's order. Published: "
+            "Mindboggle-101 at 1 mm."
         )
-        tables = f"{table(folds)}\nDice by region, left and right together:\n\n{by_region(folds, data)}"
-        text = f"    {command_of('kuang_table1', self._as_found(folds))}\n\n{about}\n\n{tables}"
+        commands = "\n".join(f"    {command_of('kuang_table1', call)}" for call in self._calls(folds))
+        regions = f"Dice by region, left and right together:\n\n{by_region(folds, data)}"
+        text = f"{commands}\n\n{about}\n\n{table(folds)}\n{regions}"
         write_section("Kuang, Table 1", text, self.results)
 
-    def _as_found(self, results: Path) -> Table1:
-        """The call that makes all of the table at once."""
+    def _calls(self, results: Path) -> list[Table1]:
+        """The calls that make all of the table, one a length of training."""
+        from foldless.crossvalidation import trainings
+
         found = judged(results)
-        methods: Any = tuple(method for method in found if method in METHODS)
-        folds = tuple(sorted({fold for judged_by in found.values() for fold in judged_by}))
-        return replace(self, methods=methods, folds=folds, synquick=SYNQUICK in found)
+        folds: Any = tuple(sorted({fold for judged_by in found.values() for fold in judged_by}))
+        calls: dict[tuple[int, int, float, int], list[Method]] = {}
+        for method, recipe in trainings(results).items():
+            if method in found:
+                length = (self._steps_of(recipe), recipe.batch, recipe.rate, recipe.plan[-1].level)
+                calls.setdefault(length, []).append(cast(Method, method))
+        return [
+            replace(
+                self,
+                **dict(zip(("steps", "batch", "rate", "pool"), length, strict=True)),
+                methods=tuple(methods),
+                folds=folds,
+                synquick=SYNQUICK in found and not place,
+            )
+            for place, (length, methods) in enumerate(calls.items())
+        ]
+
+    def _steps_of(self, recipe: Recipe) -> int:
+        """The option that a training followed from: this call's, where it may be."""
+        if lasting(recipe, self.steps).steps == recipe.steps:
+            return self.steps
+        return recipe.steps if recipe.refinement == "none" else round(recipe.steps / PHASE_SHARE)
 
 
 def judge_synquick(data: Path, results: Path, like: str) -> None:
@@ -174,20 +199,21 @@ def synquick_scores(data: Path, moving: str, fixed: str) -> dict[str, Any]:
 
 def table(results: Path) -> str:
     """Every method as Markdown: mean ± standard deviation over the folds that it was judged by (divisor n - 1)."""
-    from foldless.crossvalidation import summarised
+    from foldless.crossvalidation import in_words, summarised, trainings
 
     found = judged(results)
-    summary = summarised(found)
+    summary, trained = summarised(found), trainings(results)
     rows = []
     for method in dict.fromkeys([*ROWS, *found]):
         scores = summary.get(method)
         if scores is None:
-            cells = ["not run", *[""] * (1 + len(COLUMNS))]
+            cells = ["", "not run", *[""] * (1 + len(COLUMNS))]
         else:
             pairs = " ".join(str(len(judged_pairs)) for judged_pairs in found[method].values())
-            cells = [" ".join(found[method]), pairs, *_cells(scores)]
+            training = in_words(trained[method]) if method in trained else ""
+            cells = [training, " ".join(found[method]), pairs, *_cells(scores)]
         rows.append((method, PUBLISHED.get(method, ""), *cells))
-    return markdown(("method", "published P, %", "folds run", "pairs", *COLUMNS.values()), rows)
+    return markdown(("method", "published P, %", "training", "folds run", "pairs", *COLUMNS.values()), rows)
 
 
 def by_region(results: Path, data: Path) -> str:

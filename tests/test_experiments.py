@@ -183,9 +183,8 @@ def test_a_fold_of_kuangs_table(brains, tmp_path):
     KuangsTable1(brains, tmp_path / "out", results=tmp_path / "RESULTS.md", **options).run()
     (line,) = (row for row in (tmp_path / "RESULTS.md").read_text().splitlines() if row.startswith("| baseline"))
     cells = [cell.strip() for cell in line.split("|")[1:-1]]
-    assert cells[:3] == ["baseline", "1.97 ± 0.73", "B"]
-    assert cells[3] == "1"
-    assert 0 < float(cells[8]) <= 1
+    assert cells[:5] == ["baseline", "1.97 ± 0.73", "1 x 1, 0.0005, pool 2", "B", "1"]
+    assert 0 < float(cells[9]) <= 1
     assert (tmp_path / "out/data/groups.csv").read_text().split()[1:] == [
         f"{1000 + k},{'ABC'[k % 3]}" for k in range(6)
     ]
@@ -203,12 +202,25 @@ def crossed(brains, tmp_path):
 def test_kuangs_table_says_what_was_not_run_and_has_regions(crossed, tmp_path):
     text = (tmp_path / "RESULTS.md").read_text()
     assert "--methods baseline cycle --folds A --steps 1 --pairs 2" in text
-    assert "| gradicon |  | not run |" in text
+    assert "| gradicon |  |  | not run |" in text
     rows = json.loads((crossed / "results/A/cycle/pairs.json").read_text())["pairs"]
     (line,) = (row for row in text.splitlines() if row.startswith("| front"))
     assert line.split(" | ")[2].rstrip(" |") == f"{np.mean([row['dice_per_label']['1'] for row in rows]):.3f}"
     (line,) = (row for row in text.splitlines() if row.startswith("| cycle |"))
-    assert float(line.split("|")[5]) == pytest.approx(np.mean([r["folds_percent"]["forward"] for r in rows]), rel=1e-3)
+    assert float(line.split("|")[6]) == pytest.approx(np.mean([r["folds_percent"]["forward"] for r in rows]), rel=1e-3)
+
+
+def test_every_row_of_kuangs_table_says_its_own_training(crossed, brains, tmp_path):
+    options = {"methods": ("refinement",), "folds": ("A",), "steps": 10, "pairs": 2, "rate": 1e-3}
+    KuangsTable1(brains, crossed, results=tmp_path / "RESULTS.md", **options).run()
+    text = (tmp_path / "RESULTS.md").read_text()
+    commands = [line.strip().partition("--output RUNS ")[2] for line in text.splitlines() if line.startswith("    ")]
+    assert commands == [
+        "--methods baseline cycle --folds A --steps 1 --pairs 2",
+        "--methods refinement --folds A --steps 10 --rate 0.001 --pairs 2",
+    ]
+    assert "| baseline | 1.97 ± 0.73 | 1 x 1, 0.0005, pool 2 | A |" in text
+    assert "| refinement | 0.20 ± 0.02 | 24 x 1, 0.001, pool 2 | A |" in text
 
 
 def test_kuangs_pictures_are_the_same_twice(crossed, tmp_path):
