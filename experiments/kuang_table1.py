@@ -38,6 +38,7 @@ COLUMNS = {
     "inverse_consistency_voxels.mean": "inverse, voxels",
     "seconds": "s a pair",
 }
+TESTED = {"dice": "Dice", "folds_percent.forward": "P, %"}
 ROWS = (
     "baseline",
     "cycle",
@@ -111,7 +112,7 @@ class Table1:
         )
         commands = "\n".join(f"    {command_of('kuang_table1', call)}" for call in self._calls(folds))
         regions = f"Dice by region, left and right together:\n\n{by_region(folds, data)}"
-        text = f"{commands}\n\n{about}\n\n{table(folds)}\n{regions}"
+        text = f"{commands}\n\n{about}\n\n{table(folds)}\n{against(folds)}{regions}"
         write_section("Kuang, Table 1", text, self.results)
 
     def _calls(self, results: Path) -> list[Table1]:
@@ -214,6 +215,34 @@ def table(results: Path) -> str:
             cells = [training, " ".join(found[method]), pairs, *_cells(scores)]
         rows.append((method, PUBLISHED.get(method, ""), *cells))
     return markdown(("method", "published P, %", "training", "folds run", "pairs", *COLUMNS.values()), rows)
+
+
+def against(results: Path, first: str = ROWS[0]) -> str:
+    """Every method against the first on the pairs that both have, Dice and P; nothing where none are shared."""
+    from foldless.crossvalidation import CAVEAT, compared
+
+    found = judged(results)
+    tests = [row for row in compared(found, tuple(TESTED)) if row["first"] == first]
+    rows = []
+    for method in dict.fromkeys(row["second"] for row in tests):
+        own = {row["score"]: row for row in tests if row["second"] == method}
+        some = next(iter(own.values()))
+        cells = [cell for score in TESTED for cell in _test_cells(own.get(score))]
+        rows.append((method, str(some["pairs"]), str(some["folds"]), *cells))
+    if not rows:
+        return ""
+    columns = [word for name in TESTED.values() for word in (f"{name} - {first}'s", "p", "folds that agree")]
+    folds = len({fold for by_fold in found.values() for fold in by_fold})
+    return (
+        f"Against the {first}, pair by pair:\n\n{markdown(('method', 'pairs', 'folds', *columns), rows)}\n"
+        f"{CAVEAT.format(folds=folds)}\n\n"
+    )
+
+
+def _test_cells(test: dict[str, Any] | None) -> tuple[str, str, str]:
+    if test is None:
+        return ("", "", "")
+    return (f"{-test['difference']:.3g}", f"{test['p']:.2g}", f"{test['folds_agreeing']} of {test['folds']}")
 
 
 def by_region(results: Path, data: Path) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from samples import blob, save_image
+from scipy.stats import wilcoxon
 
 from experiments.brains import UnderWeights, axial_slice, lay_out, mean_over_folds, most
 from experiments.command import begin
@@ -22,7 +23,7 @@ from experiments.kuang_fig2 import Fig2
 from experiments.kuang_fig5 import Fig5 as KuangsFig5
 from experiments.kuang_fig6 import Fig6 as KuangsFig6
 from experiments.kuang_sweep import Point, Sweep, draw_curves, percent_at
-from experiments.kuang_table1 import COLUMNS, judge_synquick
+from experiments.kuang_table1 import COLUMNS, against, judge_synquick
 from experiments.kuang_table1 import Table1 as KuangsTable1
 from experiments.results import markdown, write_section
 from foldless.errors import InputError
@@ -208,6 +209,32 @@ def test_kuangs_table_says_what_was_not_run_and_has_regions(crossed, tmp_path):
     assert line.split(" | ")[2].rstrip(" |") == f"{np.mean([row['dice_per_label']['1'] for row in rows]):.3f}"
     (line,) = (row for row in text.splitlines() if row.startswith("| cycle |"))
     assert float(line.split("|")[6]) == pytest.approx(np.mean([r["folds_percent"]["forward"] for r in rows]), rel=1e-3)
+
+
+def test_kuangs_table_tests_methods_against_the_baseline(tmp_path):
+    """scipy's p on the pairs that both have; the sign is the method's side; no baseline, no table."""
+    random = np.random.default_rng(0)
+    scores = {method: random.uniform(size=(2, 12)) for method in ("baseline", "cycle", "synquick")}
+    for method, (dice, percent) in scores.items():
+        rows = [
+            {"moving": "m", "fixed": str(k), "dice": d, "folds_percent": {"forward": p}}
+            for k, (d, p) in enumerate(zip(dice, percent, strict=True))
+        ]
+        (tmp_path / f"A/{method}").mkdir(parents=True)
+        kept = rows[4:] if method == "synquick" else rows[::-1]
+        (tmp_path / f"A/{method}/pairs.json").write_text(json.dumps({"pairs": kept}))
+    lines = against(tmp_path).splitlines()
+    for method, first in (("cycle", 0), ("synquick", 4)):
+        (line,) = (line for line in lines if line.startswith(f"| {method} |"))
+        cells = [cell.strip() for cell in line.split("|")[2:-1]]
+        assert cells[:2] == [str(12 - first), "1"]
+        for k in range(2):
+            one, other = scores[method][k, first:], scores["baseline"][k, first:]
+            expected = f"{(one - other).mean():.3g}", f"{wilcoxon(one, other).pvalue:.2g}", "1 of 1"
+            assert tuple(cells[2 + 3 * k : 5 + 3 * k]) == expected
+    assert "folds here: 1" in lines[-2]
+    shutil.rmtree(tmp_path / "A/baseline")
+    assert against(tmp_path) == ""
 
 
 def test_every_row_of_kuangs_table_says_its_own_training(crossed, brains, tmp_path):
