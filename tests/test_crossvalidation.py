@@ -233,6 +233,7 @@ def test_a_later_call_keeps_what_earlier_ones_found(foldless, data, tmp_path):
         (("--pairs", 0), "one pair or more"),
         (("--pairs", -1), "one pair or more"),
         (("--methods", "baseline", "three-images"), "3 are needed"),
+        (("--pool", 16), "16 x 16 voxels pooled by 16 are a single node; pool them by 15"),
     ],
 )
 def test_what_a_later_fold_would_refuse_is_refused_first(foldless, data, tmp_path, words, says):

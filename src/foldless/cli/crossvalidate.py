@@ -108,13 +108,15 @@ class CrossValidate:
         Raises:
             InputError: says what.
         """
-        from foldless.data.folder import largest_lattice
+        from foldless.data.folder import largest_lattice, padded
 
         if self.pairs < 1:
             raise InputError(f"a fold is judged by one pair or more; got --pairs {self.pairs}")
         lattice = largest_lattice(self.data)
         if self.legacy and lattice is not None and len(lattice) != 3:
             raise InputError("Kuang's legacy determinant is of volumes; leave --legacy out for pictures")
+        for recipe in recipes.values() if lattice is not None else ():
+            recipe.check_lattice(padded(lattice))
         for fold in folds:
             wanted = max(3 if recipe.objective == "three-images" else 2 for recipe in recipes.values())
             if len(fold.train) < wanted:
