@@ -136,7 +136,7 @@ def folder_split(
 ) -> tuple[Split, Preparation]:
     """Everything `foldless train` needs of a folder: the prepared images in their three parts, and how it was done.
 
-    `parts` names the cases of train, val and test; otherwise `split_names` does.
+    `parts` names the cases of train, val and test; otherwise `split_names` does. Parts of the same cases share them.
     """
     files = case_names(folder)
     parts = parts or split_names(folder, files)
@@ -144,10 +144,12 @@ def folder_split(
     volumes = read_images(folder, {name: path for name, path in files.items() if name in used})
     lay = {"centre": fitting_preparation, "world": world_preparation}[placement]
     preparation = lay((volumes[name].geometry for name in parts["train"]), percentiles)
+    chosen = {part: tuple(parts[part]) for part in ("train", "val", "test")}
     sets = {
-        part: image_set(folder, {name: volumes[name] for name in names}, preparation) for part, names in parts.items()
+        names: image_set(folder, {name: volumes[name] for name in names}, preparation)
+        for names in dict.fromkeys(chosen.values())
     }
-    return Split(sets["train"], sets["val"], sets["test"]), preparation
+    return Split(**{part: sets[names] for part, names in chosen.items()}), preparation
 
 
 def label_file(folder: Path, image: Path) -> Path | None:
