@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from experiments.drawing import DOCS, Format
-from experiments.results import RESULTS
+from experiments.results import RESULTS, kept
 from foldless.cli.console import say
 from foldless.cli.watch import Watch
+from foldless.errors import InputError
 from foldless.methods import METHODS, lasting, method_recipe, planned
 from foldless.recipe import Recipe
 
@@ -25,32 +27,73 @@ if TYPE_CHECKING:
     from foldless.crossvalidation import Fold, Results
     from foldless.evaluation import Scores
 
-NAMES = ("A", "B", "C")
+Name = Literal["A", "B", "C"]
+NAMES: tuple[Name, ...] = get_args(Name)
 """The folds: every third subject."""
 SYNQUICK = "synquick"
+EXPECTED = "a folder of brains holds affine2mm/ID_t1.nii.gz with ID_seg.nii.gz, and labels.csv"
 PERCENTILES = (0.0, 100.0)
 """Kuang divides each image by its maximum."""
+
+
+FEWEST = 6
+"""Subjects: a fold is judged by pairs."""
 
 
 def lay_out(brains: Path, folder: Path) -> Path:
     """The brains as foldless reads them: links to images and labels, groups.csv (every third subject), regions.csv.
 
     A region is a group of labels.csv, left and right together.
+
+    Raises:
+        InputError: the brains are not there, or the folder links to others; nothing is made then.
     """
-    names = sorted(path.name.removesuffix("_t1.nii.gz") for path in (brains / "affine2mm").glob("*_t1.nii.gz"))
-    for part, suffix in (("images", "t1"), ("labels", "seg")):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-        for name in names:
-            link = folder / part / f"{name}.nii.gz"
-            if not link.exists():
-                link.symlink_to((brains / "affine2mm" / f"{name}_{suffix}.nii.gz").resolve())
-    groups = [f"{name},{NAMES[k % 3]}" for k, name in enumerate(names)]
+    subjects, regions = _subjects(brains), _regions(brains)
+    links = {
+        folder / part / f"{name}.nii.gz": file.resolve()
+        for name, files in subjects.items()
+        for part, file in zip(("images", "labels"), files, strict=True)
+    }
+    for link, file in links.items():
+        if link.exists() and link.resolve() != file:
+            raise InputError(
+                f"{link} is {link.resolve()} and not {file}, so what is in {folder.parent} was found on other brains: "
+                f"choose another --output or, if these are the same in another place, delete {folder}"
+            )
+    for link, file in links.items():
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.exists():
+            link.unlink(missing_ok=True)  # where it points to nothing
+            link.symlink_to(file)
+    groups = [f"{name},{NAMES[k % 3]}" for k, name in enumerate(subjects)]
     (folder / "groups.csv").write_text("\n".join(["case,group", *groups]) + "\n", encoding="utf-8")
-    with (brains / "labels.csv").open(newline="", encoding="utf-8") as file:
-        known = [(row["label"], row["group_name"]) for row in csv.DictReader(file) if row["group_name"]]
-    regions = [f"{label},{name.removesuffix('_L').removesuffix('_R')}" for label, name in known]
     (folder / "regions.csv").write_text("\n".join(["label,region", *regions]) + "\n", encoding="utf-8")
     return folder
+
+
+def _subjects(brains: Path) -> dict[str, tuple[Path, Path]]:
+    """Subject -> image and labels."""
+    images = {file.name.removesuffix("_t1.nii.gz"): file for file in sorted(brains.glob("affine2mm/*_t1.nii.gz"))}
+    found = {name: (file, file.with_name(f"{name}_seg.nii.gz")) for name, file in images.items()}
+    if len(found) < FEWEST:
+        raise InputError(f"{brains} holds {len(found)} subjects and {FEWEST} are needed: {EXPECTED}")
+    if missing := next((file for files in found.values() for file in files if not file.is_file()), None):
+        raise InputError(f"{missing} does not exist: {EXPECTED}")
+    return found
+
+
+def _regions(brains: Path) -> list[str]:
+    """Label and region of every label that has one, as lines."""
+    file = brains / "labels.csv"
+    if not file.is_file():
+        raise InputError(f"{file} does not exist: {EXPECTED}")
+    with file.open(newline="", encoding="utf-8") as content:
+        rows = list(csv.DictReader(content))
+    if not rows or not {"label", "group_name"} <= set(rows[0]):
+        raise InputError(f"{file} must be a CSV whose first line names the columns label and group_name")
+    return [
+        f"{row['label']},{row['group_name'].removesuffix('_L').removesuffix('_R')}" for row in rows if row["group_name"]
+    ]
 
 
 def folds(data: Path) -> dict[str, Fold]:
@@ -79,6 +122,8 @@ class UnderWeights:
     """What images are pooled by for training; judged are whole ones."""
     pairs: int = 12
     """Test pairs a fold."""
+    seed: int = 0
+    """Of every training."""
     formats: tuple[Format, ...] = ("svg",)
     """Of the picture; "svg pdf" for both."""
     pictures: Path = DOCS
@@ -90,28 +135,82 @@ class UnderWeights:
         """A method's recipe, every weight of it times `factor`."""
         from foldless.build import settled
 
-        recipe = replace(lasting(method_recipe(method, Recipe()), self.steps), batch=self.batch, rate=self.rate)
+        recipe = replace(lasting(method_recipe(method, Recipe()), self.steps), batch=self.batch)
+        recipe = replace(recipe, rate=self.rate, seed=self.seed)
         recipe = planned(recipe, method, pool=self.pool)
         stages = tuple(replace(s, weight=None if s.weight is None else factor * s.weight) for s in recipe.stages)
         return settled(replace(recipe, weight=factor * recipe.weight, stages=stages))
+
+    def check(self, methods: Iterable[str], factors: Iterable[float]) -> None:
+        """Refuse before anything is made what the options ask of no training.
+
+        Raises:
+            InputError: says what.
+        """
+        if self.pairs < 1:
+            raise InputError(f"a fold is judged by one pair or more; got --pairs {self.pairs}")
+        for method, factor in product(methods, factors):
+            self.recipe(method, factor)
 
     def under_weight(self, method: str, factor: float, fold: str, data: Path) -> tuple[Path, list[Scores]]:
         """Train and judge a method on a fold, its weights times `factor`, or read what an earlier call found.
 
         Returns:
             The folder of the training and a row a test pair.
+
+        Raises:
+            InputError: the folder holds a training that is not known to be this one.
         """
         from foldless.crossvalidation import run_fold
         from foldless.recipe import Source
 
-        recipe = self.recipe(method, factor)
-        length = f"{self.steps}x{self.batch}-{self.rate:g}-pool{self.pool}-{self.pairs}pairs"
-        folder = self.output / f"{fold}-{method}-{recipe.weight:g}-{length}"
+        recipe, folder = self.recipe(method, factor), self.folder(method, factor, fold)
+        settings, digests = self.settings(method, factor, fold, data)
+        claim(folder, settings, digests)
         say(f"{method}, λ = {recipe.weight:g}, judged by {fold}")
         source = Source(str(data), percentiles=PERCENTILES).resolved()
         with Watch(recipe.ends()[-1]) as watch:
             rows = run_fold(recipe, source, folds(data)[fold], folder, self.pairs, on_step=watch.on_step)
         return folder, rows
+
+    def folder(self, method: str, factor: float, fold: str) -> Path:
+        """Where a training of a method, its weights times `factor`, is kept."""
+        seed = f"-seed{self.seed}" if self.seed else ""
+        length = f"{self.steps}x{self.batch}-{self.rate:g}-pool{self.pool}-{self.pairs}pairs{seed}"
+        return self.output / f"{fold}-{method}-{self.recipe(method, factor).weight:g}-{length}"
+
+    def settings(self, method: str, factor: float, fold: str, data: Path) -> tuple[dict[str, Any], dict[str, str]]:
+        """What a training and its scores depend on: the settings, and the SHA-256 of every file of the data."""
+        from foldless.crossvalidation import data_digests
+
+        settings = {
+            "recipe": self.recipe(method, factor).as_dict(),
+            "fold": asdict(folds(data)[fold]),
+            "pairs": self.pairs,
+            "percentiles": PERCENTILES,
+        }
+        return settings, data_digests(data)
+
+
+def claim(folder: Path, settings: Mapping[str, Any], digests: Mapping[str, str]) -> None:
+    """Write beside a training that is to begin what it depends on, or make sure that one which is there is the same.
+
+    Raises:
+        InputError: it is another, or nothing says which.
+    """
+    from foldless.record import FILE, run_record, write_json
+
+    file = folder / FILE
+    if not folder.exists() or not any(folder.iterdir()):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(run_record("experiments.brains", settings, digests), file)
+    elif not file.is_file():
+        raise InputError(
+            f"{folder} holds a training and no {FILE} that says on which data and by which settings; choose another "
+            f"--output or, if it is known to be this one, put the {FILE} of a training that is alike beside it"
+        )
+    elif (found := kept(file, settings)) is None or found["data_sha256"] != digests:
+        raise InputError(f"{folder} holds a training on other data or by other settings; choose another --output")
 
 
 def mean_over_folds(rows: Mapping[str, list[Scores]]) -> dict[str, float]:

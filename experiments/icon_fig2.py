@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import tyro
 from numpy.typing import NDArray
 
+from experiments.command import begin
 from experiments.drawing import DOCS, panels, save
 from experiments.results import RESULTS, markdown, write_section
 from foldless.cli.console import say
@@ -104,4 +104,4 @@ def _text(table: str) -> str:
 
 
 if __name__ == "__main__":
-    tyro.cli(Fig2).run()
+    begin(Fig2)

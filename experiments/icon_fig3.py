@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import tyro
-
+from experiments.command import begin
 from experiments.drawing import DOCS, draw_lattice, panels, save
 from experiments.results import RESULTS, kept, markdown, write_section
 from foldless.cli.console import progress, say
@@ -202,4 +201,4 @@ def _maps(registration: Registration, images: ImageSet, count: int) -> list[tupl
 
 
 if __name__ == "__main__":
-    tyro.cli(Fig3).run()
+    begin(Fig3)

@@ -10,8 +10,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
-import tyro
-
+from experiments.command import begin
 from experiments.drawing import DOCS, draw_lattice, panels, save
 from experiments.results import RESULTS, kept, markdown, write_section
 from foldless.cli.console import progress, say
@@ -205,4 +204,4 @@ def _scores(phi_AB: Map, phi_BA: Map, a: Tensor, b: Tensor) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    tyro.cli(Fig5).run()
+    begin(Fig5)

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-import tyro
-
+from experiments.command import begin
 from experiments.drawing import DOCS, draw_lattice, panels, save
 from experiments.icon_table1 import Data, Network
 from experiments.results import RESULTS, write_section
@@ -85,4 +84,4 @@ class Fig6:
 
 
 if __name__ == "__main__":
-    tyro.cli(Fig6).run()
+    begin(Fig6)

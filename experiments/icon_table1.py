@@ -15,8 +15,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import tyro
-
+from experiments.command import begin
 from experiments.results import RESULTS, kept, markdown, write_section
 from foldless.cli.console import say
 
@@ -192,4 +191,4 @@ def judged(model: Model, images: ImageSet, pairs: int = PAIRS) -> dict[str, floa
 
 
 if __name__ == "__main__":
-    tyro.cli(Table1).run()
+    begin(Table1)

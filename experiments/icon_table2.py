@@ -20,8 +20,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-import tyro
-
+from experiments.command import begin
 from experiments.results import RESULTS, kept, markdown, write_section
 from experiments.tools import TOOLS, Field, MissingToolError
 from foldless.cli.console import progress, say
@@ -225,4 +224,4 @@ def row_of(method: str, found: dict[str, Any]) -> Sequence[str]:
 
 
 if __name__ == "__main__":
-    tyro.cli(Table2).run()
+    begin(Table2)

@@ -9,12 +9,13 @@ experiments.kuang_sweep has trained in the same output is not trained again.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-import tyro
-
-from experiments.brains import UnderWeights, axial_slice, folds, lay_out, mean_over_folds
+from experiments.brains import Name, UnderWeights, axial_slice, folds, lay_out, mean_over_folds
+from experiments.command import begin
 from experiments.drawing import draw_lattice, panels, save_all
 from experiments.results import command_of, markdown, write_section
+from foldless.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -23,16 +24,17 @@ class Fig2(UnderWeights):
 
     weights: tuple[float, ...] = (1.0, 2.0, 4.0)
     """λ of each."""
-    fold: str = "A"
-    """Which brains judge, A, B or C; the pair is of their first two, or --pair."""
+    fold: Name = "A"
+    """Which brains judge; the pair is of their first two, or --pair."""
     pair: tuple[str, str] | None = None
     """Names of the moving and the fixed brain."""
     at: int | None = None
     """Which axial slice, from below; None: where the first map folds most."""
 
     def run(self) -> None:
+        self.check(["baseline"], self.weights)
         data = lay_out(self.data, self.output / "data")
-        moving, fixed = self.pair or folds(data)[self.fold].test[:2]
+        moving, fixed = self._pair(data)
         slices, means = [], []
         for weight in self.weights:
             folder, rows = self.under_weight("baseline", weight, self.fold, data)
@@ -56,6 +58,18 @@ class Fig2(UnderWeights):
         )
         write_section("Kuang, Fig. 2", text, self.results)
 
+    def _pair(self, data: Path) -> tuple[str, str]:
+        """The pair that is drawn.
+
+        Raises:
+            InputError: it is not of the brains that judge.
+        """
+        judging = folds(data)[self.fold].test
+        moving, fixed = self.pair or judging[:2]
+        if strange := {moving, fixed} - set(judging):
+            raise InputError(f"{min(strange)} is not among the brains of the fold {self.fold}: {', '.join(judging)}")
+        return moving, fixed
+
 
 if __name__ == "__main__":
-    tyro.cli(Fig2).run()
+    begin(Fig2)

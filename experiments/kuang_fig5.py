@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import tyro
-
 from experiments.brains import judged
+from experiments.command import begin
 from experiments.drawing import DOCS, Format, panels, save_all
 from experiments.results import RESULTS, command_of, write_section
 from foldless.cli.console import say
@@ -109,4 +108,4 @@ def draw_boxes(axes: Axes, spread: Spread) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(Fig5).run()
+    begin(Fig5)

@@ -10,9 +10,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
 from experiments.brains import Slice, axial_slice, draw_determinant
+from experiments.command import begin
 from experiments.drawing import DOCS, Format, draw_lattice, panels, save_all
 from experiments.results import RESULTS, command_of, write_section
 from foldless.cli.console import say
@@ -76,4 +75,4 @@ def first_pair(run: Path) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
-    tyro.cli(Fig6).run()
+    begin(Fig6)

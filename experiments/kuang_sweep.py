@@ -15,9 +15,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import tyro
-
-from experiments.brains import NAMES, UnderWeights, lay_out, mean_over_folds
+from experiments.brains import NAMES, Name, UnderWeights, lay_out, mean_over_folds
+from experiments.command import begin
 from experiments.drawing import panels, save_all
 from experiments.results import command_of, markdown, write_section
 from foldless.methods import Method
@@ -25,6 +24,7 @@ from foldless.methods import Method
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+MARKERS = "os^Dv<>P"
 LEAST = 1e-6
 """P in % that is drawn where nothing folds: the axis is logarithmic."""
 
@@ -48,16 +48,18 @@ class Sweep(UnderWeights):
     """Any of `foldless train --method`; the first is what the others are compared with."""
     factors: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0)
     """Of every method's own weight: λ = 1 of the baseline and the cycle, 1 and 4 of the refinement, 1000 of ICON."""
-    folds: tuple[str, ...] = NAMES
-    """Of A, B and C."""
+    folds: tuple[Name, ...] = NAMES
+    """Whose brains judge."""
 
     def run(self) -> None:
+        methods, factors = dict.fromkeys(self.methods), sorted(set(self.factors))
+        self.check(methods, factors)
         data = lay_out(self.data, self.output / "data")
         curves: dict[str, list[Point]] = {}
-        for factor in self.factors:
-            for method in self.methods:
+        for factor in factors:
+            for method in methods:
                 curves.setdefault(method, []).append(self._point(method, factor, data))
-        figure, [[axes]] = panels(1, 1, width=6, height=4.5)
+        figure, [[axes]] = panels(1, 1, width=8.5, height=5.5)
         draw_curves(axes, curves)
         save_all(figure, self.pictures, "kuang_sweep", self.formats)
         write_section("Kuang, the weight against the cycle", self._text(curves), self.results)
@@ -119,15 +121,19 @@ def percent_at(points: Sequence[Point], dice: float) -> float | None:
 
 
 def draw_curves(axes: Axes, curves: dict[str, list[Point]]) -> None:
-    """P over Dice, a line a method, its weights beside the points."""
-    for method, points in curves.items():
+    """P over Dice: a line a method with its name at its smallest weight, every weight beside its point."""
+    for k, (method, points) in enumerate(curves.items()):
         dice, percent = [p.dice for p in points], [max(p.percent, LEAST) for p in points]
-        axes.plot(dice, percent, "o-", label=method)
+        (line,) = axes.plot(dice, percent, marker=MARKERS[k % len(MARKERS)], markersize=4, linewidth=1.2, label=method)
+        beside = {"textcoords": "offset points", "color": line.get_color()}
         for p, x, y in zip(points, dice, percent, strict=True):
-            axes.annotate(f"{p.weight:g}", (x, y), textcoords="offset points", xytext=(4, 4), fontsize=7)
+            above = 4 if p.percent > LEAST else 6 + 7 * k  # many methods may end without folds
+            axes.annotate(f"{p.weight:g}", (x, y), xytext=(3, above), fontsize=6, **beside)
+        axes.annotate(method, (dice[0], percent[0]), xytext=(-5, 0), ha="right", va="center", fontsize=8, **beside)
     axes.set(xlabel="Dice", ylabel="P, % of voxels (forward)", yscale="log")
+    axes.margins(x=0.16)
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
 
 
 def _number(value: float | None) -> str:
@@ -135,4 +141,4 @@ def _number(value: float | None) -> str:
 
 
 if __name__ == "__main__":
-    tyro.cli(Sweep).run()
+    begin(Sweep)

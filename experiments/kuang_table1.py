@@ -16,14 +16,16 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-import tyro
-
-from experiments.brains import PERCENTILES, SYNQUICK, judged, lay_out
+from experiments.brains import PERCENTILES, SYNQUICK, Name, judged, lay_out
+from experiments.command import begin
 from experiments.results import RESULTS, command_of, markdown, write_section
 from foldless.cli.crossvalidate import CrossValidate
-from foldless.methods import METHODS, Method
+from foldless.methods import PHASE_SHARE, Method, lasting
+
+if TYPE_CHECKING:
+    from foldless.recipe import Recipe
 
 PUBLISHED = {"baseline": "1.97 ± 0.73", "cycle": "0.13 ± 0.05", "refinement": "0.20 ± 0.02"}
 """P in %, mean and standard deviation over three folds of Mindboggle101."""
@@ -36,6 +38,7 @@ COLUMNS = {
     "inverse_consistency_voxels.mean": "inverse, voxels",
     "seconds": "s a pair",
 }
+TESTED = {"dice": "Dice", "folds_percent.forward": "P, %"}
 ROWS = (
     "baseline",
     "cycle",
@@ -60,8 +63,8 @@ class Table1:
     """Folder for the trainings and what they came to, fold by fold."""
     methods: tuple[Method, ...] = ("baseline", "cycle", "refinement", "icon")
     """Any of `foldless train --method`; cycle-refinement, bidirectional, three-images and gradicon are in the table."""
-    folds: tuple[str, ...] = ()
-    """Of A, B and C; none named is all."""
+    folds: tuple[Name, ...] = ()
+    """Whose brains judge; none named is all."""
     steps: int = 3000
     """Of a method without phases; a phase of the refinement takes three tenths."""
     batch: int = 1
@@ -72,6 +75,8 @@ class Table1:
     """What images are pooled by for training."""
     pairs: int = 42
     """Test pairs a fold; all 42, or 30 of six subjects, unless fewer are asked for."""
+    seed: int = 0
+    """Of every training."""
     synquick: bool = False
     """Also antspyx's SyNQuick on the same pairs; takes `pip install antspyx`."""
     results: Path = RESULTS
@@ -91,6 +96,7 @@ class Table1:
             batch=self.batch,
             rate=self.rate,
             pool=self.pool,
+            seed=self.seed,
             regions=data / "regions.csv",
             legacy=True,
             percentiles=PERCENTILES,
@@ -99,21 +105,43 @@ class Table1:
             judge_synquick(data, folds, self.methods[0])
         about = (
             "20 brains in three folds; mean ± standard deviation (divisor n - 1) over the folds that were run of means "
-            f"over {self.pairs} ordered pairs at most. Images pooled by {self.pool} for training, {self.steps} steps "
-            f"(a phase: three tenths), batch {self.batch}, rate {self.rate:g}; scores on whole images. P: voxels whose "
-            "forward-difference determinant is below zero; legacy: with the mistake in the authors' determinant until "
-            "2020. Published: Mindboggle-101 at 1 mm."
+            f"over {self.pairs} ordered pairs at most. Training: steps of all phases x pairs a step, rate, what images "
+            "are pooled by; scores on whole images. P: voxels whose forward-difference determinant is below zero; "
+            "legacy: with the mistake in the authors' determinant until 2020, on axes in nibabel's order. Published: "
+            "Mindboggle-101 at 1 mm."
         )
-        tables = f"{table(folds)}\nDice by region, left and right together:\n\n{by_region(folds, data)}"
-        text = f"    {command_of('kuang_table1', self._as_found(folds))}\n\n{about}\n\n{tables}"
+        commands = "\n".join(f"    {command_of('kuang_table1', call)}" for call in self._calls(folds))
+        regions = f"Dice by region, left and right together:\n\n{by_region(folds, data)}"
+        text = f"{commands}\n\n{about}\n\n{table(folds)}\n{against(folds)}{regions}"
         write_section("Kuang, Table 1", text, self.results)
 
-    def _as_found(self, results: Path) -> Table1:
-        """The call that makes all of the table at once."""
+    def _calls(self, results: Path) -> list[Table1]:
+        """The calls that make all of the table, one a length of training."""
+        from foldless.crossvalidation import trainings
+
         found = judged(results)
-        methods: Any = tuple(method for method in found if method in METHODS)
-        folds = tuple(sorted({fold for judged_by in found.values() for fold in judged_by}))
-        return replace(self, methods=methods, folds=folds, synquick=SYNQUICK in found)
+        folds: Any = tuple(sorted({fold for judged_by in found.values() for fold in judged_by}))
+        calls: dict[tuple[int, int, float, int], list[Method]] = {}
+        for method, recipe in trainings(results).items():
+            if method in found:
+                length = (self._steps_of(recipe), recipe.batch, recipe.rate, recipe.plan[-1].level)
+                calls.setdefault(length, []).append(cast(Method, method))
+        return [
+            replace(
+                self,
+                **dict(zip(("steps", "batch", "rate", "pool"), length, strict=True)),
+                methods=tuple(methods),
+                folds=folds,
+                synquick=SYNQUICK in found and not place,
+            )
+            for place, (length, methods) in enumerate(calls.items())
+        ]
+
+    def _steps_of(self, recipe: Recipe) -> int:
+        """The option that a training followed from: this call's, where it may be."""
+        if lasting(recipe, self.steps).steps == recipe.steps:
+            return self.steps
+        return recipe.steps if recipe.refinement == "none" else round(recipe.steps / PHASE_SHARE)
 
 
 def judge_synquick(data: Path, results: Path, like: str) -> None:
@@ -172,20 +200,49 @@ def synquick_scores(data: Path, moving: str, fixed: str) -> dict[str, Any]:
 
 def table(results: Path) -> str:
     """Every method as Markdown: mean ± standard deviation over the folds that it was judged by (divisor n - 1)."""
-    from foldless.crossvalidation import summarised
+    from foldless.crossvalidation import in_words, summarised, trainings
 
     found = judged(results)
-    summary = summarised(found)
+    summary, trained = summarised(found), trainings(results)
     rows = []
     for method in dict.fromkeys([*ROWS, *found]):
         scores = summary.get(method)
         if scores is None:
-            cells = ["not run", *[""] * (1 + len(COLUMNS))]
+            cells = ["", "not run", *[""] * (1 + len(COLUMNS))]
         else:
             pairs = " ".join(str(len(judged_pairs)) for judged_pairs in found[method].values())
-            cells = [" ".join(found[method]), pairs, *_cells(scores)]
+            training = in_words(trained[method]) if method in trained else ""
+            cells = [training, " ".join(found[method]), pairs, *_cells(scores)]
         rows.append((method, PUBLISHED.get(method, ""), *cells))
-    return markdown(("method", "published P, %", "folds run", "pairs", *COLUMNS.values()), rows)
+    return markdown(("method", "published P, %", "training", "folds run", "pairs", *COLUMNS.values()), rows)
+
+
+def against(results: Path, first: str = ROWS[0]) -> str:
+    """Every method against the first on the pairs that both have, Dice and P; nothing where none are shared."""
+    from foldless.crossvalidation import CAVEAT, compared
+
+    found = judged(results)
+    tests = [row for row in compared(found, tuple(TESTED)) if row["first"] == first]
+    rows = []
+    for method in dict.fromkeys(row["second"] for row in tests):
+        own = {row["score"]: row for row in tests if row["second"] == method}
+        some = next(iter(own.values()))
+        cells = [cell for score in TESTED for cell in _test_cells(own.get(score))]
+        rows.append((method, str(some["pairs"]), str(some["folds"]), *cells))
+    if not rows:
+        return ""
+    columns = [word for name in TESTED.values() for word in (f"{name} - {first}'s", "p", "folds that agree")]
+    folds = len({fold for by_fold in found.values() for fold in by_fold})
+    return (
+        f"Against the {first}, pair by pair:\n\n{markdown(('method', 'pairs', 'folds', *columns), rows)}\n"
+        f"{CAVEAT.format(folds=folds)}\n\n"
+    )
+
+
+def _test_cells(test: dict[str, Any] | None) -> tuple[str, str, str]:
+    if test is None:
+        return ("", "", "")
+    return (f"{-test['difference']:.3g}", f"{test['p']:.2g}", f"{test['folds_agreeing']} of {test['folds']}")
 
 
 def by_region(results: Path, data: Path) -> str:
@@ -216,4 +273,4 @@ def _cell(score: dict[str, Any] | None) -> str:
 
 
 if __name__ == "__main__":
-    tyro.cli(Table1).run()
+    begin(Table1)

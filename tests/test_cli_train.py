@@ -328,6 +328,7 @@ def test_help_shows_the_defaults_of_the_method(foldless):
         (("--first-stage", 2), "--start RUN"),
         (("--method", "three-images", "--regularity", "diffusion"), "closes cycles"),
         (("--start", "nowhere"), "does not exist"),
+        (("--method", "baseline", "--pool", 8), "8 x 8 voxels pooled by 8 are a single node; pool them by 7"),
     ],
 )
 def test_stages_that_cannot_be_had(foldless, tmp_path, more, says):

@@ -204,6 +204,18 @@ def test_more_methods_join_and_other_settings_do_not(foldless, data, tmp_path):
     assert "are not those" in complained
 
 
+def test_methods_of_other_lengths_say_so(foldless, data, tmp_path):
+    words = ("crossvalidate", "--data", data, "--output", tmp_path / "out", "--precision", "float32", "--folds", "a")
+    assert foldless(*words, "--methods", "baseline", "--steps", 1, "--batch", 2)[0] == 0
+    code, said, _ = foldless(*words, "--methods", "refinement", "--steps", 3, "--batch", 1, "--pool", 2)
+    assert code == 0
+    trainings = {"baseline": "1 x 2, 0.0001", "refinement": "8 x 1, 0.0001, pool 2"}
+    assert json.loads((tmp_path / "out/results.json").read_text())["trainings"] == trainings
+    rows = [[cell.strip() for cell in line.split("│")][:2] for line in said.splitlines()]
+    assert ["baseline", "1"] in rows
+    assert ["refinement", "8"] in rows
+
+
 def test_a_later_call_keeps_what_earlier_ones_found(foldless, data, tmp_path):
     words = ("crossvalidate", "--data", data, "--output", tmp_path / "out", "--steps", 1, "--precision", "float32")
     for method, fold, folds in (("baseline", "a", 1), ("baseline", "b", 2), ("cycle", "a", 2)):
@@ -221,6 +233,7 @@ def test_a_later_call_keeps_what_earlier_ones_found(foldless, data, tmp_path):
         (("--pairs", 0), "one pair or more"),
         (("--pairs", -1), "one pair or more"),
         (("--methods", "baseline", "three-images"), "3 are needed"),
+        (("--pool", 16), "16 x 16 voxels pooled by 16 are a single node; pool them by 15"),
     ],
 )
 def test_what_a_later_fold_would_refuse_is_refused_first(foldless, data, tmp_path, words, says):

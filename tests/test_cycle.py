@@ -17,12 +17,14 @@ from tables import (
 )
 from torch.testing import assert_close
 
+from foldless.build import objective_of
 from foldless.cycle import ImageCycle, OneWay, ThreeImages
 from foldless.data.images import ImageSet, RandomPairs
 from foldless.errors import InputError
 from foldless.grid import Grid
 from foldless.maps import Affine, Displacement, Exponential, Identity
 from foldless.objective import Objective
+from foldless.recipe import Recipe
 from foldless.registration import Predict, Registration, warp
 from foldless.regularity import (
     Diffusion,
@@ -206,7 +208,7 @@ def test_bidirectional_is_one_way_and_the_other(dim):
 def test_three_images_in_a_ring(dim, closing):
     net = registration(dim)
     three = images(dim, 3)
-    loss = ThreeImages(net, MSE(), Constant(2.0), closing)
+    loss = ThreeImages(net, MSE(), Constant(2.0), closing, share=0.5)
     torch.manual_seed(5)
     terms, phi = loss.with_maps(*three)
     legs = [net(three[k], three[(k + 1) % 3]) for k in range(3)]
@@ -216,10 +218,25 @@ def test_three_images_in_a_ring(dim, closing):
     torch.manual_seed(5)
     points = [Grid(SHAPES[dim]).jittered(2, three[0]) for _ in range(3)]
     (a, b, c) = legs
-    regularity = sum(closing(turn, x) for turn, x in zip(([a, b, c], [b, c, a], [c, a, b]), points, strict=True))
+    turns = zip(([a, b, c], [b, c, a], [c, a, b]), points, strict=True)
+    regularity = sum(closing(turn, x) for turn, x in turns) / 2
     assert_close(terms.regularity, regularity, rtol=0, atol=SAME)
     assert_close(terms.total, similarity + 2 * regularity, rtol=0, atol=SAME)
     assert regularity > 1e-8
+
+
+@pytest.mark.parametrize("regularity", ["icon", "gradicon"])
+def test_a_weight_is_the_same_balance_for_two_images_and_for_three(regularity):
+    """Of maps that all deviate by the same small eps, a closing of two is 4 eps², one of three 9 eps²."""
+    deviation = 1e-3 * torch.randn(1, 2, 3, dtype=torch.float64)
+    shares = []
+    for objective, count in (("symmetric", 2), ("three-images", 3)):
+        phi = Affine.from_deviation(deviation.expand(count, -1, -1))
+        recipe = Recipe(objective=objective, regularity=regularity, similarity="mse", weight=1.5)
+        example = torch.zeros(count, 1, 1, 40, 40, dtype=torch.float64)
+        terms = objective_of(recipe, Recorded(phi))(*example)
+        shares.append((terms.weight * terms.regularity).item() / count)
+    assert shares[1] / shares[0] == pytest.approx(9 / 4, rel=0.1)
 
 
 @every_dim

@@ -211,6 +211,17 @@ def test_split_file(tmp_path):
     assert {part: list(getattr(split, part).names) for part in content} == content
 
 
+def test_parts_of_the_same_cases_are_prepared_once(tmp_path, monkeypatch):
+    save_cases(tmp_path, 4, (16, 16))
+    read, prepared = Preparation.image, []
+    monkeypatch.setattr(Preparation, "image", lambda self, volume: prepared.append(volume.path) or read(self, volume))
+    cases = ["case_1", "case_2"]
+    split, _ = folder_split(tmp_path, parts={"train": cases, "val": cases, "test": ["case_3", "case_2"]})
+    assert [file.name[:6] for file in prepared] == ["case_1", "case_2", "case_3", "case_2"]
+    assert split.val.names == split.train.names == tuple(cases)
+    assert split.test.names == ("case_3", "case_2")
+
+
 def test_split_file_without_val_and_test(tmp_path):
     (tmp_path / "split.json").write_text('{"train": ["a", "b"]}')
     assert set(map(tuple, split_names(tmp_path, "abc").values())) == {("a", "b")}

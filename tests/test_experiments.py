@@ -1,30 +1,37 @@
 """The experiments run, resume and keep their tables; what they measure is in experiments/RESULTS.md."""
 
 import json
+import shutil
 import subprocess
 import sys
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from samples import blob, run_folder, save_image
+from scipy.stats import wilcoxon
 
-from experiments.brains import UnderWeights, axial_slice, mean_over_folds, most
+from experiments.brains import UnderWeights, axial_slice, lay_out, mean_over_folds, most
+from experiments.command import begin
+from experiments.drawing import panels
 from experiments.icon_fig5 import Fig5
 from experiments.icon_table1 import PUBLISHED, Table1
 from experiments.icon_table2 import Table2, trained_by
 from experiments.kuang_fig2 import Fig2
 from experiments.kuang_fig5 import Fig5 as KuangsFig5
 from experiments.kuang_fig6 import Fig6 as KuangsFig6
-from experiments.kuang_sweep import Point, Sweep, percent_at
-from experiments.kuang_table1 import COLUMNS, judge_synquick
+from experiments.kuang_sweep import Point, Sweep, draw_curves, percent_at
+from experiments.kuang_table1 import COLUMNS, against, judge_synquick
 from experiments.kuang_table1 import Table1 as KuangsTable1
 from experiments.results import markdown, write_section
 from foldless.errors import InputError
 from foldless.io import read_volume
+from foldless.methods import method_recipe
 from foldless.model import Model
 from foldless.outcome import register_volumes
+from foldless.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = sorted(
@@ -121,14 +128,78 @@ def brains(tmp_path):
     return tmp_path / "brains"
 
 
+def without_labels_csv(brains):
+    (brains / "labels.csv").unlink()
+    return "labels.csv does not exist"
+
+
+def without_a_column(brains):
+    (brains / "labels.csv").write_text("label,name\n1,One\n")
+    return "label and group_name"
+
+
+def without_a_segmentation(brains):
+    (brains / "affine2mm/1003_seg.nii.gz").unlink()
+    return "1003_seg.nii.gz does not exist"
+
+
+def without_an_image(brains):
+    (brains / "affine2mm/1003_t1.nii.gz").unlink()
+    return "holds 5 subjects and 6 are needed: .*affine2mm/ID_t1.nii.gz"
+
+
+def without_anything(brains):
+    shutil.rmtree(brains)
+    return "holds 0 subjects and 6 are needed: .*affine2mm/ID_t1.nii.gz"
+
+
+@pytest.mark.parametrize("experiment", [KuangsTable1, Sweep, Fig2])
+@pytest.mark.parametrize(
+    "damage", [without_labels_csv, without_a_column, without_a_segmentation, without_an_image, without_anything]
+)
+def test_brains_that_are_not_there(brains, tmp_path, experiment, damage):
+    says = damage(brains)
+    with pytest.raises(InputError, match=says):
+        experiment(brains, tmp_path / "out", results=tmp_path / "R.md").run()
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_used_is_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["sweep", "--data", str(tmp_path), "--output", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as ended:
+        begin(Sweep)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("foldless: ")
+    assert said.count("\n") == 1
+
+
+def test_brains_that_moved_are_linked_anew_and_others_are_refused(brains, tmp_path):
+    lay_out(brains, tmp_path / "out/data")
+    brains = brains.rename(tmp_path / "moved")
+    link = tmp_path / "out/data/images/1000.nii.gz"
+    assert not link.exists()
+    lay_out(brains, tmp_path / "out/data")
+    assert link.resolve() == brains / "affine2mm/1000_t1.nii.gz"
+    others = shutil.copytree(brains, tmp_path / "others")
+    with pytest.raises(InputError, match="choose another --output"):
+        lay_out(others, tmp_path / "out/data")
+    assert link.resolve() == brains / "affine2mm/1000_t1.nii.gz"
+
+
+def test_a_pair_that_does_not_judge_is_refused_first(brains, tmp_path):
+    with pytest.raises(InputError, match="1001 is not among the brains of the fold A: 1000, 1003"):
+        Fig2(brains, tmp_path / "out", pair=("1000", "1001"), results=tmp_path / "R.md").run()
+    assert not list((tmp_path / "out").glob("A-*"))
+
+
 def test_a_fold_of_kuangs_table(brains, tmp_path):
     options = {"methods": ("baseline",), "folds": ("B",), "steps": 1, "pairs": 1}
     KuangsTable1(brains, tmp_path / "out", results=tmp_path / "RESULTS.md", **options).run()
     (line,) = (row for row in (tmp_path / "RESULTS.md").read_text().splitlines() if row.startswith("| baseline"))
     cells = [cell.strip() for cell in line.split("|")[1:-1]]
-    assert cells[:3] == ["baseline", "1.97 ± 0.73", "B"]
-    assert cells[3] == "1"
-    assert 0 < float(cells[8]) <= 1
+    assert cells[:5] == ["baseline", "1.97 ± 0.73", "1 x 1, 0.0005, pool 2", "B", "1"]
+    assert 0 < float(cells[9]) <= 1
     assert (tmp_path / "out/data/groups.csv").read_text().split()[1:] == [
         f"{1000 + k},{'ABC'[k % 3]}" for k in range(6)
     ]
@@ -146,12 +217,51 @@ def crossed(brains, tmp_path):
 def test_kuangs_table_says_what_was_not_run_and_has_regions(crossed, tmp_path):
     text = (tmp_path / "RESULTS.md").read_text()
     assert "--methods baseline cycle --folds A --steps 1 --pairs 2" in text
-    assert "| gradicon |  | not run |" in text
+    assert "| gradicon |  |  | not run |" in text
     rows = json.loads((crossed / "results/A/cycle/pairs.json").read_text())["pairs"]
     (line,) = (row for row in text.splitlines() if row.startswith("| front"))
     assert line.split(" | ")[2].rstrip(" |") == f"{np.mean([row['dice_per_label']['1'] for row in rows]):.3f}"
     (line,) = (row for row in text.splitlines() if row.startswith("| cycle |"))
-    assert float(line.split("|")[5]) == pytest.approx(np.mean([r["folds_percent"]["forward"] for r in rows]), rel=1e-3)
+    assert float(line.split("|")[6]) == pytest.approx(np.mean([r["folds_percent"]["forward"] for r in rows]), rel=1e-3)
+
+
+def test_kuangs_table_tests_methods_against_the_baseline(tmp_path):
+    """scipy's p on the pairs that both have; the sign is the method's side; no baseline, no table."""
+    random = np.random.default_rng(0)
+    scores = {method: random.uniform(size=(2, 12)) for method in ("baseline", "cycle", "synquick")}
+    for method, (dice, percent) in scores.items():
+        rows = [
+            {"moving": "m", "fixed": str(k), "dice": d, "folds_percent": {"forward": p}}
+            for k, (d, p) in enumerate(zip(dice, percent, strict=True))
+        ]
+        (tmp_path / f"A/{method}").mkdir(parents=True)
+        kept = rows[4:] if method == "synquick" else rows[::-1]
+        (tmp_path / f"A/{method}/pairs.json").write_text(json.dumps({"pairs": kept}))
+    lines = against(tmp_path).splitlines()
+    for method, first in (("cycle", 0), ("synquick", 4)):
+        (line,) = (line for line in lines if line.startswith(f"| {method} |"))
+        cells = [cell.strip() for cell in line.split("|")[2:-1]]
+        assert cells[:2] == [str(12 - first), "1"]
+        for k in range(2):
+            one, other = scores[method][k, first:], scores["baseline"][k, first:]
+            expected = f"{(one - other).mean():.3g}", f"{wilcoxon(one, other).pvalue:.2g}", "1 of 1"
+            assert tuple(cells[2 + 3 * k : 5 + 3 * k]) == expected
+    assert "folds here: 1" in lines[-2]
+    shutil.rmtree(tmp_path / "A/baseline")
+    assert against(tmp_path) == ""
+
+
+def test_every_row_of_kuangs_table_says_its_own_training(crossed, brains, tmp_path):
+    options = {"methods": ("refinement",), "folds": ("A",), "steps": 10, "pairs": 2, "rate": 1e-3}
+    KuangsTable1(brains, crossed, results=tmp_path / "RESULTS.md", **options).run()
+    text = (tmp_path / "RESULTS.md").read_text()
+    commands = [line.strip().partition("--output RUNS ")[2] for line in text.splitlines() if line.startswith("    ")]
+    assert commands == [
+        "--methods baseline cycle --folds A --steps 1 --pairs 2",
+        "--methods refinement --folds A --steps 10 --rate 0.001 --pairs 2",
+    ]
+    assert "| baseline | 1.97 ± 0.73 | 1 x 1, 0.0005, pool 2 | A |" in text
+    assert "| refinement | 0.20 ± 0.02 | 24 x 1, 0.001, pool 2 | A |" in text
 
 
 def test_kuangs_pictures_are_the_same_twice(crossed, tmp_path):
@@ -229,6 +339,65 @@ def test_the_sweep_goes_on_and_compares_at_equal_dice(brains, tmp_path):
         2,
     ]
     assert (tmp_path / "p/kuang_sweep.svg").is_file()
+
+
+def test_a_training_is_taken_for_no_other(brains, tmp_path):
+    """Not where an image or a label map differs, nor of another seed, nor where nothing says what it is of."""
+    options = {"weights": (1.0,), "steps": 1, "pairs": 1, "pictures": tmp_path, "results": tmp_path / "R.md"}
+    Fig2(brains, tmp_path / "out", **options).run()
+    Fig2(brains, tmp_path / "out", seed=1, **options).run()
+    first, other = sorted((tmp_path / "out").glob("A-*"))
+    assert first.name == "A-baseline-1-1x1-0.0005-pool2-1pairs"
+    assert other.name == first.name + "-seed1"
+    one, two = (Model.load(folder / "last.safetensors").registration.state_dict() for folder in (first, other))
+    assert not all(torch.equal(one[name], two[name]) for name in one)
+    record = (first / "run.json").read_bytes()
+    (first / "run.json").unlink()
+    with pytest.raises(InputError, match=r"no run\.json"):
+        Fig2(brains, tmp_path / "out", **options).run()
+    (first / "run.json").write_bytes(record)
+    Fig2(brains, tmp_path / "out", **options).run()
+    before = (first / "pairs.json").stat().st_mtime_ns
+    save_image(blob((16, 16, 16), 99).astype(np.uint8), brains / "affine2mm/1004_seg.nii.gz")
+    with pytest.raises(InputError, match="other data"):
+        Fig2(brains, tmp_path / "out", **options).run()
+    assert (first / "pairs.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("method", ["bidirectional", "icon", "gradicon", "refinement", "three-images"])
+def test_the_sweep_takes_every_method(brains, tmp_path, method):
+    """Its weights far below and above its own, in any order and named twice."""
+    options = {"folds": ("A",), "steps": 1, "pairs": 1, "pictures": tmp_path / "p", "results": tmp_path / "RESULTS.md"}
+    sweep = Sweep(brains, tmp_path / "out", methods=("baseline", method, method), factors=(16.0, 0.05), **options)
+    sweep.run()
+    assert len(list((tmp_path / "out").glob("A-*/pairs.json"))) == 4
+    table = (tmp_path / "RESULTS.md").read_text().partition("At equal Dice")[0]
+    rows = [line.split(" | ")[:2] for line in table.splitlines() if line.startswith(f"| {method} ")]
+    own = method_recipe(method, Recipe()).weight
+    assert rows == [[f"| {method}", f"{factor * own:g}"] for factor in (0.05, 16)]
+
+
+def test_five_curves_are_told_apart():
+    """By names and colours, at their own ends; no two labels lie on each other where nothing folds."""
+    methods = ("baseline", "bidirectional", "icon", "gradicon", "refinement")
+    curves = {m: [Point(w, 0.5, p, 0, 0, 0) for w, p in ((0.05, 10.0**-k), (16.0, 0.0))] for k, m in enumerate(methods)}
+    figure, [[axes]] = panels(1, 1, width=8.5, height=5.5)
+    draw_curves(axes, curves)
+    figure.draw_without_rendering()
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == list(methods)
+    names = {text.get_text(): text for text in axes.texts if text.get_text() in methods}
+    assert [names[m].get_color() for m in methods] == [line.get_color() for line in axes.lines]
+    assert len({line.get_color() for line in axes.lines}) == len({line.get_marker() for line in axes.lines}) == 5
+    boxes = [text.get_window_extent() for text in axes.texts if text.get_text() == "16"]
+    assert len(boxes) == 5
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+
+
+def test_options_that_no_training_takes_are_refused_first(brains, tmp_path):
+    for options, says in (({"pairs": 0}, "one pair or more"), ({"factors": (-1.0,)}, "weight"), ({"pool": 0}, "pool")):
+        with pytest.raises(InputError, match=says):
+            Sweep(brains, tmp_path / "out", results=tmp_path / "R.md", **options).run()
+    assert not (tmp_path / "out").exists()
 
 
 def test_percent_at_equal_dice():

@@ -5,12 +5,12 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from foldless.build import build_objective, weight_of
+from foldless.build import build_objective, build_registration, stage_objective, weight_of
 from foldless.errors import InputError
 from foldless.maps import Affine
-from foldless.methods import planned
+from foldless.methods import method_recipe, planned
 from foldless.recipe import Recipe, Source, recipe_for
-from foldless.registration import Predict
+from foldless.registration import Predict, average_pool
 
 INVERSE = 1e-5  # float32: two exponentials of a matrix and their product
 
@@ -109,6 +109,20 @@ def test_every_word_names_something_that_trains(settings):
     assert terms.total.isfinite()
     assert terms.total.item() == pytest.approx((terms.similarity + terms.weight * terms.regularity).item())
     assert all(p.grad is not None and p.grad.isfinite().all() for p in objective.parameters())
+
+
+@pytest.mark.parametrize("lattice", [(16,), (16, 12), (4, 16, 12)])
+@pytest.mark.parametrize("method", ["baseline", "refinement", "gradicon"])
+def test_images_may_be_pooled_to_two_nodes_and_not_to_one(method, lattice):
+    import torch
+
+    most, more = (planned(method_recipe(method, Recipe()), method, pool=pool) for pool in (15, 16))
+    most.check_lattice(lattice)
+    objective = stage_objective(most, most.plan[0], build_registration(most, lattice))
+    images = [average_pool(torch.rand(1, 1, *lattice), 15) for _ in range(objective.images)]
+    assert objective(*images).total.isfinite()
+    with pytest.raises(InputError, match="pooled by 16 are a single node; pool them by 15 at most"):
+        more.check_lattice(lattice)
 
 
 def test_levels_are_what_the_networks_see():

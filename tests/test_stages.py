@@ -12,7 +12,7 @@ from test_training import Killed, assert_same, data, kill_at
 from foldless.build import assembled, build_objective, build_registration, pair_objective, stage_objective
 from foldless.errors import InputError
 from foldless.grid import Grid
-from foldless.methods import alternating, one_by_one, planned, pooled_by
+from foldless.methods import alternating, lasting, method_recipe, one_by_one, planned, pooled_by
 from foldless.model import Model
 from foldless.recipe import Recipe, Stage, recipe_for
 from foldless.registration import Downsample, TwoStep, average_pool, warp
@@ -196,6 +196,24 @@ def test_a_stage_that_is_killed_goes_on_in_its_stage(straight, tmp_path, kind):
     assert {path.name for path in tmp_path.glob("killed/stage-*")} == {
         f"stage-{k + 1}.safetensors" for k in range(len(KINDS[kind].stages))
     }
+
+
+@pytest.mark.parametrize("method", ["refinement", "linear-refinement"])
+def test_kuangs_phases_go_on_amid_a_phase(tmp_path, monkeypatch, method):
+    """Killed in a phase of the network and in one of the refinement, some steps after a checkpoint within the phase."""
+    recipe = lasting(replace(method_recipe(method, Recipe()), batch=2, precision="float32"), 33)
+    recipe = replace(recipe, save_every=4, validate_every=100, stages=alternating(recipe, rounds=2))
+    monkeypatch.setitem(KINDS, method, recipe)
+    assert recipe.ends() == (10, 20, 30, 40)
+    run(tmp_path / "straight", method)
+    for killed, saved, resume in ((17, 14, False), (27, 24, True)):
+        with pytest.raises(Killed):
+            run(tmp_path / "killed", method, on_step=kill_at(killed), resume=resume)
+        state = load_checkpoint(recipe, new_registration(recipe, (16, 16)), tmp_path / "killed")
+        assert (state.step, state.stage) == (saved, saved // 10)
+        torch.manual_seed(77)
+    run(tmp_path / "killed", method, resume=True)
+    assert_same(end_of(tmp_path / "straight", method), end_of(tmp_path / "killed", method))
 
 
 def test_best_is_the_best_of_the_last_stage(straight):

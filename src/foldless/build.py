@@ -118,8 +118,9 @@ def objective_of(recipe: Recipe, registration: Registration) -> BaseObjective:
         case "image-cycle":
             return ImageCycle(registration, similarity, regularity_of(recipe), weight)
         case "three-images":
-            closing = gradient_cycle_consistency if recipe.regularity == "gradicon" else cycle_consistency
-            return ThreeImages(registration, similarity, weight, closing)
+            if recipe.regularity == "gradicon":
+                return ThreeImages(registration, similarity, weight, gradient_cycle_consistency, share=0.5)
+            return ThreeImages(registration, similarity, weight, cycle_consistency)
 
 
 def refinement_of(recipe: Recipe, dim: int) -> Refinement:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from foldless.data.folder import folder_split
+from foldless.data.folder import case_names, folder_split, label_file
 from foldless.data.images import ordered_pairs
 from foldless.errors import InputError
 from foldless.evaluation import Scores, flat, judge_folder
@@ -22,7 +22,7 @@ from foldless.model import Model
 from foldless.objective import Terms
 from foldless.outcome import Outcome
 from foldless.recipe import Recipe, Source
-from foldless.record import write_json
+from foldless.record import file_digest, read_record, write_json
 from foldless.training.checkpoints import FILE as CHECKPOINT
 from foldless.training.loop import train
 from foldless.training.validation import Scores as Look
@@ -133,6 +133,30 @@ def run_fold(
     rows = [{"moving": pair.moving, "fixed": pair.fixed, **pair.scores} for pair in judged]
     write_json({"pairs": rows}, folder / FILE)
     return rows
+
+
+def data_digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 of every image and label map of a folder, by its path in there."""
+    files = [part for image in case_names(folder).values() for part in (image, label_file(folder, image))]
+    return {str(file.relative_to(folder)): file_digest(file) for file in files if file is not None}
+
+
+def trainings(folder: Path) -> dict[str, Recipe]:
+    """How every method of a cross-validation was trained, by the record in its folder.
+
+    Raises:
+        InputError: there is no such record.
+    """
+    recipes = read_record(folder)["settings"].get("recipes")
+    if not isinstance(recipes, dict):
+        raise InputError(f"{folder} holds no cross-validation")
+    return {method: Recipe.from_dict(recipe) for method, recipe in recipes.items()}
+
+
+def in_words(recipe: Recipe) -> str:
+    """How long a training was: steps of all its stages x pairs a step, Adam's rate, and what images were pooled by."""
+    pool = recipe.plan[-1].level
+    return f"{recipe.ends()[-1]} x {recipe.batch}, {recipe.rate:g}" + (f", pool {pool}" if pool > 1 else "")
 
 
 def judged_so_far(folder: Path, methods: Iterable[str]) -> Results:

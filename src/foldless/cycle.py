@@ -69,19 +69,28 @@ class ImageCycle(BaseObjective):
 
 
 class ThreeImages(BaseObjective):
-    """Three images in a ring: L_sim of the three neighbours + weight · closing of phi_12 ∘ phi_23 ∘ phi_31.
+    """Three images in a ring: L_sim of the three neighbours + weight · share · closing of phi_12 ∘ phi_23 ∘ phi_31.
 
     `closing` is `cycle_consistency` or `gradient_cycle_consistency`, added over the three images to start from, at
     jittered points. All three maps come from one pass over the tripled batch.
+
+    With `share` 1 there is a whole closing for each similarity, as ICON's two orders for its two. `GradICON` averages
+    its orders, half a closing for each: a share of 1/2, which recipes have with gradients, keeps its weights' meaning.
     """
 
     images = 3
 
     def __init__(
-        self, registration: Registration, similarity: Similarity, weight: Weight, closing: Closing = cycle_consistency
+        self,
+        registration: Registration,
+        similarity: Similarity,
+        weight: Weight,
+        closing: Closing = cycle_consistency,
+        share: float = 1.0,
     ) -> None:
         super().__init__(registration, similarity, weight)
         self.closing = closing
+        self.share = share
 
     def with_maps(self, *images: Image) -> tuple[Terms, Map]:
         """The terms of three images, and phi_12."""
@@ -93,4 +102,4 @@ class ThreeImages(BaseObjective):
         similarity = 3 * self.similarity(sample(moving, nodes), fixed)
         ring = [phi[k * count : (k + 1) * count] for k in range(3)]
         turns = [self.closing([*ring[k:], *ring[:k]], grid.jittered(count, nodes)) for k in range(3)]
-        return self.weighed(similarity, torch.stack(turns).sum(), nodes[:count]), ring[0]
+        return self.weighed(similarity, self.share * torch.stack(turns).sum(), nodes[:count]), ring[0]

@@ -183,6 +183,19 @@ class Recipe:
         """The step at which each stage ends, counted from the start of the training."""
         return tuple(accumulate(self.of_stage(stage).steps for stage in self.plan))
 
+    def check_lattice(self, lattice: tuple[int, ...]) -> None:
+        """Make sure that in every stage images of this size are more than one node.
+
+        Raises:
+            InputError: they are pooled to a single one, where no map is more regular than another.
+        """
+        coarsest, largest = max(stage.level for stage in self.plan), max(lattice) - 1
+        if coarsest > largest:
+            raise InputError(
+                f"images of {' x '.join(map(str, lattice))} voxels pooled by {coarsest} are a single node; "
+                f"pool them by {largest} at most"
+            )
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for a run record."""
         return asdict(self)

@@ -44,7 +44,7 @@ class CrossValidate:
     pairs: int = 100
     """Test pairs a fold, ordered, drawn with seed 0; all if there are fewer."""
     steps: int | None = None
-    """Training steps of a method without phases; a phase takes three tenths, as published. None: the methods' own."""
+    """Training steps of this call's methods; a phase takes three tenths, as published. None: the methods' own."""
     batch: int | None = None
     """Pairs a step; None: the methods' own."""
     rate: float | None = None
@@ -66,7 +66,15 @@ class CrossValidate:
 
     def run(self) -> None:
         from foldless.build import settled
-        from foldless.crossvalidation import folds_of, judged_so_far, read_groups, read_regions, run_fold, with_regions
+        from foldless.crossvalidation import (
+            folds_of,
+            judged_so_far,
+            read_groups,
+            read_regions,
+            run_fold,
+            trainings,
+            with_regions,
+        )
         from foldless.data.folder import case_names
 
         files = case_names(self.data)
@@ -80,18 +88,19 @@ class CrossValidate:
         chosen = [fold for fold in folds if not self.folds or fold.name in self.folds]
         self._check(recipes, chosen)
         source = Source(str(self.data), self.placement, self.percentiles).resolved()
-        methods = self._keep_record(source, recipes, folds)
+        self._keep_record(source, recipes, folds)
+        every = trainings(self.output)
         for fold in chosen:
             for method, recipe in recipes.items():
                 say(f"{method}, judged by {fold.name}: {len(fold.train)} cases train, {len(fold.test)} judge")
                 folder = self.output / fold.name / method
                 with Watch(recipe.ends()[-1]) as watch:
                     run_fold(recipe, source, fold, folder, self.pairs, self.legacy, watch.on_step)
-            results = judged_so_far(self.output, methods)
+            results = judged_so_far(self.output, every)
             if regions is not None:
                 results = {m: {f: with_regions(r, regions) for f, r in found.items()} for m, found in results.items()}
-            self._write(results)
-        self._show(results)
+            self._write(results, every)
+        self._show(results, every)
 
     def _check(self, recipes: dict[str, Recipe], folds: list[Fold]) -> None:
         """Refuse before anything is trained what would end a later fold or method.
@@ -99,13 +108,15 @@ class CrossValidate:
         Raises:
             InputError: says what.
         """
-        from foldless.data.folder import largest_lattice
+        from foldless.data.folder import largest_lattice, padded
 
         if self.pairs < 1:
             raise InputError(f"a fold is judged by one pair or more; got --pairs {self.pairs}")
         lattice = largest_lattice(self.data)
         if self.legacy and lattice is not None and len(lattice) != 3:
             raise InputError("Kuang's legacy determinant is of volumes; leave --legacy out for pictures")
+        for recipe in recipes.values() if lattice is not None else ():
+            recipe.check_lattice(padded(lattice))
         for fold in folds:
             wanted = max(3 if recipe.objective == "three-images" else 2 for recipe in recipes.values())
             if len(fold.train) < wanted:
@@ -123,12 +134,13 @@ class CrossValidate:
         recipe = replace(recipe, **{name: value for name, value in own.items() if value is not None})
         return planned(recipe, method, pool=self.pool)
 
-    def _keep_record(self, source: Source, recipes: dict[str, Recipe], folds: list[Fold]) -> list[str]:
-        """Write what is run, or make sure that what is there was run alike; the methods of this call and earlier ones.
+    def _keep_record(self, source: Source, recipes: dict[str, Recipe], folds: list[Fold]) -> None:
+        """Write what is run, or make sure that what is there was run alike; methods join those of earlier calls.
 
         Raises:
             InputError: the folder holds something else.
         """
+        from foldless.crossvalidation import data_digests
         from foldless.record import FILE, read_record, run_record, write_json
 
         settings: dict[str, Any] = {
@@ -140,35 +152,40 @@ class CrossValidate:
         }
         if not self.output.exists() or not any(self.output.iterdir()):
             self.output.mkdir(parents=True, exist_ok=True)
-            write_json(run_record("crossvalidate", settings, _digests(self.data)), self.output / FILE)
-            return list(recipes)
+            write_json(run_record("crossvalidate", settings, data_digests(self.data)), self.output / FILE)
+            return
         record = read_record(self.output)
         earlier, now = record["settings"], json_plain(settings)
         shared = [m for m in now["recipes"] if m in earlier.get("recipes", {})]
         same = all(earlier.get(k) == now[k] for k in ("source", "folds", "pairs", "legacy"))
         if not same or any(earlier["recipes"][m] != now["recipes"][m] for m in shared):
             raise InputError(f"{self.output} holds a cross-validation with other settings; choose another --output")
-        if record["data_sha256"] != _digests(self.data):
+        if record["data_sha256"] != data_digests(self.data):
             raise InputError(f"the files of {self.data} are not those that {self.output} was begun with")
         earlier["recipes"] |= now["recipes"]
         write_json(record, self.output / FILE)
-        return list(earlier["recipes"])
 
-    def _write(self, results: Results) -> None:
-        from foldless.crossvalidation import CAVEAT, compared, summarised
+    def _write(self, results: Results, trained: dict[str, Recipe]) -> None:
+        from foldless.crossvalidation import CAVEAT, compared, in_words, summarised
         from foldless.record import write_json
 
         caveat = CAVEAT.format(folds=_folds(results))
-        content = {"methods": summarised(results), "compared": compared(results), "caveat": caveat}
+        content = {
+            "methods": summarised(results),
+            "trainings": {method: in_words(trained[method]) for method in results},
+            "compared": compared(results),
+            "caveat": caveat,
+        }
         write_json(content, self.output / "results.json")
 
-    def _show(self, results: Results) -> None:
+    def _show(self, results: Results, trained: dict[str, Recipe]) -> None:
         from foldless.crossvalidation import CAVEAT, compared, summarised
 
         summary = summarised(results)
         shown = [name for name in SHOWN if all(name in scores for scores in summary.values())]
-        rows = [(m, *(_cell(scores[name]) for name in shown)) for m, scores in summary.items()]
-        table("Mean ± sd over folds (n - 1)", rows, ("method", *(SHOWN[name] for name in shown)))
+        rows = [(m, str(trained[m].ends()[-1]), *(_cell(s[name]) for name in shown)) for m, s in summary.items()]
+        columns = ("method", "steps", *(SHOWN[name] for name in shown))
+        table("Mean ± sd over folds (n - 1)", rows, columns)
         tests = [
             (f"{c['first']} - {c['second']}", c["score"], number(c["difference"]), number(c["p"]), _agreement(c))
             for c in compared(results)
@@ -189,14 +206,6 @@ def json_plain(value: Any) -> Any:
     import json
 
     return json.loads(json.dumps(value))
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    from foldless.data.folder import case_names, label_file
-    from foldless.record import file_digest
-
-    files = [part for image in case_names(folder).values() for part in (image, label_file(folder, image))]
-    return {str(file.relative_to(folder)): file_digest(file) for file in files if file is not None}
 
 
 def _cell(score: dict[str, Any]) -> str:

@@ -87,6 +87,7 @@ class Train:
         source, recipe = self.source.resolved(), settled(recipe)
         start = None if self.start is None else Model.load(self.start)
         split, preparation = open_source(source, recipe.seed)
+        recipe.check_lattice(split.train.lattice)
         settings = {"source": asdict(source), "recipe": recipe.as_dict(), "first_stage": self.first_stage}
         digests = {part: getattr(split, part).digest() for part in ("train", "val", "test")}
         if self.start is not None:

@@ -86,8 +86,12 @@ def fitting_preparation(geometries: Iterable[Geometry], percentiles: tuple[float
         max(round((g.shape[axis] - 1) * g.spacing[::-1][axis] / spacing[axis]) + 1 for g in known)
         for axis in range(first.dim)
     ]
-    lattice = tuple(-(-n // MULTIPLE) * MULTIPLE for n in extent)
-    return Preparation(lattice, spacing, "centre", percentiles=percentiles)
+    return Preparation(padded(extent), spacing, "centre", percentiles=percentiles)
+
+
+def padded(lattice: Iterable[int]) -> tuple[int, ...]:
+    """The next lattice that networks halve without a rest, each axis a multiple of 16."""
+    return tuple(-(-n // MULTIPLE) * MULTIPLE for n in lattice)
 
 
 def world_preparation(geometries: Iterable[Geometry], percentiles: tuple[float, float] = (1.0, 99.0)) -> Preparation:
@@ -96,9 +100,8 @@ def world_preparation(geometries: Iterable[Geometry], percentiles: tuple[float, 
     fitting = fitting_preparation(known, percentiles)
     corners = np.array([g.corners for g in known])
     low, high = corners.min((0, 1)), corners.max((0, 1))
-    lattice = tuple(
-        -(-(int(np.ceil(length / s - 1e-6)) + 1) // MULTIPLE) * MULTIPLE
-        for length, s in zip((high - low)[::-1], fitting.spacing, strict=True)
+    lattice = padded(
+        int(np.ceil(length / s - 1e-6)) + 1 for length, s in zip((high - low)[::-1], fitting.spacing, strict=True)
     )
     middle = (low + high) / 2
     half = np.array([(n - 1) * s / 2 for n, s in zip(lattice, fitting.spacing, strict=True)])[::-1]
@@ -133,7 +136,7 @@ def folder_split(
 ) -> tuple[Split, Preparation]:
     """Everything `foldless train` needs of a folder: the prepared images in their three parts, and how it was done.
 
-    `parts` names the cases of train, val and test; otherwise `split_names` does.
+    `parts` names the cases of train, val and test; otherwise `split_names` does. Parts of the same cases share them.
     """
     files = case_names(folder)
     parts = parts or split_names(folder, files)
@@ -141,10 +144,12 @@ def folder_split(
     volumes = read_images(folder, {name: path for name, path in files.items() if name in used})
     lay = {"centre": fitting_preparation, "world": world_preparation}[placement]
     preparation = lay((volumes[name].geometry for name in parts["train"]), percentiles)
+    chosen = {part: tuple(parts[part]) for part in ("train", "val", "test")}
     sets = {
-        part: image_set(folder, {name: volumes[name] for name in names}, preparation) for part, names in parts.items()
+        names: image_set(folder, {name: volumes[name] for name in names}, preparation)
+        for names in dict.fromkeys(chosen.values())
     }
-    return Split(sets["train"], sets["val"], sets["test"]), preparation
+    return Split(**{part: sets[names] for part, names in chosen.items()}), preparation
 
 
 def label_file(folder: Path, image: Path) -> Path | None:

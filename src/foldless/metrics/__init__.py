@@ -16,7 +16,8 @@ rule           determinants of a place           places judged    folds used by
 ============== ================================= ================ ===== ========================================
 
 On request, in 3-D: `kuang_legacy`, which is `forward` with one wrong term, as Kuang's code had it until 2020. Where a
-field hardly folds it finds more than there is, so it is for comparing with that paper's Table 1 only.
+field hardly folds it finds more than there is, so it is for comparing with that paper's Table 1 only. Alone among the
+rules it depends on the order of the axes: ours are (z, y, x), the authors' the file's, and theirs are the ones judged.
 
 Central differences do not see the voxel itself and miss about three quarters of the folded ones. The two extra
 determinants exist in 3-D only. A square cut along either diagonal falls into triangles that are one-sided differences

@@ -40,7 +40,8 @@ def jacobian_determinant(field_voxels: Field, rule: str = "central") -> Float[Te
     Args:
         field_voxels: displacement (batch, dim, *lattice), voxels.
         rule: `central` (differences as `np.gradient` has them, one-sided at the border; every voxel) or `forward` (one
-            corner of each cell; one place fewer on each axis); `kuang_legacy` is `forward` with the mistake of 2019.
+            corner of each cell; one place fewer on each axis); `kuang_legacy` is `forward` with the mistake of 2019,
+            which depends on the order of the axes: the lattice is (z, y, x), the reverse of the file's, as `io` reads.
 
     Raises:
         ValueError: another rule, a field that is no displacement or not finite, or fewer than two nodes on an axis.
@@ -211,11 +212,14 @@ def _central(field: Tensor, start: int, stop: int) -> Tensor:
 def _kuang_legacy(field: Tensor) -> Tensor:
     """Forward determinants as Kuang's code computed them until 2020: D_x for D_z in the second minor.
 
-    Its x, y, z are the array axes 1, 0, 2; with the right term, D_z u_x for D_x u_x, it is the rule `forward`.
+    With the right term, D_z u_x for D_x u_x, it is the rule `forward`. The mistake singles out axes. The code calls the
+    second axis of its arrays x, the first y and the third z, and its arrays are taken to be as nibabel reads them: the
+    reverse of ours.
     """
+    x, y, z = 1, 2, 0
     slopes = torch.stack([_edge(field, axis, (0, 1)) for axis in ((1, 0, 0), (0, 1, 0), (0, 0, 1))], dim=2)
     u = slopes - torch.eye(3, dtype=field.dtype, device=field.device).reshape(1, 3, 3, 1, 1, 1)
-    return determinant(slopes) + u[:, 0, 1] * u[:, 2, 0] * (u[:, 1, 1] - u[:, 1, 2])
+    return determinant(slopes) + u[:, y, x] * u[:, z, y] * (u[:, x, x] - u[:, x, z])
 
 
 def _one_sided(field: Tensor, rule: str) -> Iterator[Tensor]:

@@ -48,10 +48,11 @@ def train(
 
     Raises:
         TrainingError: the objective is no longer finite, or the disk is full.
-        InputError: fewer than two images, nothing to resume, or no such start.
+        InputError: fewer than two images, images pooled to one node, nothing to resume, or no such start.
     """
     if not 1 <= first_stage <= len(recipe.plan):
         raise InputError(f"the training has stages 1 to {len(recipe.plan)}, so it cannot begin with {first_stage}")
+    recipe.check_lattice(split.train.lattice)
     registration = new_registration(recipe, split.train.lattice)
     state = at_stage(recipe, registration, first_stage - 1)
     size = state.objective.images
