@@ -89,7 +89,7 @@ def test_table_2_judges_what_is_there(tmp_path, monkeypatch):
         **options, untrained=("nothing", "NiftyReg"), runs=(f"ours={run}",), tuned=(f"ours={run}",), tuning_rate=1e-3
     ).run()
     table = (tmp_path / "R.md").read_text()
-    assert "| nothing | 1.000 | 0.00 | 0.0000 | 0.000 |" in table
+    assert "| nothing | 1.000 | 1.000 | 0.00 | 0.0000 | 0.000 |" in table
     assert "install NiftyReg" in table
     dice = [line.split("|")[2] for line in table.splitlines() if line.startswith("| ours")]
     assert len(set(dice)) == 2, "the row of the tuned maps is another one"
