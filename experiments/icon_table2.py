@@ -214,7 +214,7 @@ def judge(run: Registered, folder: Path, moving_file: Path, fixed_file: Path) ->
 
 
 def row_of(method: str, found: dict[str, Any]) -> Sequence[str]:
-    """A line of the table: means over pairs, and the least Dice, which tells a pair that was lost; the largest memory."""
+    """A line of the table: means over pairs, the largest memory, and the least Dice, which tells a lost pair."""
     if "missing" in found:
         return (method, found["missing"], *[""] * (len(COLUMNS) - 2))
     scores = found["scores"]
