@@ -9,29 +9,30 @@ from typing import Literal
 
 import tyro
 
-from benchmarks import operations, scaling, training_step
+from benchmarks import cycle_step, operations, scaling, training_step
+from benchmarks.cycle_step import CycleStep
 from benchmarks.results import Result, draw, write_line
 
-Name = Literal["operations", "steps", "scaling"]
+Name = Literal["operations", "steps", "cycle", "scaling"]
 
 
 @dataclass(frozen=True)
 class Benchmarks:
     """Time foldless beside its peers. Peers that are not installed are rows that say so."""
 
-    run: tuple[Name, ...] = ("operations", "steps", "scaling")
+    run: tuple[Name, ...] = ("operations", "steps", "cycle", "scaling")
     """Which; none to plot only."""
     output: Path | None = None
     """A file that one line of JSON is added to, for this commit and this machine."""
     plot: Path | None = None
     """An SVG of all lines of that file."""
     device: str = "cpu"
-    """Where steps and inference run; operations are timed on the CPU."""
+    """Where steps and inference run; operations and the cycle are timed on the CPU."""
     side: int | None = None
     """Voxels a side of every volume instead of the published sizes: a quick look at whether all of it works;
     32 at least, which icon_registration's network needs."""
     steps: int = training_step.STEPS
-    """Timed steps of every case."""
+    """Timed steps of every case; three at most of the cycle, whose dense contestants take a minute each."""
 
 
 def run(options: Benchmarks) -> None:
@@ -58,6 +59,13 @@ def run_steps(options: Benchmarks) -> list[Result]:
     return found
 
 
+def run_cycle(options: Benchmarks) -> list[Result]:
+    timed = CycleStep(steps=min(options.steps, CycleStep.steps))
+    found = list((timed if options.side is None else replace(timed, size=(options.side,) * 3)).results())
+    cycle_step.show(found)
+    return found
+
+
 def run_scaling(options: Benchmarks) -> list[Result]:
     side, how = options.side, {"steps": options.steps, "device": options.device}
     sizes = {} if side is None else {"sides": (side, 2 * side), "batches": (1, 2), "pairs": ((side,) * 3,)}
@@ -73,6 +81,7 @@ def _of_side(case: training_step.Case, side: int | None) -> training_step.Case:
 RUNS: dict[Name, Callable[[Benchmarks], list[Result]]] = {
     "operations": run_operations,
     "steps": run_steps,
+    "cycle": run_cycle,
     "scaling": run_scaling,
 }
 

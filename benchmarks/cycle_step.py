@@ -5,13 +5,15 @@ All contestants train the same network on the same images; memory is the peak ab
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.training_step import in_turn
+from benchmarks.results import Result
+from benchmarks.training_step import Case, in_turn
 
 OURS, PEER = "foldless", "plain torch, dense LNCC"
 NAMES = (OURS, "foldless-float32", "foldless, dense LNCC", PEER)
@@ -28,18 +30,25 @@ class CycleStep:
     steps: int = 3
     """Timed steps of each, after two to warm up."""
 
-    def run(self) -> None:
+    def results(self) -> Iterator[Result]:
+        """Every contestant."""
+        case = Case("cycle", self.size, self.batch)
         shape = "x".join(map(str, self.size))
         commands = {name: ("benchmarks.cycle_contestants", name, shape, str(self.batch)) for name in NAMES}
-        results = in_turn(commands, self.steps)
-        title = f"step of the cycle, {shape}, batch {self.batch}, CPU"
-        table = Table("contestant", "seconds a step", "x", "MiB", "x", title=title)
-        seconds_peer, memory_peer = results[PEER]
-        for name, (seconds, memory) in results.items():
-            ratios = f"{seconds / seconds_peer:.2f}", f"{memory / memory_peer:.2f}"
-            table.add_row(name, f"{seconds:.3f}", ratios[0], f"{memory:.0f}", ratios[1])
-        Console(width=110).print(table)
+        for name, (seconds, memory) in in_turn(commands, self.steps).items():
+            yield Result("step of the cycle", case.name, name, seconds, memory)
+
+
+def show(found: Sequence[Result]) -> None:
+    """A table; times and memory also as a share of the peer's."""
+    table = Table("contestant", "seconds a step", "x", "MiB", "x", title=f"step of the {found[0].case}, CPU")
+    measured = {result.contestant: (result.seconds or 0.0, result.mebibytes or 0.0) for result in found}
+    peer = measured[PEER]
+    for name, (seconds, memory) in measured.items():
+        ratios = f"{seconds / peer[0]:.2f}", f"{memory / peer[1]:.2f}" if peer[1] else ""
+        table.add_row(name, f"{seconds:.3f}", ratios[0], f"{memory:.0f}", ratios[1])
+    Console(width=110).print(table)
 
 
 if __name__ == "__main__":
-    tyro.cli(CycleStep).run()
+    show(list(tyro.cli(CycleStep).results()))

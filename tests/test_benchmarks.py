@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from benchmarks import contestants, results, scaling
+from benchmarks.__main__ import Benchmarks, run
 from benchmarks.cycle_contestants import DenseLNCC, contestant, objective_of, plain_cycle
 from benchmarks.cycle_step import NAMES
 from benchmarks.results import Result
@@ -14,6 +15,7 @@ from benchmarks.training_step import in_turn
 from foldless.networks import VoxelMorphUNet
 from foldless.similarity import LNCC
 
+TIMED = {name: (float(k), 10.0 * k) for k, name in enumerate(NAMES, start=1)}
 SAME = 1e-4  # of a loss near 2: sums of 729 products in float32, in another order
 
 
@@ -47,6 +49,23 @@ def test_a_contestant_in_a_process_of_its_own():
     assert name == NAMES[0]
     assert seconds > 0
     assert memory >= 0
+
+
+def test_all_benchmarks_run_the_cycle(monkeypatch, tmp_path, capsys):
+    """At the size asked for, three steps at most, with a line that is kept."""
+    asked = []
+    monkeypatch.setattr(
+        "benchmarks.cycle_step.in_turn", lambda commands, steps: asked.append((commands, steps)) or TIMED
+    )
+    assert "cycle" in Benchmarks().run
+    run(Benchmarks(run=("cycle",), output=tmp_path / "lines.jsonl", side=32))
+    ((commands, steps),) = asked
+    assert steps == 3
+    assert commands[NAMES[0]] == ("benchmarks.cycle_contestants", NAMES[0], "32x32x32", "1")
+    (line,) = map(json.loads, (tmp_path / "lines.jsonl").read_text().splitlines())
+    assert [(r["contestant"], r["seconds"], r["mebibytes"]) for r in line["results"]] == [(n, *TIMED[n]) for n in NAMES]
+    assert line["results"][0]["case"] == "cycle, 32 x 32 x 32, batch 1"
+    assert "0.25" in capsys.readouterr().out
 
 
 @pytest.mark.filterwarnings("ignore:monai.networks.blocks.Warp:UserWarning")

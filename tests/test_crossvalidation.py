@@ -9,7 +9,15 @@ import scipy.stats
 import torch
 from samples import save_case, save_cases
 
-from foldless.crossvalidation import compared, folds_of, read_groups, read_regions, summarised, with_regions
+from foldless.crossvalidation import (
+    compared,
+    dice_by_region,
+    folds_of,
+    read_groups,
+    read_regions,
+    summarised,
+    with_regions,
+)
 from foldless.errors import InputError
 from foldless.model import Model
 
@@ -140,6 +148,13 @@ def test_a_region_is_the_mean_of_its_labels(tmp_path):
         read_regions(tmp_path / "regions.csv")
 
 
+def test_dice_by_region_and_by_label():
+    rows = {"a": [{"dice_per_label": {"1": 0.5, "10": 0.7, "3": None}}], "b": [{"dice_per_label": {"1": 0.1}}]}
+    results = {"one": rows, "other": {"a": [{"dice": 0.4}]}}
+    assert dice_by_region(results) == {"one": pytest.approx({"label 1": 0.3, "label 10": 0.7}), "other": {}}
+    assert dice_by_region(results, {10: "front", 1: "front"}) == {"one": pytest.approx({"front": 0.35}), "other": {}}
+
+
 # The command
 
 
@@ -161,6 +176,11 @@ def test_the_command_trains_judges_and_compares_and_goes_on_where_it_was_stopped
     assert "folds here: 2" in content["caveat"]
     assert "folds here: 2" in " ".join(said.split())
     assert set(Model.load(tmp_path / "out/b/baseline").trained_on) == {"case_1", "case_4"}
+    page = (tmp_path / "out/report.html").read_text()
+    assert content["caveat"] in page
+    dice = content["methods"]["refinement"]["dice_region.left"]["mean"]
+    assert f"<title>left, refinement: {dice:.3f}</title>" in page
+    assert "http" not in page.replace("http-equiv", "")
     judged = json.loads((tmp_path / "out/b/baseline/pairs.json").read_text())["pairs"]
     assert sorted((r["moving"], r["fixed"]) for r in judged) == [("case_2", "case_3"), ("case_3", "case_2")]
 

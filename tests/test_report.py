@@ -14,8 +14,9 @@ import pytest
 from scipy import ndimage
 
 from foldless.errors import InputError
-from foldless.report import Pair, judge, warped_grid_figure, write_report
+from foldless.report import Pair, Table, judge, warped_grid_figure, write_comparison, write_report
 from foldless.report.arrays import jacobian_determinant, views_of, window
+from foldless.report.comparison import dots_of
 from foldless.report.curves import MOST_POINTS, draw_curve
 from foldless.report.verdict import format_number, overall
 
@@ -409,3 +410,33 @@ def test_the_grid_follows_the_warped_image(tmp_path: Path) -> None:
     rows = np.flatnonzero(red[:, round((column + 0.5) * pixels)]) / pixels - 0.5
     expected = np.argmax(warped[:, column])
     assert np.abs(rows - expected).min() < 0.6
+
+
+# The comparison of methods
+
+
+def test_dots_lie_where_their_numbers_are() -> None:
+    dots = dots_of({"one": {"front": 0.31, "back": 0.55}, "other": {"back": 0.5}})
+    assert dots is not None
+    assert [text for _, text in dots.ticks] == ["0.3", "0.4", "0.5", "0.6"]
+    left, right = dots.ticks[0][0], dots.ticks[-1][0]
+    found = {text: (left_of - left) / (right - left) for _, _, some in dots.rows for left_of, _, _, text in some}
+    assert found == pytest.approx({"front, one: 0.310": 1 / 30, "back, one: 0.550": 5 / 6, "back, other: 0.500": 2 / 3})
+    assert [name for name, _, _ in dots.rows] == ["front", "back"]
+    assert dots_of({"one": {}}) is None
+    assert dots_of({"one": {"all": 1.0}}) is not None
+
+
+def test_a_comparison_is_one_page_that_says_everything(tmp_path: Path) -> None:
+    tables = [
+        Table("Scores", ["method", "Dice"], [["<one>", "0.5"]], "a note"),
+        Table("Tests", ["methods"], [["1 - 2"]]),
+    ]
+    for dice in ({}, {"<one>": {"a & b": 0.4}}):
+        write_comparison(tmp_path / "page.html", "Methods", tables, dice, {"command": "crossvalidate"})
+        page = (tmp_path / "page.html").read_text(encoding="utf-8")
+        for text in ("&lt;one&gt;", "0.5", "a note", "1 - 2", "crossvalidate", "Methods"):
+            assert text in page
+        assert ("a &amp; b, &lt;one&gt;: 0.400" in page) == bool(dice)
+        assert "<one>" not in page
+        assert "NaN" not in page

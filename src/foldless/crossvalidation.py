@@ -188,6 +188,22 @@ def with_regions(rows: Sequence[Scores], regions: Mapping[int, str]) -> list[Sco
     return result
 
 
+def dice_by_region(results: Results, regions: Mapping[int, str] | None = None) -> dict[str, dict[str, float]]:
+    """Method -> region -> Dice, the mean over folds of means over pairs; label by label where there are no regions."""
+    rows = [row for folds in results.values() for some in folds.values() for row in some]
+    labels = sorted({int(label) for row in rows for label in row.get("dice_per_label", {})})
+    names = {label: f"label {label}" for label in labels} if regions is None else regions
+    known = {m: {f: with_regions(some, names) for f, some in folds.items()} for m, folds in results.items()}
+    return {
+        method: {
+            region: scores[name]["mean"]
+            for region in dict.fromkeys(names.values())
+            if (name := f"dice_region.{region}") in scores
+        }
+        for method, scores in summarised(known).items()
+    }
+
+
 def read_regions(file: Path) -> dict[int, str]:
     """Label -> region, from a CSV with the columns label,region; labels without a region are left out.
 

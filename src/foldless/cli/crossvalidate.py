@@ -22,6 +22,7 @@ SHOWN = {
     "ndv_percent": "NDV, %",
     "inverse_consistency_voxels.mean": "inverse, voxels",
 }
+MEANS = "Mean ± sd over folds (n - 1)"
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class CrossValidate:
     data: Path
     """A folder with images/ and, for Dice, labels/."""
     output: Path
-    """Folder for results.json and, in FOLD/METHOD/, the trainings and the scores of their pairs."""
+    """Folder for results.json, report.html and, in FOLD/METHOD/, the trainings and the scores of their pairs."""
     groups: Path | None = None
     """CSV with the columns case,group; groups.csv in the data folder where it is not given."""
     methods: tuple[Method, ...] = ("baseline", "cycle")
@@ -99,7 +100,7 @@ class CrossValidate:
             results = judged_so_far(self.output, every)
             if regions is not None:
                 results = {m: {f: with_regions(r, regions) for f, r in found.items()} for m, found in results.items()}
-            self._write(results, every)
+            self._write(results, every, regions)
         self._show(results, every)
 
     def _check(self, recipes: dict[str, Recipe], folds: list[Fold]) -> None:
@@ -115,8 +116,9 @@ class CrossValidate:
         lattice = largest_lattice(self.data)
         if self.legacy and lattice is not None and len(lattice) != 3:
             raise InputError("Kuang's legacy determinant is of volumes; leave --legacy out for pictures")
-        for recipe in recipes.values() if lattice is not None else ():
-            recipe.check_lattice(padded(lattice))
+        if lattice is not None:
+            for recipe in recipes.values():
+                recipe.check_lattice(padded(lattice))
         for fold in folds:
             wanted = max(3 if recipe.objective == "three-images" else 2 for recipe in recipes.values())
             if len(fold.train) < wanted:
@@ -165,35 +167,63 @@ class CrossValidate:
         earlier["recipes"] |= now["recipes"]
         write_json(record, self.output / FILE)
 
-    def _write(self, results: Results, trained: dict[str, Recipe]) -> None:
-        from foldless.crossvalidation import CAVEAT, compared, in_words, summarised
-        from foldless.record import write_json
+    def _write(self, results: Results, trained: dict[str, Recipe], regions: dict[int, str] | None) -> None:
+        from foldless.crossvalidation import CAVEAT, compared, dice_by_region, in_words, summarised
+        from foldless.record import read_record, write_json
+        from foldless.report import Table, write_comparison
 
         caveat = CAVEAT.format(folds=_folds(results))
+        words = {method: in_words(trained[method]) for method in results}
         content = {
             "methods": summarised(results),
-            "trainings": {method: in_words(trained[method]) for method in results},
+            "trainings": words,
             "compared": compared(results),
             "caveat": caveat,
         }
         write_json(content, self.output / "results.json")
+        scores = Table(MEANS, *_scores(results, words, "steps x pairs a step, rate"))
+        tests = Table("Paired tests", *_tests(results), caveat)
+        write_comparison(
+            self.output / "report.html",
+            f"Methods on {self.data.resolve().name}",
+            [scores, *([tests] if tests.rows else [])],
+            dice_by_region(results, regions),
+            read_record(self.output),
+        )
 
     def _show(self, results: Results, trained: dict[str, Recipe]) -> None:
-        from foldless.crossvalidation import CAVEAT, compared, summarised
+        from foldless.crossvalidation import CAVEAT
 
-        summary = summarised(results)
-        shown = [name for name in SHOWN if all(name in scores for scores in summary.values())]
-        rows = [(m, str(trained[m].ends()[-1]), *(_cell(s[name]) for name in shown)) for m, s in summary.items()]
-        columns = ("method", "steps", *(SHOWN[name] for name in shown))
-        table("Mean ± sd over folds (n - 1)", rows, columns)
-        tests = [
-            (f"{c['first']} - {c['second']}", c["score"], number(c["difference"]), number(c["p"]), _agreement(c))
-            for c in compared(results)
-        ]
+        columns, rows = _scores(results, {m: str(recipe.ends()[-1]) for m, recipe in trained.items()}, "steps")
+        table(MEANS, rows, columns)
+        columns, tests = _tests(results)
         if tests:
-            table("Paired tests", tests, ("methods", "score", "difference", "p", "folds that agree"))
+            table("Paired tests", tests, columns)
             say(CAVEAT.format(folds=_folds(results)))
-        say(f"Written to {self.output}: results.json holds every score, both standard deviations (n and n - 1), p")
+        say(
+            f"Written to {self.output}: report.html, and results.json with every score, both standard deviations, and p"
+        )
+
+
+def _scores(results: Results, trainings: dict[str, str], heading: str) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of the scores, a row a method; `heading` is that of the trainings' column."""
+    from foldless.crossvalidation import summarised
+
+    summary = summarised(results)
+    shown = [name for name in SHOWN if all(name in scores for scores in summary.values())]
+    rows = [[m, trainings[m], *(_cell(scores[name]) for name in shown)] for m, scores in summary.items()]
+    return ["method", heading, *(SHOWN[name] for name in shown)], rows
+
+
+def _tests(results: Results) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of the paired tests."""
+    from foldless.crossvalidation import compared
+
+    rows = [
+        [f"{c['first']} - {c['second']}", c["score"], number(c["difference"]), number(c["p"]), _agreement(c)]
+        for c in compared(results)
+    ]
+    return ["methods", "score", "difference", "p", "folds that agree"], rows
 
 
 def _folds(results: Results) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from math import isfinite
 from pathlib import Path
 from typing import Any, SupportsFloat
@@ -18,8 +17,10 @@ from jaxtyping import Bool, Shaped
 
 from foldless.io.files import write_whole
 from foldless.report.arrays import CONSTANTS, Arrays, embed, views_of
+from foldless.report.comparison import Table, write_comparison
 from foldless.report.curves import draw_curve
 from foldless.report.pictures import overview, warped_grid_figure
+from foldless.report.rendering import rendered
 from foldless.report.verdict import (
     Finding,
     format_number,
@@ -31,7 +32,7 @@ from foldless.report.verdict import (
     pairs_table,
 )
 
-__all__ = ["Finding", "Pair", "judge", "warped_grid_figure", "write_report"]
+__all__ = ["Finding", "Pair", "Table", "judge", "warped_grid_figure", "write_comparison", "write_report"]
 
 INTERACTIVE_2D = 24
 """So many 2-D pairs get the viewer; each costs tens of kilobytes and a screen of scrolling."""
@@ -150,7 +151,8 @@ def write_report(
             budget -= sum(map(len, texts.values()))
     curves = [draw_curve(name, [(int(s), float(v)) for s, v in points]) for name, points in (history or {}).items()]
     columns, table = pairs_table([pair.metrics for pair in pairs])
-    page = _render(
+    page = rendered(
+        "page.html.j2",
         title=title,
         columns=columns,
         table=table,
@@ -200,16 +202,3 @@ class _Shown:
     @property
     def labels(self) -> list[tuple[str, str, str, float]]:
         return label_rows(self.pair.metrics)
-
-
-def _render(**what: Any) -> str:
-    import jinja2
-    from markupsafe import Markup
-
-    here = files(__package__)
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(here.joinpath("page.html.j2").read_text(encoding="utf-8"))
-    inline = {name: Markup(here.joinpath(name).read_text(encoding="utf-8")) for name in ("style.css", "viewer.js")}
-    return template.render(style=inline["style.css"], viewer=inline["viewer.js"], **what)
