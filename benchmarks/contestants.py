@@ -34,6 +34,7 @@ def foldless_step(task: str, shape: tuple[int, ...], batch: int, precision: str,
 
     import foldless
     from foldless.memory import settle_memory
+    from foldless.training.optimiser import Adam
 
     settle_memory()  # as every command of foldless does
     if task == "voxelmorph":
@@ -42,7 +43,7 @@ def foldless_step(task: str, shape: tuple[int, ...], batch: int, precision: str,
         terms = {"similarity": "mse", "regularity": task}
     recipe = foldless.Recipe(weight=LAMBDA[task], precision=precision, **terms)
     objective = foldless.build_objective(recipe, shape).to(device)
-    optimiser = torch.optim.Adam(objective.parameters(), RATE, fused=True)
+    optimiser = Adam(objective.parameters(), RATE)  # as trainings do
     image_A, image_B = torch.rand(2, batch, 1, *shape, device=device)
 
     def step() -> None:

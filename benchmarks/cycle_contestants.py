@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import foldless.build
 from benchmarks.contestants import serve
+from foldless.training.optimiser import Adam
 
 WINDOW, EPSILON, RATE = 9, 1e-5, 1e-4
 
@@ -64,7 +65,7 @@ def contestant(name: str, shape: tuple[int, ...], batch: int) -> Callable[[], No
     x, y = torch.rand(batch, 1, *shape), torch.rand(batch, 1, *shape)
     if "dense" in name:
         objective.similarity = DenseLNCC()
-    optimiser = torch.optim.Adam(objective.parameters(), RATE, fused="torch" not in name)
+    optimiser = (torch.optim.Adam if "torch" in name else Adam)(objective.parameters(), RATE)
 
     def loss() -> Tensor:
         if "torch" in name:

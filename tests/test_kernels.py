@@ -11,7 +11,7 @@ from foldless.kernels import convolution, native, plain
 from foldless.kernels.doubling import residual_double
 from foldless.kernels.norm import normalise
 from foldless.kernels.planar import add_convolved
-from foldless.kernels.thin import thin
+from foldless.kernels.thin import normalised_thin, thin
 from foldless.maps import Displacement, matrix_product
 from foldless.maps.matrices import plain_matrix_product
 from foldless.networks.layers import double, halve, same
@@ -398,6 +398,33 @@ def test_normalisation_is_torchs(dim, by_sample, channels, dtype):
     mean, variance = normalise(x, weight, bias, 1e-5, by_sample)[1:]
     wanted_variance, wanted_mean = torch.var_mean(x.double(), axes, correction=0)
     assert_close_to_largest((mean, variance), (wanted_mean, wanted_variance), torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("channels", [5, 16, 32])
+@pytest.mark.parametrize("width", [1, 3, 5])
+@pytest.mark.parametrize("dim", DIMS)
+def test_a_normalised_thin_convolution_is_torchs(dim, width, channels, dtype):
+    """Kernels wider than the lattice included; channels that fill no register take both steps apart."""
+    shape = {1: (17,), 2: (2, 19), 3: (4, 3, 9)}[dim]
+    x = (3 * torch.randn(3, channels, *shape) + 2).to(dtype)
+    weight, bias = torch.randn(dim, channels, *[width] * dim), torch.randn(dim)
+    inputs = (x, torch.rand(channels) + 0.5, torch.randn(channels), weight, bias)
+    like = torch.randn(3, dim, *shape)
+
+    def ours(x, scale, shift, weight, bias):
+        return normalised_thin(x, scale, shift, 1e-5, weight, bias)[0]
+
+    def reference(x, scale, shift, weight, bias):
+        y = torch.nn.functional.batch_norm(x, None, None, scale, shift, training=True)
+        return getattr(torch.nn.functional, f"conv{dim}d")(y, weight, bias, padding=width // 2)
+
+    expected = with_gradients(reference, [t.double() for t in inputs], like.double())
+    assert_close_to_largest(with_gradients(ours, inputs, like), expected, dtype)
+    wanted_variance, wanted_mean = torch.var_mean(x.double(), [0, *range(2, x.ndim)], correction=0)
+    assert_close_to_largest(
+        normalised_thin(*inputs[:3], 1e-5, weight, bias)[1:], (wanted_mean[None], wanted_variance[None]), torch.float32
+    )
 
 
 @pytest.mark.parametrize("nodes", [1, 2])

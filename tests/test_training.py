@@ -24,6 +24,7 @@ from foldless.overlap import overlap
 from foldless.training.checkpoints import load_checkpoint
 from foldless.training.log import COLUMNS, read_log
 from foldless.training.loop import new_registration, new_state, train, training_step
+from foldless.training.optimiser import Adam
 from foldless.training.validation import validate
 
 KINDS = {
@@ -211,6 +212,20 @@ def test_one_step_is_adams(tmp_path):
     adam.step()
     for one, same in zip(state.objective.parameters(), other.objective.parameters(), strict=True):
         assert_close(one, same, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+def test_adam_takes_the_steps_of_torchs_own(layout):
+    weights = [torch.randn(3, 4, 2, 3, 4).contiguous(memory_format=layout).requires_grad_() for _ in range(2)]
+    weights[1].data.copy_(weights[0].data)
+    steps = [Adam(weights[:1], 0.01), torch.optim.Adam(weights[1:], 0.01, foreach=False, fused=False)]
+    for _ in range(3):
+        gradient = torch.randn_like(weights[0])
+        for weight, adam in zip(weights, steps, strict=True):
+            weight.grad = gradient.clone()
+            adam.step()
+    assert_close(*weights, rtol=0, atol=1e-6)
+    assert weights[0].is_contiguous(memory_format=layout)
 
 
 # What is left on disk

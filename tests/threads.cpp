@@ -76,8 +76,9 @@ void foldless_planar_backward_weights(const float*, const float*, float*, const 
 void foldless_add_doubled_f32(const float*, float*, const Size*, int);
 void foldless_doubled_adjoint_f32(const float*, float*, const Size*, int);
 int foldless_lanes();
-void foldless_thin_f32(const float*, const float*, const float*, float*, const Size*, int, int);
-void foldless_thin_backward_x_f32(const float*, const float*, float*, const Size*, int, int);
+void foldless_thin_f32(const float*, const float*, const float*, const float*, float*, const Size*, int, int);
+void foldless_thin_backward_x_f32(const float*, const float*, const float*, const float*, const float*, float*,
+                                  const Size*, int, int);
 void foldless_thin_backward_weights_f32(const float*, const float*, float*, const Size*, int, int);
 void foldless_norm_reduce_f32(const float*, const float*, double*, Size, Size, Size, int);
 }
@@ -155,9 +156,9 @@ void convolve() {
     const Size L = foldless_lanes(), many[] = {2, 7, 8, 40, L, 3, 3, 3};
     const auto packed = numbers(27 * 3 * L), bias = numbers(3);
     auto nodes = numbers(2 * 7 * 8 * 40 * L), g_packed = packed;
-    foldless_thin_f32(nodes.data(), packed.data(), bias.data(), planar.data(), many, 3, THREADS);
+    foldless_thin_f32(nodes.data(), packed.data(), bias.data(), nullptr, planar.data(), many, 3, THREADS);
     foldless_thin_backward_weights_f32(nodes.data(), planar.data(), g_packed.data(), many, 3, THREADS);
-    foldless_thin_backward_x_f32(planar.data(), packed.data(), nodes.data(), many, 3, THREADS);
+    foldless_thin_backward_x_f32(planar.data(), packed.data(), nullptr, nullptr, nullptr, nodes.data(), many, 3, THREADS);
     const Size twice[] = {2, 3, 4, 5, 6, 8, 10, L, L + 2};
     auto coarse = numbers(2 * 60 * (L + 2)), fine = numbers(2 * 480 * L);
     foldless_add_doubled_f32(coarse.data(), fine.data(), twice, THREADS);

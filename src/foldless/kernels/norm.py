@@ -48,9 +48,7 @@ class _Normalise(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         rows = x.movedim(1, -1).contiguous()
         groups = rows.shape[0] if by_sample else 1
-        sums = _reduce(rows, rows, groups) / (rows.numel() // rows.shape[-1] // groups)
-        mean = sums[:, 0]
-        variance = (sums[:, 1] - mean.square()).clamp_min(0)
+        mean, variance = moments(rows, groups)
         deviation = (variance + epsilon).rsqrt()
         scale = weight * deviation
         y = _combine(rows, None, scale, None, bias - mean * scale, groups)
@@ -71,6 +69,13 @@ class _Normalise(torch.autograd.Function):
         b = -a * deviation * along / count
         g_x = _combine(g, rows, a, b, -a * total / count - b * mean, ctx.groups)
         return g_x.movedim(-1, 1), along.sum(0).to(weight.dtype), total.sum(0).to(weight.dtype), None, None
+
+
+def moments(rows: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance of every channel, the last axis, over each group of samples: (groups, channels), float64."""
+    sums = _reduce(rows, rows, groups) / (rows.numel() // rows.shape[-1] // groups)
+    mean = sums[:, 0]
+    return mean, (sums[:, 1] - mean.square()).clamp_min(0)
 
 
 def _reduce(p: Tensor, q: Tensor, groups: int) -> Tensor:

@@ -4,6 +4,9 @@
 // height, width) planar float. Kernel sides are odd, padding is half of them. Channels are taken in blocks of `L` that
 // begin at 0, L, 2 L, ... and, for the last, at channels - L: it may overlap the one before. Weights and their gradient
 // are packed by block, (taps, outputs, blocks, L).
+//
+// Of a normalised x, a·x + c, the factor a is in the weights, and `shift` (taps, outputs) says what c comes to at every
+// tap that meets the lattice; the gradient of x then has a multiple of x and a constant a channel added, `by` and `plus`.
 
 #include <vector>
 
@@ -42,7 +45,7 @@ struct Reach {
 
 // N neighbours at once, so that additions need not wait for each other; taps [first, last) of a row serve them all.
 template <int N, typename T, int O>
-inline void forward_some(const T* x, const float* weights, const float* bias, float* out, const Shape& s,
+inline void forward_some(const T* x, const float* weights, const float* start, float* out, const Shape& s,
                          const Reach& reach, Size w, Size first, Size last) {
     const Size pack = s.blocks * L, C = s.channels;
     Lanes total[N][O] = {};
@@ -60,12 +63,25 @@ inline void forward_some(const T* x, const float* weights, const float* bias, fl
             }
         }
     for (int i = 0; i < N; ++i)
-        for (int o = 0; o < O; ++o) out[o * s.nodes() + w + i] = bias[o] + sum(total[i][o]);
+        for (int o = 0; o < O; ++o) out[o * s.nodes() + w + i] = start[o] + sum(total[i][o]);
 }
 
+// What every output of some nodes of a row begins with.
+template <int O>
+struct Start {
+    float of[O];
+
+    Start(const float* bias, const float* shift, const Reach& reach, Size first, Size last) {
+        for (int o = 0; o < O; ++o) of[o] = bias[o];
+        for (int r = 0; shift && r < reach.count; ++r)
+            for (Size k = first; k < last; ++k)
+                for (int o = 0; o < O; ++o) of[o] += shift[(reach.tap[r] + k) * O + o];
+    }
+};
+
 template <int N, typename T, int O>
-inline void backward_some(const float* from, const float* weights, T* g_x, const Shape& s, const Reach& reach, Size w,
-                          Size first, Size last) {
+inline void backward_some(const float* from, const float* weights, const T* x, const float* by, const float* plus,
+                          T* g_x, const Shape& s, const Reach& reach, Size w, Size first, Size last) {
     const Size pack = s.blocks * L, nodes = s.nodes();
     for (Size b = 0; b < s.blocks; ++b) {
         Lanes total[N] = {};
@@ -78,7 +94,11 @@ inline void backward_some(const float* from, const float* weights, T* g_x, const
                     for (int i = 0; i < N; ++i) total[i] += p[o * nodes + i] * weight;
                 }
             }
-        for (int i = 0; i < N; ++i) store(g_x + i * s.channels + s.start(b), total[i]);
+        for (int i = 0; i < N; ++i) {
+            const Size at = i * s.channels + s.start(b);
+            if (by) total[i] += load(by + s.start(b)) * load(x + at) + load(plus + s.start(b));
+            store(g_x + at, total[i]);
+        }
     }
 }
 
@@ -86,20 +106,23 @@ inline void backward_some(const float* from, const float* weights, T* g_x, const
 constexpr int FORWARD = 3, BACKWARD = 6;
 
 template <typename T, int O>
-void forward(const T* x, const float* weights, const float* bias, float* y, const Shape& s, int threads) {
+void forward(const T* x, const float* weights, const float* bias, const float* shift, float* y, const Shape& s,
+             int threads) {
     const Size W = s.size[2], K = s.kernel[2], half = K / 2, nodes = s.nodes();
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (Size row = 0; row < s.rows(); ++row) {
         const Reach reach(s, row, 1);
+        const Start<O> inside(bias, shift, reach, 0, K);
         const Size at = row * W, sample = at / nodes;
         float* out = y + sample * O * nodes + at % nodes;
         for (Size w = 0; w < W;) {
             if (w >= half && w + FORWARD - 1 + half < W) {
-                forward_some<FORWARD, T, O>(x, weights, bias, out, s, reach, w, 0, K);
+                forward_some<FORWARD, T, O>(x, weights, inside.of, out, s, reach, w, 0, K);
                 w += FORWARD;
             } else {
                 const Size first = std::max<Size>(0, half - w), last = std::min(K, W + half - w);
-                forward_some<1, T, O>(x, weights, bias, out, s, reach, w, first, last);
+                const Start<O> start(bias, shift, reach, first, last);
+                forward_some<1, T, O>(x, weights, start.of, out, s, reach, w, first, last);
                 w += 1;
             }
         }
@@ -107,7 +130,8 @@ void forward(const T* x, const float* weights, const float* bias, float* y, cons
 }
 
 template <typename T, int O>
-void backward_x(const float* g, const float* weights, T* g_x, const Shape& s, int threads) {
+void backward_x(const float* g, const float* weights, const T* x, const float* by, const float* plus, T* g_x,
+                const Shape& s, int threads) {
     const Size W = s.size[2], K = s.kernel[2], half = K / 2, nodes = s.nodes();
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (Size row = 0; row < s.rows(); ++row) {
@@ -116,12 +140,13 @@ void backward_x(const float* g, const float* weights, T* g_x, const Shape& s, in
         const float* from = g + sample * (O - 1) * nodes;
         for (Size w = 0; w < W;) {
             T* out = g_x + (at + w) * s.channels;
+            const T* here = by ? x + (at + w) * s.channels : x;
             if (w >= half && w + BACKWARD - 1 + half < W) {
-                backward_some<BACKWARD, T, O>(from, weights, out, s, reach, w, 0, K);
+                backward_some<BACKWARD, T, O>(from, weights, here, by, plus, out, s, reach, w, 0, K);
                 w += BACKWARD;
             } else {
                 const Size first = std::max<Size>(0, w + half + 1 - W), last = std::min(K, w + half + 1);
-                backward_some<1, T, O>(from, weights, out, s, reach, w, first, last);
+                backward_some<1, T, O>(from, weights, here, by, plus, out, s, reach, w, first, last);
                 w += 1;
             }
         }
@@ -178,17 +203,19 @@ Shape shape_of(const Size* s) { return {s[0], {s[1], s[2], s[3]}, s[4], {s[5], s
 
 extern "C" int foldless_lanes() { return L; }
 
-// shape: batch, depth, height, width, channels, kernel depth, height, width. `outputs` is 1, 2 or 3.
+// shape: batch, depth, height, width, channels, kernel depth, height, width. `outputs` is 1, 2 or 3. `shift`, and `x`
+// with `by` and `plus`, are null where x is not normalised.
 #define FOLDLESS_THIN(T, NAME)                                                                                       \
-    extern "C" void foldless_thin_##NAME(const T* x, const float* weights, const float* bias, float* y,               \
-                                         const Size* shape, int outputs, int threads) {                               \
+    extern "C" void foldless_thin_##NAME(const T* x, const float* weights, const float* bias, const float* shift,     \
+                                         float* y, const Size* shape, int outputs, int threads) {                     \
         auto run = outputs == 1 ? forward<T, 1> : outputs == 2 ? forward<T, 2> : forward<T, 3>;                       \
-        run(x, weights, bias, y, shape_of(shape), threads);                                                           \
+        run(x, weights, bias, shift, y, shape_of(shape), threads);                                                    \
     }                                                                                                                 \
-    extern "C" void foldless_thin_backward_x_##NAME(const float* g, const float* weights, T* g_x, const Size* shape,  \
-                                                    int outputs, int threads) {                                       \
+    extern "C" void foldless_thin_backward_x_##NAME(const float* g, const float* weights, const T* x, const float* by, \
+                                                    const float* plus, T* g_x, const Size* shape, int outputs,        \
+                                                    int threads) {                                                    \
         auto run = outputs == 1 ? backward_x<T, 1> : outputs == 2 ? backward_x<T, 2> : backward_x<T, 3>;              \
-        run(g, weights, g_x, shape_of(shape), threads);                                                               \
+        run(g, weights, x, by, plus, g_x, shape_of(shape), threads);                                                  \
     }                                                                                                                 \
     extern "C" void foldless_thin_backward_weights_##NAME(const T* x, const float* g, float* g_weights,               \
                                                           const Size* shape, int outputs, int threads) {              \

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foldless.kernels.library import lanes, library, pointer
+from foldless.kernels.norm import moments, normalise
 
 _TYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
@@ -29,6 +30,22 @@ def thin(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.convolution(x.to(weight.dtype), weight, bias, [1] * dim, padding, [1] * dim, False, [0] * dim, 1)
 
 
+def normalised_thin(
+    x: Tensor, scale: Tensor, shift: Tensor, epsilon: float, weight: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`thin` of what `norm.normalise` makes of x over the whole batch, and the mean and variance that it used.
+
+    Compiled, what is normalised is never in memory: it enters the convolution by its weights and where it begins.
+    """
+    native = x.device.type == "cpu" and x.dtype in _TYPES and weight.dtype == torch.float32 and weight.shape[0] <= 3
+    if native and x.numel() and lanes() and x.shape[1] % lanes() == 0:
+        inputs = (x, scale, shift, epsilon, weight, bias)
+        y, mean, variance = _NormalisedThin.apply(*inputs)  # type: ignore[no-untyped-call]
+        return y, mean, variance
+    between, mean, variance = normalise(x, scale, shift, epsilon, by_sample=False)
+    return thin(between, weight, bias), mean, variance
+
+
 def _filled(x: Tensor, more: int) -> Tensor:
     """x with so many more channels of zeros, (batch, channels + more, *lattice), channels-last."""
     return F.pad(x.movedim(1, -1), (0, more)).movedim(-1, 1) if more else x
@@ -43,7 +60,7 @@ class _Thin(torch.autograd.Function):
         ctx.save_for_backward(nodes, packed)
         ctx.weight_shape = weight.shape
         y = weight.new_empty(x.shape[0], weight.shape[0], *x.shape[2:])
-        _call("thin", nodes, weight.shape, nodes, packed * first, bias.contiguous(), y)
+        _call("thin", nodes, weight.shape, nodes, packed * first, bias.contiguous(), None, y)
         return y
 
     @staticmethod
@@ -52,13 +69,80 @@ class _Thin(torch.autograd.Function):
         gradient, g_nodes, g_packed = gradient.contiguous(), None, torch.empty_like(packed)
         if ctx.needs_input_grad[0]:
             g_nodes = torch.empty_like(nodes).movedim(-1, 1)
-            _call("thin_backward_x", nodes, ctx.weight_shape, gradient, packed, g_nodes)
+            _call("thin_backward_x", nodes, ctx.weight_shape, gradient, packed, None, None, None, g_nodes)
         _call("thin_backward_weights", nodes, ctx.weight_shape, nodes, gradient, g_packed)
         channel, first = _blocks(nodes.shape[-1])
         g_weight = packed.new_empty(*packed.shape[:2], nodes.shape[-1])
         g_weight[:, :, channel[first]] = g_packed[:, :, first]
         g_bias = gradient.sum([0, *range(2, gradient.ndim)])
         return g_nodes, g_weight.permute(1, 2, 0).reshape(ctx.weight_shape), g_bias
+
+
+class _NormalisedThin(torch.autograd.Function):
+    """Keeps x alone. With y = a·x + c between the two, the sums that a normalisation's gradient needs, of y's gradient
+    and of that times x, follow from the sums over the lattice that the weights' gradient is made of.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, epsilon: float, weight: Tensor, bias: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        nodes = x.movedim(1, -1).contiguous()
+        mean, variance = (m[0] for m in moments(nodes, 1))
+        deviation = (variance + epsilon).rsqrt()
+        taps = _by_tap(weight)
+        a, c = _affine(scale, shift, mean, deviation)
+        y = weight.new_empty(x.shape[0], weight.shape[0], *x.shape[2:])
+        _call("thin", nodes, weight.shape, nodes, (taps * a).float(), bias.contiguous(), (taps @ c).float(), y)
+        ctx.save_for_backward(nodes, scale, shift, mean, deviation, weight)
+        mean, variance = mean[None].float(), variance[None].float()
+        ctx.mark_non_differentiable(mean, variance)
+        return y, mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        nodes, scale, shift, mean, deviation, weight = ctx.saved_tensors
+        gradient, taps = gradient.contiguous(), _by_tap(weight)
+        a, c = _affine(scale, shift, mean, deviation)
+        products, met = torch.empty_like(taps, dtype=torch.float32), _met(gradient, weight.shape[2:])
+        _call("thin_backward_weights", nodes, weight.shape, nodes, gradient, products)
+        total, product = ((taps * sums).sum([0, 1]) for sums in (met, products))
+        along = (product - mean * total) * deviation
+        g_x = None
+        if ctx.needs_input_grad[0]:
+            count = nodes.numel() // nodes.shape[-1]
+            by = -a * deviation * along / count
+            plus = -a * total / count - by * mean
+            g_x = torch.empty_like(nodes).movedim(-1, 1)
+            factors = ((taps * a).float(), nodes, by.float(), plus.float())
+            _call("thin_backward_x", nodes, weight.shape, gradient, *factors, g_x)
+        g_weight = (products * a + met * c).permute(1, 2, 0).reshape(weight.shape).to(weight.dtype)
+        g_bias = gradient.sum([0, *range(2, gradient.ndim)])
+        return g_x, along.to(scale.dtype), total.to(shift.dtype), None, g_weight, g_bias
+
+
+def _by_tap(weight: Tensor) -> Tensor:
+    """A weight (outputs, channels, *kernel) as (taps, outputs, channels), in float64."""
+    return weight.flatten(2).permute(2, 0, 1).double().contiguous()
+
+
+def _affine(scale: Tensor, shift: Tensor, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
+    a = scale * deviation
+    return a, shift - mean * a
+
+
+def _met(gradient: Tensor, kernel: torch.Size) -> Tensor:
+    """The gradient (batch, outputs, *lattice) summed, for every tap, over the nodes where it meets the lattice.
+
+    (taps, outputs, 1), in float64.
+    """
+    sums = gradient.sum(0)
+    for width in kernel:
+        n, half = sums.shape[1], width // 2
+        ranges = [(max(half - k, 0), n - max(k - half, 0)) for k in range(width)]
+        parts = [sums[:, begin : max(begin, end)].sum(1, dtype=torch.float64) for begin, end in ranges]
+        sums = torch.stack(parts, dim=-1)
+    return sums.flatten(1).t()[:, :, None]
 
 
 def _blocks(channels: int) -> tuple[Tensor, Tensor]:
@@ -69,7 +153,7 @@ def _blocks(channels: int) -> tuple[Tensor, Tensor]:
     return channel, channel >= starts[:, None]
 
 
-def _call(name: str, nodes: Tensor, weight_shape: torch.Size, *tensors: Tensor) -> None:
+def _call(name: str, nodes: Tensor, weight_shape: torch.Size, *tensors: Tensor | None) -> None:
     compiled = library()[0]
     assert compiled is not None
     function = getattr(compiled, f"foldless_{name}_{_TYPES[nodes.dtype]}")

@@ -41,10 +41,17 @@ def lay_out(network: nn.Module, dim: int) -> None:
         network.to(memory_format=layout)  # type: ignore[call-overload]
 
 
-def last(layer: nn.Module, x: Tensor, beside: Tensor | None = None, factor: float = 1.0) -> Tensor:
+def last(
+    layer: nn.Module,
+    x: Tensor,
+    beside: Tensor | None = None,
+    factor: float = 1.0,
+    thinned: Callable[[Tensor, Tensor, Tensor], Tensor] = thin,
+) -> Tensor:
     """The last layer times a factor, in its parameters' own dtype: bfloat16's 8 bits are 1/256 of a displacement.
 
-    Few more channels `beside` those of x are read where they are, which spares joining them.
+    Few more channels `beside` those of x are read where they are, which spares joining them; `thinned` may do more to
+    x than a thin convolution.
     """
     weight, bias = (layer.get_parameter(name) * factor for name in ("weight", "bias"))
     with torch.autocast(x.device.type, enabled=False):
@@ -53,7 +60,7 @@ def last(layer: nn.Module, x: Tensor, beside: Tensor | None = None, factor: floa
         if beside is None:
             return thin(x, weight, bias)
         own, others = weight[:, : x.shape[1]], weight[:, x.shape[1] :]
-        return add_convolved(thin(x, own, bias), beside, others)
+        return add_convolved(thinned(x, own, bias), beside, others)
 
 
 def same(layer: nn.Module, x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from foldless.kernels.norm import normalise
+from foldless.kernels.thin import normalised_thin
 
 Normalisation = Literal["batch", "instance", "none"]
 
@@ -22,14 +23,22 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         if not self.training:
             return super().forward(x)
         y, mean, variance = normalise(x, self.weight, self.bias, self.eps, by_sample=False)
-        count = x.numel() // x.shape[1]
+        self._remember(mean, variance, x.numel() // x.shape[1])
+        return y
+
+    def before_thin(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """In training: what `thin` makes of the result, which is not kept."""
+        y, mean, variance = normalised_thin(x, self.weight, self.bias, self.eps, weight, bias)
+        self._remember(mean, variance, x.numel() // x.shape[1])
+        return y
+
+    def _remember(self, mean: Tensor, variance: Tensor, count: int) -> None:
         with torch.no_grad():
             for running, now in ((self.running_mean, mean), (self.running_var, variance * count / max(count - 1, 1))):
                 assert running is not None
                 running.lerp_(now[0].to(running.dtype), self.momentum or 0.1)
             assert self.num_batches_tracked is not None
             self.num_batches_tracked += 1
-        return y
 
 
 class InstanceNorm(nn.Module):

@@ -25,7 +25,7 @@ from foldless.networks.layers import (
     pooled,
     zero,
 )
-from foldless.networks.normalisation import Normalisation, normalisation_of
+from foldless.networks.normalisation import BatchNorm, Normalisation, normalisation_of
 
 
 class ResidualUNet(nn.Module):
@@ -74,6 +74,9 @@ class ResidualUNet(nn.Module):
             x = self.bottleneck(x)
         for layer, scaled, skip in zip(reversed(self.up), reversed(self.normalise), reversed(skips), strict=True):
             doubled = residual_double(x, layer.get_parameter("weight"), layer.get_parameter("bias"))
+            whole = skip is images and doubled.shape[2:] == images.shape[2:]
+            if whole and isinstance(scaled, BatchNorm) and scaled.training:
+                return last(self.last, doubled, images, factor=0.1, thinned=scaled.before_thin)
             x = crop(scaled(doubled), skip.shape[2:])
             if skip is not images:
                 x = torch.cat([x, skip], dim=1)

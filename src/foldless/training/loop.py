@@ -120,10 +120,10 @@ def training_step(state: State, recipe: Recipe, *images: Tensor) -> Terms:
     """
     for group in state.optimiser.param_groups:
         group["lr"] = rate_at(recipe, state.step - state.begun)
+    state.optimiser.zero_grad(set_to_none=True)  # before activations take memory of their own
     terms: Terms = state.objective(*images)
     if not isfinite(terms.total.item()):
         raise FloatingPointError(f"the objective became {terms.total.item()}")
-    state.optimiser.zero_grad(set_to_none=True)
     terms.total.backward()  # type: ignore[no-untyped-call]
     state.optimiser.step()
     state.objective.weight.advance()

@@ -10,6 +10,7 @@ from foldless.build import stage_objective
 from foldless.objective import BaseObjective
 from foldless.recipe import Recipe
 from foldless.registration import Registration
+from foldless.training.optimiser import Adam
 
 
 @dataclass
@@ -40,6 +41,6 @@ def at_stage(recipe: Recipe, registration: Registration, place: int) -> State:
     stage = recipe.plan[place]
     objective = stage_objective(recipe, stage, registration)
     learning = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.Adam(learning, recipe.of_stage(stage).rate, fused=True)
+    optimiser = Adam(learning, recipe.of_stage(stage).rate)
     begun = (0, *recipe.ends())[place]
     return State(registration, objective, optimiser, place, begun, begun)
