@@ -4,6 +4,7 @@ import csv
 import os
 import pickle
 import shutil
+from copy import deepcopy
 from dataclasses import replace
 from math import cos, pi
 
@@ -226,6 +227,21 @@ def test_adam_takes_the_steps_of_torchs_own(layout):
             adam.step()
     assert_close(*weights, rtol=0, atol=1e-6)
     assert weights[0].is_contiguous(memory_format=layout)
+
+
+def test_adam_goes_on_from_a_state_of_another_layout():
+    """A checkpoint may be older than the layout that weights have now."""
+    start = torch.randn(3, 4, 2, 3, 4)
+    gradients = torch.randn(2, *start.shape)
+    layouts = (torch.contiguous_format, torch.channels_last_3d)
+    weights = [start.clone().contiguous(memory_format=layout).requires_grad_() for layout in layouts]
+    steps = [Adam([weight], 0.01) for weight in weights]
+    for gradient in gradients:
+        for weight, step in zip(weights, steps, strict=True):
+            weight.grad = torch.empty_like(weight).copy_(gradient)
+            step.step()
+        steps[1].load_state_dict(deepcopy(steps[0].state_dict()))
+    assert_close(*weights, rtol=0, atol=1e-6)
 
 
 # What is left on disk

@@ -18,6 +18,14 @@ class Adam(torch.optim.Adam):
     def __init__(self, params: Any, lr: float) -> None:
         super().__init__(params, lr, fused=True)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """What a checkpoint holds, laid out as the weights are now: the fused step reads both alike."""
+        super().load_state_dict(state_dict)
+        for weight, state in self.state.items():
+            for name, value in state.items():
+                if value.shape == weight.shape:
+                    state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
+
     def _init_group(self, group: dict[str, Any], weights: list[Tensor], *others: list[Tensor]) -> bool:
         result: bool = super()._init_group(group, weights, *others)  # type: ignore[no-untyped-call]
         orders = [sorted(range(w.ndim), key=w.stride, reverse=True) for w in weights]
