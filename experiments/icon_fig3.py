@@ -156,7 +156,7 @@ class Fig3:
         figure, [axes] = panels(1, 2, width=8)
         for place, (where, nodes) in zip(axes, drawn.items(), strict=True):
             seen = "on the lattice" if where == "lattice" else "between its nodes"
-            draw_lattice(place, nodes[worst], f"inverse consistency evaluated {seen}")
+            draw_lattice(place, nodes[worst], f"loss {seen}")
         save(figure, self.pictures / "icon_fig3.svg")
 
     def _text(self, table: str) -> str:
