@@ -14,7 +14,7 @@ from typing import Any, get_args
 from experiments.command import begin
 from experiments.drawing import DOCS, draw_lattice, panels, save
 from experiments.icon_table1 import Data, Network
-from experiments.results import RESULTS, write_section
+from experiments.results import RESULTS, markdown, write_section
 from foldless.cli.console import say
 from foldless.errors import InputError
 
@@ -58,29 +58,39 @@ class Fig6:
                 with torch.no_grad():
                     draw_lattice(place, phi.on(Grid.of(b))[0], f"{network}, λ = {weight:g}")
         save(figure, self.pictures / "icon_fig6.svg")
+        header = ("network", "λ", "steps", "rate", "Dice", "forward folds a pair")
         text = (
             "    python -m experiments.icon_fig6 --output RUNS\n\n![Fig. 6](../docs/pictures/icon_fig6.svg)\n\n"
-            "Maps of one unseen pair by the runs of Table 1; what is empty was not run."
+            "Maps of one unseen pair by the runs of Table 1; what is empty was not run. Their means over all unseen "
+            f"pairs:\n\n{markdown(header, [_row(cells[key]) for key in sorted(cells)])}"
         )
         write_section("ICON, Fig. 6", text, self.results)
         say(f"{len(cells)} maps drawn in {self.pictures / 'icon_fig6.svg'}")
 
     def _cells(self) -> dict[tuple[str, float], Path]:
-        """The folder of every network and weight; of several lengths the longest.
+        """The folder of every network and weight; of several the longest, and among those the best Dice.
 
         Raises:
             InputError: there is none.
         """
-        found: dict[tuple[str, float], tuple[int, Path]] = {}
+        found: dict[tuple[str, float], tuple[int, float, Path]] = {}
         for file in self.output.glob("*/cell.json"):
-            settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["settings"]
-            recipe = settings["recipe"]
+            cell: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            recipe = cell["settings"]["recipe"]
             key = recipe["network"], recipe["weight"]
-            if settings["data"] == self.data and recipe["steps"] > found.get(key, (0, file))[0]:
-                found[key] = recipe["steps"], file.parent
+            if cell["settings"]["data"] == self.data:
+                this = recipe["steps"], cell["dice"], file.parent
+                found[key] = max(this, found.get(key, this))
         if not found:
             raise InputError(f"{self.output} holds no finished cell of {self.data}: run experiments.icon_table1 first")
-        return {key: folder for key, (_, folder) in found.items()}
+        return {key: folder for key, (*_, folder) in found.items()}
+
+
+def _row(folder: Path) -> tuple[str, ...]:
+    cell = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
+    recipe = cell["settings"]["recipe"]
+    numbers = (f"{recipe[name]:g}" for name in ("weight", "steps", "rate"))
+    return recipe["network"], *numbers, f"{cell['dice']:.2f}", f"{cell['folds']:.2f}"
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from experiments.brains import UnderWeights, axial_slice, lay_out, mean_over_fol
 from experiments.command import begin
 from experiments.drawing import panels
 from experiments.icon_fig5 import Fig5
+from experiments.icon_fig6 import Fig6 as IconsFig6
 from experiments.icon_table1 import PUBLISHED, Table1
 from experiments.icon_table2 import Table2, trained_by
 from experiments.kuang_fig2 import Fig2
@@ -73,6 +74,13 @@ def test_table_1_keeps_its_cells(tmp_path, monkeypatch):
     Table1(weights=(64, 128), **options).run()
     assert cell.stat().st_mtime_ns == written
     assert (tmp_path / "RESULTS.md").read_text().count("**0.") == 2
+    shorter = tmp_path / "runs/another/cell.json"
+    shorter.parent.mkdir()
+    shorter.write_text(cell.read_text().replace('"steps": 2', '"steps": 1').replace('"dice": 0.', '"dice": 7.'))
+    IconsFig6(tmp_path / "runs", pictures=tmp_path, results=tmp_path / "F.md").run()
+    rows = [line for line in (tmp_path / "F.md").read_text().splitlines() if line.startswith("| conv-only")]
+    assert [row.split(" | ")[1:4] for row in rows] == [["64", "2", "0.0001"], ["128", "2", "0.0001"]]
+    assert (tmp_path / "icon_fig6.svg").stat().st_size > 0
 
 
 def test_table_2_judges_what_is_there(tmp_path, monkeypatch):
