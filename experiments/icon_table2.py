@@ -24,6 +24,7 @@ from experiments.command import begin
 from experiments.results import RESULTS, kept, markdown, write_section
 from experiments.tools import TOOLS, Field, MissingToolError
 from foldless.cli.console import progress, say
+from foldless.errors import InputError
 
 if TYPE_CHECKING:
     from foldless.io import Volume
@@ -80,18 +81,18 @@ class Table2:
             settings = {"method": method, "pairs": names, "data_sha256": data, **settings}
             found[method] = self._judged(method, run, settings, files)
         rows = [row_of(method, scores) for method, scores in found.items()]
-        command = "    python -m experiments.icon_table2 --data FOLDER --runs NAME=RUN --output RUNS"
-        about = f"{len(names)} ordered pairs of the test cases of {name}, drawn with seed 0; means over pairs."
-        text = "\n".join(
-            (
-                f"{command}\n\n{about}\n",
-                markdown(COLUMNS, rows),
-                *map(trained_by, dict.fromkeys((*self.runs, *self.tuned))),
-            )
-        )
+        trained = map(trained_by, dict.fromkeys((*self.runs, *self.tuned)))
+        text = "\n".join((self._about(name, len(names)), markdown(COLUMNS, rows), *trained))
         write_section(f"ICON, Table 2, {name}", text, self.results)
         for row in (COLUMNS, *rows):
             say("  ".join(row))
+
+    def _about(self, name: str, pairs: int) -> str:
+        tuned = f" Steps on the pair: Adam at {self.tuning_rate:g}." if self.tuned else ""
+        return (
+            "    python -m experiments.icon_table2 --data FOLDER --runs NAME=RUN --output RUNS\n\n"
+            f"{pairs} ordered pairs of the test cases of {name}, drawn with seed 0; means over pairs.{tuned}\n"
+        )
 
     def _methods(self) -> dict[str, tuple[Registered, dict[str, Any]]]:
         """The methods by name: how each registers two volumes, and what that depends on."""
@@ -99,6 +100,8 @@ class Table2:
         from foldless.record import file_digest
 
         known = {**TOOLS, DIRECTLY: directly}
+        if strange := [name for name in self.untrained if name not in known]:
+            raise InputError(f"there is no method {strange[0]!r}; there are {', '.join(known)}")
         methods: dict[str, tuple[Registered, dict[str, Any]]] = {name: (known[name], {}) for name in self.untrained}
         for run in (*self.runs, *self.tuned):
             title, _, path = run.partition("=")

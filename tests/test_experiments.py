@@ -102,6 +102,8 @@ def test_table_2_judges_what_is_there(tmp_path, monkeypatch):
     dice = [line.split("|")[2] for line in table.splitlines() if line.startswith("| ours")]
     assert len(set(dice)) == 2, "the row of the tuned maps is another one"
     assert "- ours: no record" in table
+    with pytest.raises(InputError, match="no method 'SyN'; there are nothing, Demons"):
+        Table2(**options, untrained=("SyN",)).run()
 
 
 def test_table_2_says_how_a_run_was_trained(tmp_path):
