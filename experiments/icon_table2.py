@@ -88,10 +88,11 @@ class Table2:
             say("  ".join(row))
 
     def _about(self, name: str, pairs: int) -> str:
-        tuned = f" Steps on the pair: Adam at {self.tuning_rate:g}." if self.tuned else ""
+        runs = " --runs NAME=RUN ..." if self.runs else ""
+        tuned = f" --tuned NAME=RUN ... --tuning-rate {self.tuning_rate:g}" if self.tuned else ""
         return (
-            "    python -m experiments.icon_table2 --data FOLDER --runs NAME=RUN --output RUNS\n\n"
-            f"{pairs} ordered pairs of the test cases of {name}, drawn with seed 0; means over pairs.{tuned}\n"
+            f"    python -m experiments.icon_table2 --data FOLDER --output RUNS --pairs {self.pairs}{runs}{tuned}\n\n"
+            f"{pairs} ordered pairs of the test cases of {name}, drawn with seed 0; means over pairs.\n"
         )
 
     def _methods(self) -> dict[str, tuple[Registered, dict[str, Any]]]:

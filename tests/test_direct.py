@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -193,6 +194,26 @@ def test_every_objective_tunes_a_pair(settings):
     assert not torch.equal(tuned[0](points), plain[0](points))
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.registration.state_dict().items())
     assert pair_objective(recipe, build_registration(recipe, (16, 16))).weight().item() == recipe.weight
+
+
+def test_a_pair_is_tuned_under_the_weight_that_training_came_to():
+    a, b = moved_image(2)
+    plain = lively_model(2)
+    heavy = replace(plain, weight=1e4)
+    points = random_points(2).float()
+    tuned = [predict_tuned(model, a, b, steps=3, rate=1e-3)[0](points) for model in (plain, plain, heavy)]
+    assert torch.equal(tuned[0], tuned[1])
+    assert not torch.equal(tuned[0], tuned[2])
+
+
+@pytest.mark.parametrize("more", [("--rate", 1e-4), ("--rate", 0, "--steps", 3), ("--rate", "nan", "--steps", 3)])
+def test_evaluate_takes_a_rate_with_steps_only(foldless, tmp_path, more):
+    save_cases(tmp_path / "data", 2, (14, 15, 13))
+    words = ("--model", run_folder(tmp_path / "run", 3), "--data", tmp_path / "data", "--output", tmp_path / "out")
+    code, _, complained = foldless("evaluate", *words, *more)
+    assert code == 2
+    assert "with --steps 50 beside it" in complained
+    assert not (tmp_path / "out").exists()
 
 
 def test_evaluate_tunes_every_pair_anew(foldless, tmp_path):

@@ -5,7 +5,9 @@ import torch
 from tables import ANY_SIZE, BATCH_FREE_IN_TRAINING, DIMS, NETWORKS, SHAPES, every_network, stirred
 from torch.testing import assert_close
 
+from foldless.kernels.thin import thin
 from foldless.networks import MLP, ConvOnly, EncoderDecoder, Refinement, ResidualUNet, VoxelMorphUNet
+from foldless.networks.normalisation import BatchNorm
 
 PUBLISHED = {
     "MLP 28x28": (lambda: MLP((28, 28)), 41_260_568),
@@ -22,7 +24,7 @@ ODD = {
     3: [(17, 13, 19), (16, 16, 16), (9, 8, 5), (1, 2, 6)],
 }
 SAME = 1e-10  # float64: convolutions may add in another order for another batch
-SAME_32 = 1e-5  # the authors' network on the same weights, float32
+SAME_32 = 1e-5  # float32: the authors' network on the same weights, the same sums in another order
 HALF = 0.05  # relative error of the largest output when hidden layers round to bfloat16's 8 bits (0.4 % each)
 
 every_dim = pytest.mark.parametrize("dim", DIMS)
@@ -345,3 +347,16 @@ def test_a_refinement_starts_with_what_was_there_and_learns(dim, options):
         (net(u, warped, fixed) - 1).square().mean().backward()
         optimiser.step()
     assert all((p.grad != 0).any() for p in net.parameters())
+
+
+def test_batch_normalisation_before_the_last_layer_remembers_alike():
+    """What evaluation will use: fused with the last layer or apart, the same means and variances, over several steps."""
+    apart, fused = (BatchNorm(16) for _ in range(2))
+    weight, bias = torch.randn(3, 16, 3, 3, 3), torch.randn(3)
+    for _ in range(2):
+        x = 3 * torch.randn(2, 16, 5, 6, 7) + 2
+        wanted = thin(apart(x), weight, bias)
+        assert_close(fused.before_thin(x, weight, bias), wanted, rtol=0, atol=1e-5 * wanted.abs().max().item())
+    for (name, one), (_, other) in zip(apart.named_buffers(), fused.named_buffers(), strict=True):
+        assert_close(one, other, rtol=0, atol=SAME_32, msg=name)
+    assert fused.running_mean.min() > 0.3, "after two steps a fifth of the images' own mean of 2"

@@ -96,9 +96,8 @@ def stage_objective(recipe: Recipe, stage: Stage, registration: Registration) ->
 def pair_objective(recipe: Recipe, registration: Registration, weight: float = 0.0) -> BaseObjective:
     """What a trained registration makes small on one pair: the recipe's objective at its full weight.
 
-    That is `weight` if training had come to a larger one where maps folded.
-
-    Cycles of three images know no pair; such a registration is tuned by the symmetric objective.
+    That is `weight` if training had come to a larger one where maps folded. Cycles of three images know no pair; such a
+    registration is tuned by the symmetric objective.
     """
     settings = replace(recipe.of_stage(recipe.plan[-1]), ramp=0, increase=0.0)
     settings = replace(settings, weight=max(settings.weight, weight))

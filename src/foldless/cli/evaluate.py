@@ -63,7 +63,10 @@ class Evaluate:
         if self.steps < 0:
             raise InputError(f"--steps is 0 or more; got {self.steps}")
         if self.rate is not None and not (self.steps and 0 < self.rate < inf):
-            raise InputError(f"--rate is above 0 and of test-time optimisation, with --steps 50; got {self.rate:g}")
+            raise InputError(
+                f"--rate is for test-time optimisation, a number above 0 with --steps 50 beside it; got --rate "
+                f"{self.rate:g} --steps {self.steps}"
+            )
 
         from foldless.model import Model, weights_file
         from foldless.record import FILE, file_digest, run_record, write_json
