@@ -350,7 +350,7 @@ def test_a_refinement_starts_with_what_was_there_and_learns(dim, options):
 
 
 def test_batch_normalisation_before_the_last_layer_remembers_alike():
-    """What evaluation will use: fused with the last layer or apart, the same means and variances, over several steps."""
+    """What evaluation will use: fused with the last layer or apart, the same means and variances after two steps."""
     apart, fused = (BatchNorm(16) for _ in range(2))
     weight, bias = torch.randn(3, 16, 3, 3, 3), torch.randn(3)
     for _ in range(2):
