@@ -16,6 +16,7 @@ SOURCES = (
     "consistency",
     "correlate",
     "doubling",
+    "halving",
     "norm",
     "planar",
     "product",

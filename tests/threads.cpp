@@ -75,6 +75,8 @@ void foldless_planar_add(const float*, const float*, float*, const Size*, int);
 void foldless_planar_backward_weights(const float*, const float*, float*, const Size*, int);
 void foldless_add_doubled_f32(const float*, float*, const Size*, int);
 void foldless_doubled_adjoint_f32(const float*, float*, const Size*, int);
+void foldless_add_means_f32(const float*, float*, const Size*, int);
+void foldless_means_adjoint_f32(const float*, float*, const Size*, int);
 int foldless_lanes();
 void foldless_thin_f32(const float*, const float*, const float*, const float*, float*, const Size*, int, int);
 void foldless_thin_backward_x_f32(const float*, const float*, const float*, const float*, const float*, float*,
@@ -163,6 +165,10 @@ void convolve() {
     auto coarse = numbers(2 * 60 * (L + 2)), fine = numbers(2 * 480 * L);
     foldless_add_doubled_f32(coarse.data(), fine.data(), twice, THREADS);
     foldless_doubled_adjoint_f32(fine.data(), coarse.data(), twice, THREADS);
+    const Size half[] = {2, 7, 8, 9, 4, 4, 5, L + 2, L + 2, L + 5, 3};
+    auto whole = numbers(2 * 504 * (L + 2)), means = numbers(2 * 80 * (L + 5));
+    foldless_add_means_f32(whole.data(), means.data(), half, THREADS);
+    foldless_means_adjoint_f32(means.data(), whole.data(), half, THREADS);
 }
 
 void increase(void* counter) { ++*static_cast<int*>(counter); }

@@ -11,15 +11,18 @@ from itertools import product
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+FEW = 2**22
+"""Numbers in all windows up to which gradients are matrix products of windows: of deep levels, whose weights outnumber
+their nodes, several times as fast as convolutions, and with less memory for reordered weights."""
 
 _backward = torch.ops.aten.convolution_backward
 
 
 def halve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """A 3-wide convolution of stride 2, padding 1, in the dtype of its input."""
-    if max(x.shape[2:]) <= 2:
-        return _to_one_node(x, weight, bias)
     result: Tensor = _Halve.apply(x, weight, bias)  # type: ignore[no-untyped-call]
     return result
 
@@ -30,53 +33,53 @@ def double(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return result
 
 
-def _to_one_node(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Halving a lattice of at most two nodes an axis: a matrix product with the taps that meet a node."""
-    taps: Tensor = _Middle.apply(weight, tuple(x.shape[2:]), x.dtype)  # type: ignore[no-untyped-call]
-    y = torch.addmm(bias.to(x.dtype), x.movedim(1, -1).flatten(1), taps.flatten(1).t())
-    return y.reshape(*y.shape, *[1] * (x.ndim - 2))
-
-
-class _Middle(torch.autograd.Function):
-    """The taps of a kernel from the second on, as many an axis as `size` says, (channels, *size, other channels).
-
-    One pass back instead of one an axis.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        ctx.save_for_backward(weight)
-        ctx.place = (slice(None), *[slice(1, 1 + n) for n in size])
-        return weight.movedim(1, -1)[ctx.place].to(dtype).contiguous()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (weight,) = ctx.saved_tensors
-        result = torch.zeros_like(weight)
-        result.movedim(1, -1)[ctx.place] = gradient.to(weight.dtype)
-        return result, None, None
-
-
 class _Halve(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        dim = x.ndim - 2
-        how = ([2] * dim, [1] * dim, [1] * dim, False, [0] * dim, 1)
-        return torch.convolution(x, weight.to(x.dtype), bias.to(x.dtype), *how)
+        return halved(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         x, weight = ctx.saved_tensors
-        dim = x.ndim - 2
-        how = (None, [2] * dim, [1] * dim, [1] * dim, False, [0] * dim, 1)
-        for_x = None
-        if ctx.needs_input_grad[0]:
-            for_x = _backward(gradient, x, weight.to(x.dtype), *how, [True, False, False])[0]
-        # In bfloat16 some sizes of the weights' gradient have no fast kernel; float32 always has.
-        wide = torch.float32 if x.dtype == torch.bfloat16 else x.dtype
-        for_weight = _backward(gradient.to(wide), x.to(wide), weight.to(wide), *how, [False, True, False])[1]
-        return for_x, for_weight.to(weight.dtype), _total(gradient).to(weight.dtype)
+        return halved_backward(gradient, x, weight, ctx.needs_input_grad[0])
+
+
+def halved(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """What `halve` comes to, outside autograd."""
+    dim, bias = x.ndim - 2, bias.to(x.dtype)
+    if max(x.shape[2:]) > 2:
+        return torch.convolution(x, weight.to(x.dtype), bias, [2] * dim, [1] * dim, [1] * dim, False, [0] * dim, 1)
+    y = torch.addmm(bias, _flat(x), _flat(_middle(weight, x).to(x.dtype)).t())
+    return y.reshape(*y.shape, *[1] * dim)
+
+
+def halved_backward(gradient: Tensor, x: Tensor, weight: Tensor, for_x: bool) -> tuple[Tensor | None, Tensor, Tensor]:
+    """The gradients of `halved` by x (None unless asked for), the weight and the bias."""
+    dim, g_x, g_bias = x.ndim - 2, None, _total(gradient).to(weight.dtype)
+    if max(x.shape[2:]) <= 2:
+        taps, g_weight, g_node = _middle(weight, x).to(x.dtype), torch.zeros_like(weight), gradient.flatten(1)
+        met = _middle(g_weight, x).movedim(1, -1)
+        met.copy_((g_node.t() @ _flat(x)).reshape(met.shape))
+        if for_x:
+            g_x = (g_node @ _flat(taps)).reshape(x.movedim(1, -1).shape).movedim(-1, 1)
+        return g_x, g_weight, g_bias
+    how = (None, [2] * dim, [1] * dim, [1] * dim, False, [0] * dim, 1)
+    if for_x:
+        g_x = _backward(gradient, x, weight.to(x.dtype), *how, [True, False, False])[0]
+    if _few_windows(gradient, weight):
+        return g_x, _joining(gradient, _windows(x, gradient, weight), weight), g_bias
+    # In bfloat16 some sizes of the weights' gradient have no fast kernel; float32 always has.
+    wide = torch.float32 if x.dtype == torch.bfloat16 else x.dtype
+    g_weight = _backward(gradient.to(wide), x.to(wide), weight.to(wide), *how, [False, True, False])[1]
+    return g_x, g_weight.to(weight.dtype), g_bias
+
+
+def _middle(weight: Tensor, x: Tensor) -> Tensor:
+    """The taps of a 3-wide kernel that meet x, of at most two nodes an axis, (outputs, channels, *lattice of x)."""
+    for axis, size in enumerate(x.shape[2:], start=2):
+        weight = weight.narrow(axis, 1, size)
+    return weight
 
 
 class _Double(torch.autograd.Function):
@@ -97,7 +100,7 @@ def doubled(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if not _node_by_node(x):
         return torch.convolution(x, weight, bias, [2] * dim, [1] * dim, [1] * dim, True, [0] * dim, 1)
     y = bias.repeat(len(x), *[2 * n for n in x.shape[2:]], 1)
-    for node, place, taps in _windows(x, weight):
+    for node, place, taps in _meetings(x, weight):
         part = y[place]
         part += (node @ taps.flatten(1)).reshape(part.shape)
     return y.movedim(-1, 1)
@@ -108,18 +111,29 @@ def doubled_backward(gradient: Tensor, x: Tensor, weight: Tensor, for_x: bool) -
 
     The adjoint of halving: a plain strided convolution, and that one's gradient by the weights.
     """
-    dim, cast = x.ndim - 2, weight.to(x.dtype)
+    if _node_by_node(x):
+        return _node_by_node_backward(gradient, x, weight, for_x)
+    dim, cast, g_x, g_bias = x.ndim - 2, weight.to(x.dtype), None, _total(gradient).to(weight.dtype)
     how = ([2] * dim, [1] * dim, [1] * dim, False, [0] * dim, 1)
-    if not _node_by_node(x):
-        g_x = torch.convolution(gradient, cast, None, *how) if for_x else None
-        # On such thin lattices torch 2.13's backward in bfloat16 reads what nobody wrote.
-        wide = torch.float32 if x.dtype == torch.bfloat16 and min(x.shape[2:]) <= 2 else x.dtype
-        operands = (t.to(wide) for t in (x, gradient, weight))
-        g_weight = _backward(*operands, None, *how, [False, True, False])[1]
-        return g_x, g_weight.to(weight.dtype), _total(gradient).to(weight.dtype)
+    if _few_windows(x, weight):
+        windows = _windows(gradient, x, weight)
+        if for_x:
+            g_x = (windows @ _flat(cast).t()).reshape(x.movedim(1, -1).shape).movedim(-1, 1)
+        return g_x, _joining(x, windows, weight), g_bias
+    if for_x:
+        g_x = torch.convolution(gradient, cast, None, *how)
+    # On thin lattices torch 2.13's backward in bfloat16 reads what nobody wrote.
+    wide = torch.float32 if x.dtype == torch.bfloat16 and min(x.shape[2:]) <= 2 else x.dtype
+    g_weight = _backward(x.to(wide), gradient.to(wide), weight.to(wide), None, *how, [False, True, False])[1]
+    return g_x, g_weight.to(weight.dtype), g_bias
+
+
+def _node_by_node_backward(
+    gradient: Tensor, x: Tensor, weight: Tensor, for_x: bool
+) -> tuple[Tensor | None, Tensor, Tensor]:
     g_rows, g_weight = gradient.movedim(1, -1), torch.zeros_like(weight)
     g_nodes = torch.empty_like(x.movedim(1, -1), memory_format=torch.contiguous_format)
-    parts = zip(_windows(x, cast), _windows(g_nodes.movedim(-1, 1), g_weight), strict=True)
+    parts = zip(_meetings(x, weight.to(x.dtype)), _meetings(g_nodes.movedim(-1, 1), g_weight), strict=True)
     for (node, place, taps), (g_node, _, g_taps) in parts:
         g_part = g_rows[place].flatten(1)
         g_node.copy_(g_part @ taps.flatten(1).t())
@@ -132,7 +146,7 @@ def _node_by_node(x: Tensor) -> bool:
     return max(x.shape[2:]) == 1 or (max(x.shape[2:]) == 2 and len(x) >= 32)
 
 
-def _windows(x: Tensor, weight: Tensor) -> Iterator[tuple[Tensor, tuple[slice, ...], Tensor]]:
+def _meetings(x: Tensor, weight: Tensor) -> Iterator[tuple[Tensor, tuple[slice, ...], Tensor]]:
     """Every node of x, (batch, channels); where its window lies in the doubled lattice; and the taps that meet it."""
     rows, kernel = x.movedim(1, -1), weight.movedim(1, -1)
     everything, nodes = slice(None), [range(n) for n in x.shape[2:]]
@@ -146,6 +160,34 @@ def _windows(x: Tensor, weight: Tensor) -> Iterator[tuple[Tensor, tuple[slice, .
         for i in at:
             node = node[:, i]
         yield node, tuple(place), kernel[tuple(taps)]
+
+
+def _few_windows(nodes: Tensor, weight: Tensor) -> bool:
+    """Whether what the nodes (batch, channels, *lattice) meet, written out, is at most `FEW`."""
+    channels = nodes.shape[1]
+    return nodes.numel() // channels * (weight.numel() // channels) <= FEW
+
+
+def _windows(x: Tensor, nodes: Tensor, weight: Tensor) -> Tensor:
+    """What every node of a lattice half as fine meets of x, (nodes, taps · channels); zeros outside x."""
+    rows, width = x.movedim(1, -1), weight.shape[2]
+    after = [2 * n + width - 3 - size for n, size in zip(nodes.shape[2:], x.shape[2:], strict=True)]
+    rows = F.pad(rows, [0, 0, *[side for more in reversed(after) for side in (1, more)]])
+    for axis in range(1, x.ndim - 1):
+        rows = rows.unfold(axis, width, 2)
+    rows = rows.movedim(x.ndim - 1, -1)
+    return rows.reshape(nodes.numel() // nodes.shape[1], -1)
+
+
+def _flat(x: Tensor) -> Tensor:
+    """(batch, channels, *lattice) as (batch, lattice · channels), free of charge where it is channels-last."""
+    return x.movedim(1, -1).flatten(1)
+
+
+def _joining(nodes: Tensor, windows: Tensor, weight: Tensor) -> Tensor:
+    """The gradient of a weight (channels of the nodes, others, *kernel) that joins nodes and windows."""
+    product = nodes.movedim(1, -1).flatten(0, -2).t() @ windows
+    return product.reshape(weight.movedim(1, -1).shape).movedim(-1, 1).to(weight.dtype)
 
 
 def _total(gradient: Tensor) -> Tensor:

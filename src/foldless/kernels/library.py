@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-VERSION = 6
+VERSION = 7
 """Of the functions' arguments; the same number stands in `version.cpp`. An older library would be called wrongly."""
 
 FOLDER = Path(__file__).parent

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +18,6 @@ Prediction = Float[Tensor, "batch dim *lattice"]
 
 CONVOLUTION: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED: dict[int, type[nn.Module]] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-_AVERAGE_POOL: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 ADAPTIVE_POOL: dict[int, Callable[..., Tensor]] = {
     1: F.adaptive_avg_pool1d,
     2: F.adaptive_avg_pool2d,
@@ -99,38 +97,6 @@ def laid_out_as(x: Tensor, like: Tensor) -> Tensor:
     """x in the memory layout of another tensor."""
     layout = _LAYOUT.get(like.ndim)
     return x.contiguous(memory_format=layout) if layout and like.is_contiguous(memory_format=layout) else x
-
-
-def pooled(x: Tensor) -> Tensor:
-    """Means of 2-wide blocks; where the lattice is odd the last block is what is left."""
-    result: Tensor = _Pooled.apply(x)  # type: ignore[no-untyped-call]
-    return result
-
-
-class _Pooled(torch.autograd.Function):
-    """Keeps nothing but a size for the way back; torch's own keeps its input, and pools no volumes in bfloat16."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.size = x.shape[2:]
-        wide = x.float() if x.dtype == torch.bfloat16 and x.ndim != 4 else x
-        return _AVERAGE_POOL[x.ndim - 2](wide, [min(2, n) for n in ctx.size], ceil_mode=True).to(x.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        rows = gradient.movedim(1, -1)
-        for axis, n in enumerate(ctx.size, start=1):
-            if n > 1:
-                shares = rows.new_full((rows.shape[axis],), 0.5)
-                shares[n // 2 :] = 1  # the block of one node, where n is odd
-                rows = rows * shares.reshape(-1, *[1] * (rows.ndim - 1 - axis))
-        batch, *size, channels = rows.shape
-        pairs = [side for n, k in zip(ctx.size, size, strict=True) for side in (k, min(2, n))]
-        apart = rows.reshape(batch, *[side for k in size for side in (k, 1)], channels)
-        whole = apart.expand(batch, *pairs, channels).reshape(
-            batch, *[k * min(2, n) for n, k in zip(ctx.size, size, strict=True)], channels
-        )
-        return crop(whole.movedim(-1, 1), ctx.size)
 
 
 def crop(x: Tensor, size: Sequence[int]) -> Tensor:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foldless.kernels.doubling import residual_double
+from foldless.kernels.halving import residual_halve
 from foldless.networks.layers import (
     CONVOLUTION,
     TRANSPOSED,
@@ -17,12 +18,10 @@ from foldless.networks.layers import (
     Prediction,
     cast,
     crop,
-    halve,
     joined,
     laid_out_as,
     last,
     lay_out,
-    pooled,
     zero,
 )
 from foldless.networks.normalisation import BatchNorm, Normalisation, normalisation_of
@@ -68,8 +67,7 @@ class ResidualUNet(nn.Module):
         skips = []
         for layer in self.down:
             skips.append(x)
-            means = pooled(x)
-            x = _add_matching(halve(layer, F.leaky_relu(x)), means)
+            x = residual_halve(x, layer.get_parameter("weight"), layer.get_parameter("bias"))
         if self.bottleneck is not None:
             x = self.bottleneck(x)
         for layer, scaled, skip in zip(reversed(self.up), reversed(self.normalise), reversed(skips), strict=True):
@@ -101,11 +99,3 @@ class _Bottleneck(nn.Module):
             )
         flat = F.leaky_relu(F.linear(flat, *cast(narrow, x)))
         return laid_out_as(F.linear(flat, *cast(wide, x)).reshape(x.shape), x)
-
-
-def _add_matching(x: Tensor, y: Tensor) -> Tensor:
-    """x + y, y's channels matched to x's."""
-    have, want = y.shape[1], x.shape[1]
-    if have >= want:
-        return x + y[:, :want]
-    return torch.cat([x[:, : want - have], x[:, want - have :] + y], dim=1)
