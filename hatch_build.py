@@ -17,6 +17,7 @@ SOURCES = (
     "correlate",
     "doubling",
     "halving",
+    "jitter",
     "norm",
     "planar",
     "product",

@@ -8,8 +8,10 @@ from torch.testing import assert_close
 from foldless import kernels
 from foldless.grid import Grid, sample, sample_with_jacobian
 from foldless.kernels import convolution, native, plain
+from foldless.kernels.consistency import consistency, gradient_consistency
 from foldless.kernels.doubling import residual_double
 from foldless.kernels.halving import residual_halve
+from foldless.kernels.jitter import Jittered, jittered, plain_jittered
 from foldless.kernels.library import lanes
 from foldless.kernels.norm import normalise
 from foldless.kernels.planar import add_convolved
@@ -303,9 +305,10 @@ PLAIN = {
 @pytest.mark.parametrize("name", PLAIN)
 @pytest.mark.parametrize("dtype", SHORT)
 @pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("few", [0, convolution.FEW])
-def test_halving_and_doubling_are_torchs_convolutions(dim, name, dtype, channels_last, few, monkeypatch):
+@pytest.mark.parametrize(("few", "slab"), [(convolution.FEW, convolution.SLAB), (0, convolution.SLAB), (0, 40), (0, 1)])
+def test_halving_and_doubling_are_torchs_convolutions(dim, name, dtype, channels_last, few, slab, monkeypatch):
     monkeypatch.setattr(convolution, "FEW", few)
+    monkeypatch.setattr(convolution, "SLAB", slab)
     ours = {"halve": convolution.halve, "double": convolution.double}[name]
     x = torch.randn(2, 3, *SHAPES[dim], dtype=torch.float64)
     weight = torch.randn(*((5, 3) if name == "halve" else (3, 5)), *[3 if name == "halve" else 4] * dim).double()
@@ -633,6 +636,44 @@ def test_consistency_in_one_pass_is_the_plain_one(name, shape, count, batch, dty
         assert mine.dtype == dtype
         slack = 2e-5 if dtype == torch.float32 else 1e-12  # sums of many terms in the type's own rounding
         assert (mine - referee).abs().max() <= slack * referee.abs().max() + 1e-12
+
+
+@compiled
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("batch", [1, 3, 17])
+@pytest.mark.parametrize(("shape", "finer"), [((6,), (5000,)), ((5, 9), (90, 70)), ((6, 7, 8), (21, 20, 19))])
+@pytest.mark.parametrize("name", CONSISTENCIES)
+def test_consistency_at_jittered_nodes_is_that_at_the_same_points_in_memory(name, shape, finer, batch, dtype):
+    fused = {"icon": consistency, "gradicon": gradient_consistency}[name]
+    fields, places = two_fields(len(shape), shape, batch, dtype), Jittered(finer, 123456789012345678)
+    points, like = places.on(fields[0]), torch.tensor(3.0, dtype=dtype)
+    assert points.shape == (batch, len(shape), *finer)
+    got = with_gradients(lambda a, b: fused(a, b, places), tuple(fields), like)
+    expected = with_gradients(lambda a, b: fused(a, b, points), tuple(fields), like)
+    for mine, referee in zip(got, expected, strict=True):
+        slack = 2e-5 if dtype == torch.float32 else 1e-12  # sums in another order
+        assert (mine - referee).abs().max() <= slack * referee.abs().max()
+
+
+@compiled
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1,), (9000,), (5, 1), (70, 80), (3, 1, 4), (21, 20, 19)])
+@pytest.mark.parametrize("seed", [0, 5, 2**63 - 2])
+def test_jitter_is_the_plain_one_whatever_the_threads(shape, dtype, seed):
+    arguments = seed, 2, shape, dtype, torch.device("cpu")
+    voxel = torch.tensor(Grid(shape).voxel, dtype=dtype).reshape(-1, *[1] * len(shape))
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(jittered(*arguments))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*found)
+    # Two ways to a quantile in float32, of up to 5.3 voxels; and coordinates near 1 in the points' own type.
+    allowed = 5e-6 * voxel + 2 * torch.finfo(dtype).eps
+    assert ((found[0] - plain_jittered(*arguments)).abs() <= allowed).all()
 
 
 @compiled

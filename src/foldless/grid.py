@@ -53,11 +53,10 @@ class Grid:
     def jittered(self, batch: int, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The nodes moved by Gaussian noise of one voxel per axis, (batch, dim, *shape); ICON, Eq. (16).
 
-        Every sample of the batch has noise of its own.
+        In the dtype and on the device of `like`. Every sample of the batch has noise of its own; all of it follows from
+        one number of the generator, torch's own for the CPU unless another is given, and is the same on every device.
         """
-        shape = (batch, self.dim, *self.shape)
-        noise = torch.randn(shape, dtype=like.dtype, device=like.device, generator=generator)
-        return noise.mul_(per_axis(self.voxel, noise)).add_(self.points(like))
+        return kernels.jittered(kernels.new_seed(generator), batch, self.shape, like.dtype, like.device)
 
 
 def in_voxels(nodes: Points, grid: Grid) -> Float[Tensor, "#batch dim *lattice"]:

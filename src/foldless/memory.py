@@ -6,17 +6,18 @@ import ctypes
 import os
 import sys
 
-LARGE = 1 << 28
-"""Bytes from which freed memory goes back to the system; 4 MiB would take a fifth less memory and a quarter longer."""
+LARGE = 1 << 23
+"""Bytes from which freed memory goes back to the system. With 2^28 a step at 80³ takes 5 % less time and 15 % more
+memory, at 128³ 10 % less and 85 % more: holes that large tensors leave are never quite filled."""
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def settle_memory() -> None:
-    """Keep what a step frees for the next one, and put large tensors on large pages; does nothing but on Linux.
+    """Keep what a step frees for the next one, all but large tensors, and put those on large pages; Linux only.
 
-    To be called before the first large tensor is made: torch looks once. It saves an eighth of a step on volumes of 80
-    nodes an axis. What the user has set in the environment stays.
+    To be called before the first large tensor is made: torch looks once. What the user has set in the environment
+    stays.
     """
     if not sys.platform.startswith("linux"):
         return

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from foldless.grid import Grid, Points, per_axis, sample
+from foldless.kernels import Jittered, new_seed
 from foldless.kernels.consistency import can_compose, consistency, gradient_consistency
 from foldless.kernels.product import can_multiply, product_error
 from foldless.maps import Displacement, Identity, Map, compose, matrix_product
@@ -30,16 +31,16 @@ class Regularity(Protocol):
     def __call__(self, phi_AB: Map, phi_BA: Map, grid: Grid) -> Score: ...
 
 
-def inverse_consistency(phi_AB: Map | Field, phi_BA: Map | Field, points: Points) -> Score:
+def inverse_consistency(phi_AB: Map | Field, phi_BA: Map | Field, points: Points | Jittered) -> Score:
     """Mean squared |phi_AB(phi_BA(x)) - x| over batch, points and components, both orders added; ICON, Eqs. (13-16).
 
     In squared unit-cube units. `points` is (batch, dim, *at): `Grid.jittered` as in the paper, or the bare lattice,
-    which cannot see two nodes that swap (ICON, Fig. 3).
+    which cannot see two nodes that swap (ICON, Fig. 3). `Jittered` is jittered nodes that need no memory.
     """
     phi_AB, phi_BA = _as_map(phi_AB), _as_map(phi_BA)
     if fields := _fields(phi_AB, phi_BA, points):
         return consistency(*fields, points)
-    return _both_orders(phi_AB, phi_BA, points)
+    return _both_orders(phi_AB, phi_BA, _in_memory(points, phi_AB, phi_BA))
 
 
 def noisy_inverse_consistency(
@@ -56,16 +57,16 @@ def noisy_inverse_consistency(
     return _both_orders(noisy(_as_map(phi_AB)), noisy(_as_map(phi_BA)), points)
 
 
-def gradient_inverse_consistency(phi_AB: Map | Field, phi_BA: Map | Field, points: Points) -> Score:
+def gradient_inverse_consistency(phi_AB: Map | Field, phi_BA: Map | Field, points: Points | Jittered) -> Score:
     """Squared entries of D(phi_AB ∘ phi_BA) - I: summed over directions, mean over points and components (GradICON).
 
-    Analytic, at `points` (batch, dim, *at), averaged over the two orders; without units, so the published weight of
-    1.5 holds on every lattice.
+    Analytic, at `points` (batch, dim, *at) or `Jittered` nodes, averaged over the two orders; without units, so the
+    published weight of 1.5 holds on every lattice.
     """
     phi_AB, phi_BA = _as_map(phi_AB), _as_map(phi_BA)
     if fields := _fields(phi_AB, phi_BA, points):
         return gradient_consistency(*fields, points)
-    return _product_errors(phi_AB, phi_BA, points)
+    return _product_errors(phi_AB, phi_BA, _in_memory(points, phi_AB, phi_BA))
 
 
 def cycle_consistency(maps: Sequence[Map], points: Points) -> Score:
@@ -114,9 +115,10 @@ class ICON:
     noise_at: Literal["points", "lattice"] = "points"
 
     def __call__(self, phi_AB: Map, phi_BA: Map, grid: Grid) -> Score:
-        points = _points(self.at, phi_AB, phi_BA, grid)
+        points = _points(self.at, grid, phi_AB, phi_BA)
         if self.noise == 0:
             return inverse_consistency(phi_AB, phi_BA, points)
+        points = _in_memory(points, phi_AB, phi_BA)
         epsilon = [self.noise * side for side in grid.voxel]
         if self.noise_at == "points":
             return noisy_inverse_consistency(phi_AB, phi_BA, points, epsilon)
@@ -132,7 +134,7 @@ class GradICON:
     at: Literal["jittered", "lattice"] = "jittered"
 
     def __call__(self, phi_AB: Map, phi_BA: Map, grid: Grid) -> Score:
-        return gradient_inverse_consistency(phi_AB, phi_BA, _points(self.at, phi_AB, phi_BA, grid))
+        return gradient_inverse_consistency(phi_AB, phi_BA, _points(self.at, grid, phi_AB, phi_BA))
 
 
 @dataclass(frozen=True)
@@ -148,11 +150,19 @@ def _mean_square_differences(field: Field) -> Score:
     return torch.stack([field.diff(dim=axis).square().mean() for axis in axes]).mean()
 
 
-def _points(at: Literal["jittered", "lattice"], phi_AB: Map, phi_BA: Map, grid: Grid) -> Points:
+def _points(at: Literal["jittered", "lattice"], grid: Grid, phi_AB: Map, phi_BA: Map) -> Points | Jittered:
+    return grid.points(_largest(phi_AB, phi_BA)) if at == "lattice" else Jittered(grid.shape, new_seed())
+
+
+def _in_memory(points: Points | Jittered, phi_AB: Map, phi_BA: Map) -> Points:
     """Points for every pair: as many samples as the larger batch of the two maps."""
-    corner = Grid((1,) * grid.dim)
-    like = max((phi_AB.on(corner), phi_BA.on(corner)), key=len).detach()
-    return grid.points(like) if at == "lattice" else grid.jittered(len(like), like)
+    return points.on(_largest(phi_AB, phi_BA)) if isinstance(points, Jittered) else points
+
+
+def _largest(phi_AB: Map, phi_BA: Map) -> Tensor:
+    """A point under the map of more samples."""
+    corner = Grid((1,) * phi_AB.dim)
+    return max((phi_AB.on(corner), phi_BA.on(corner)), key=len).detach()
 
 
 def _both_orders(phi_AB: Callable[[Points], Points], phi_BA: Callable[[Points], Points], points: Points) -> Score:
@@ -168,7 +178,7 @@ def _product_errors(phi_AB: Map, phi_BA: Map, points: Points) -> Score:
     return (one + other) / 2
 
 
-def _fields(phi_AB: Map, phi_BA: Map, points: Points) -> tuple[Tensor, Tensor] | None:
+def _fields(phi_AB: Map, phi_BA: Map, points: Points | Jittered) -> tuple[Tensor, Tensor] | None:
     """The displacements of both maps where one pass over them can do."""
     if not (isinstance(phi_AB, Displacement) and isinstance(phi_BA, Displacement)):
         return None

@@ -1,8 +1,9 @@
 // (Gradient) inverse consistency of two displacements of one lattice, and its gradient by both, nothing kept in between.
 //
 // The maps are phi(x) = x + u(x), u by multilinear reading of fields (batch, dim, *lattice), at points (batch, dim,
-// count), one way and the other. The referee is regularity.py in torch.
+// count) or at the jittered nodes of a lattice, one way and the other. The referee is regularity.py in torch.
 
+#include "jitter.h"
 #include "lattice.h"
 
 namespace {
@@ -156,12 +157,34 @@ double one_order(const Lattice<D>& lattice, const T* inner, const T* outer, cons
 template <typename T, int D>
 using Parts = std::vector<std::unique_ptr<Sums<T, GROUP<D>>>>;
 
+// Where the maps are judged.
+template <typename T>
+struct Where {
+    const T* points;  // (batch, dim, count), samples `pitch` numbers apart; null for the jittered nodes of a lattice
+    Size count, pitch;
+    const Size* shape;  // of that lattice
+    std::uint64_t seed;
+};
+
+// Calls `visit(points, count, begin, end)` for a sample's points [begin, end), or for bunches of jittered nodes.
+template <typename T, int D, typename F>
+void at_points(const Where<T>& where, Size sample, Size begin, Size end, F visit) {
+    if (where.points) return visit(where.points + sample * where.pitch, where.count, begin, end);
+    const Scratch<T> bunch(D * BUNCH);
+    for (Size from = begin; from < end; from += BUNCH) {
+        const Size some = std::min(BUNCH, end - from);
+        jitter<T, D>(where.shape, where.seed, sample, from, some, bunch.data(), BUNCH);
+        visit(bunch.data(), BUNCH, Size(0), some);
+    }
+}
+
 // Both orders of one sample, shared by `threads`: each scatters a range of the points into sums of its own.
 template <typename T, int D, typename Error>
-double both_orders(const Lattice<D>& lattice, const T* field_AB, const T* field_BA, const T* points, Size count, T share,
-                   T* g_AB, T* g_BA, int threads) {
-    const Size worth = g_AB ? 8 * count / lattice.nodes + 1 : threads;  // few points need no sums of their own
-    const Size pieces = std::max<Size>(1, std::min<Size>(threads, worth)), piece = (count / pieces / N + 1) * N;
+double both_orders(const Lattice<D>& lattice, const T* field_AB, const T* field_BA, const Where<T>& where, Size sample,
+                   T share, T* g_AB, T* g_BA, int threads) {
+    const Size count = where.count, worth = g_AB ? 8 * count / lattice.nodes + 1 : threads;
+    const Size pieces = std::max<Size>(1, std::min<Size>(threads, worth));  // few points need no sums of their own
+    const Size piece = (count / pieces / N + 1) * N;
     Parts<T, D> to_AB, to_BA;
     for (Size part = 0; g_AB && part < pieces; ++part) {
         to_AB.push_back(std::make_unique<Sums<T, GROUP<D>>>(lattice.nodes));
@@ -170,10 +193,13 @@ double both_orders(const Lattice<D>& lattice, const T* field_AB, const T* field_
     std::vector<double> totals(pieces);
 #pragma omp parallel for schedule(static) num_threads(pieces) if (pieces > 1)
     for (Size part = 0; part < pieces; ++part) {
-        const Size begin = part * piece, end = std::min((part + 1) * piece, count);
         auto *AB = g_AB ? to_AB[part].get() : nullptr, *BA = g_AB ? to_BA[part].get() : nullptr;
-        totals[part] = one_order<T, D, Error>(lattice, field_BA, field_AB, points, count, begin, end, share, BA, AB) +
-                       one_order<T, D, Error>(lattice, field_AB, field_BA, points, count, begin, end, share, AB, BA);
+        const auto judge = [&](const T* points, Size pitch, Size begin, Size end) {
+            totals[part] +=
+                one_order<T, D, Error>(lattice, field_BA, field_AB, points, pitch, begin, end, share, BA, AB) +
+                one_order<T, D, Error>(lattice, field_AB, field_BA, points, pitch, begin, end, share, AB, BA);
+        };
+        at_points<T, D>(where, sample, part * piece, std::min((part + 1) * piece, count), judge);
     }
     double total = 0;
     for (double part : totals) total += part;
@@ -190,17 +216,17 @@ double both_orders(const Lattice<D>& lattice, const T* field_AB, const T* field_
 
 // Threads take a sample each where that keeps all of them busy, and share every sample otherwise.
 template <typename T, int D, typename Error>
-double consistency(const T* field_AB, const T* field_BA, const T* points, T* g_AB, T* g_BA, Size batch,
-                   const Size* shape, Size count, Size points_stride, double share, int threads) {
+double consistency(const T* field_AB, const T* field_BA, const Where<T>& where, T* g_AB, T* g_BA, Size batch,
+                   const Size* shape, double share, int threads) {
     const Lattice<D> lattice(shape);
     const Size length = D * lattice.nodes;
     const bool alone = batch % threads == 0 || batch >= 8 * threads;
     std::vector<double> totals(batch);
 #pragma omp parallel for schedule(static) num_threads(threads) if (alone && threads > 1)
     for (Size b = 0; b < batch; ++b)
-        totals[b] = both_orders<T, D, Error>(lattice, field_AB + b * length, field_BA + b * length, points + b * points_stride,
-                                      count, static_cast<T>(share), g_AB ? g_AB + b * length : nullptr,
-                                      g_AB ? g_BA + b * length : nullptr, alone ? 1 : threads);
+        totals[b] = both_orders<T, D, Error>(lattice, field_AB + b * length, field_BA + b * length, where, b,
+                                             static_cast<T>(share), g_AB ? g_AB + b * length : nullptr,
+                                             g_AB ? g_BA + b * length : nullptr, alone ? 1 : threads);
     double total = 0;
     for (double sample : totals) total += sample;
     return total;
@@ -209,14 +235,14 @@ double consistency(const T* field_AB, const T* field_BA, const T* points, T* g_A
 }  // namespace
 
 // Returns what both orders cost, summed over points and entries; fills the gradients of `share` of it unless null.
-#define FOLDLESS_CONSISTENCY(T, KIND, NAME)                                                                           \
+#define FOLDLESS_CONSISTENCY(T, KIND, NAME)                                                                             \
     extern "C" double foldless_##NAME(const T* field_AB, const T* field_BA, const T* points, T* g_AB, T* g_BA,          \
-                                      Size batch, Size dim, const Size* shape, Size count, Size points_stride,          \
-                                      double share, int threads) {                                                      \
+                                      Size batch, Size dim, const Size* shape, Size count, Size pitch,                  \
+                                      const Size* jittered, std::uint64_t seed, double share, int threads) {            \
         auto run = dim == 1   ? consistency<T, 1, KIND<T, 1>>                                                           \
                    : dim == 2 ? consistency<T, 2, KIND<T, 2>>                                                           \
                               : consistency<T, 3, KIND<T, 3>>;                                                          \
-        return run(field_AB, field_BA, points, g_AB, g_BA, batch, shape, count, points_stride, share, threads);         \
+        return run(field_AB, field_BA, {points, count, pitch, jittered, seed}, g_AB, g_BA, batch, shape, share, threads); \
     }
 
 FOLDLESS_CONSISTENCY(float, Values, consistency_f32)

@@ -3,44 +3,45 @@
 from __future__ import annotations
 
 import ctypes
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from foldless.kernels.jitter import Jittered
 from foldless.kernels.library import library, pointer
 
 _TYPES = {torch.float32: "f32", torch.float64: "f64"}
 
 
-def can_compose(field_AB: Tensor, field_BA: Tensor, points: Tensor) -> bool:
+def can_compose(field_AB: Tensor, field_BA: Tensor, points: Tensor | Jittered) -> bool:
     """Whether `consistency` takes these: on the CPU, of one lattice, batch and type, compiled; fixed points."""
-    tensors = (field_AB, field_BA, points)
+    tensors = (field_AB, field_BA) if isinstance(points, Jittered) else (field_AB, field_BA, points)
     alike = field_AB.shape == field_BA.shape and len({(t.device.type, t.dtype, len(t)) for t in tensors}) == 1
-    compiled = points.device.type == "cpu" and points.dtype in _TYPES and library()[0] is not None
-    return alike and compiled and points.shape[1] <= 3 and points.numel() > 0 and not points.requires_grad
+    compiled = field_AB.device.type == "cpu" and field_AB.dtype in _TYPES and library()[0] is not None
+    fixed = all(tensor.numel() and not tensor.requires_grad for tensor in tensors[2:])
+    return alike and compiled and field_AB.numel() > 0 and field_AB.shape[1] <= 3 and fixed
 
 
-def consistency(field_AB: Tensor, field_BA: Tensor, points: Tensor) -> Tensor:
+def consistency(field_AB: Tensor, field_BA: Tensor, points: Tensor | Jittered) -> Tensor:
     """Mean of |phi_AB(phi_BA(x)) - x|² over batch, points and components, plus the same the other way; scalar.
 
     Args:
         field_AB: (batch, dim, *lattice), displacements in unit-cube units; phi(x) = x + what is read at x.
         field_BA: (batch, dim, *lattice).
-        points: (batch, dim, *at), unit-cube units.
+        points: (batch, dim, *at), unit-cube units; or jittered nodes, which are made where they are read.
     """
-    share = 1 / points.numel()
-    result: Tensor = _Consistency.apply("consistency", field_AB, field_BA, points, share)  # type: ignore[no-untyped-call]
+    result: Tensor = _Consistency.apply("consistency", field_AB, field_BA, points, 1.0)  # type: ignore[no-untyped-call]
     return result
 
 
-def gradient_consistency(field_AB: Tensor, field_BA: Tensor, points: Tensor) -> Tensor:
+def gradient_consistency(field_AB: Tensor, field_BA: Tensor, points: Tensor | Jittered) -> Tensor:
     """Squared entries of D(phi_AB ∘ phi_BA) - 1, added over columns, mean over the rest and over both orders; scalar.
 
     The arguments are those of `consistency`.
     """
-    share = 1 / (2 * points.numel())
-    result: Tensor = _Consistency.apply("gradient_consistency", field_AB, field_BA, points, share)  # type: ignore[no-untyped-call]
+    result: Tensor = _Consistency.apply("gradient_consistency", field_AB, field_BA, points, 0.5)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -48,15 +49,21 @@ class _Consistency(torch.autograd.Function):
     """Keeps the gradients, which cost little more than the value, instead of what they are made of."""
 
     @staticmethod
-    def forward(ctx: Any, name: str, field_AB: Tensor, field_BA: Tensor, points: Tensor, share: float) -> Tensor:
+    def forward(
+        ctx: Any, name: str, field_AB: Tensor, field_BA: Tensor, points: Tensor | Jittered, factor: float
+    ) -> Tensor:
         compiled = library()[0]
         assert compiled is not None
-        field_AB, field_BA, at = field_AB.contiguous(), field_BA.contiguous(), points.flatten(2).contiguous()
+        field_AB, field_BA = field_AB.contiguous(), field_BA.contiguous()
+        (batch, dim), size = field_AB.shape[:2], ctypes.c_int64
+        if isinstance(points, Jittered):
+            at, shape, seed, count = None, (size * dim)(*points.shape), points.seed, prod(points.shape)
+        else:
+            at, shape, seed, count = points.flatten(2).contiguous(), None, 0, prod(points.shape[2:])
+        share = factor / (batch * dim * count)
         wanted = any(ctx.needs_input_grad)
         gradients = [torch.empty_like(field) if wanted else None for field in (field_AB, field_BA)]
-        batch, dim, count = at.shape
-        size = ctypes.c_int64
-        function = getattr(compiled, f"foldless_{name}_{_TYPES[at.dtype]}")
+        function = getattr(compiled, f"foldless_{name}_{_TYPES[field_AB.dtype]}")
         function.restype = ctypes.c_double
         total = function(
             *map(pointer, (field_AB, field_BA, at, *gradients)),
@@ -64,12 +71,14 @@ class _Consistency(torch.autograd.Function):
             size(dim),
             (size * dim)(*field_AB.shape[2:]),
             size(count),
-            size(at.stride(0)),
+            size(0 if at is None else at.stride(0)),
+            shape,
+            ctypes.c_uint64(seed),
             ctypes.c_double(share),
             ctypes.c_int(torch.get_num_threads()),
         )
         ctx.save_for_backward(*gradients)
-        return at.new_tensor(total * share)
+        return field_AB.new_tensor(total * share)
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -14,9 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FEW = 2**22
+FEW = 6_500_000
 """Numbers in all windows up to which gradients are matrix products of windows: of deep levels, whose weights outnumber
 their nodes, several times as fast as convolutions, and with less memory for reordered weights."""
+
+SLAB = 2**21
+"""Numbers that are taken at once of what has more than twice as many."""
 
 _backward = torch.ops.aten.convolution_backward
 
@@ -69,10 +72,8 @@ def halved_backward(gradient: Tensor, x: Tensor, weight: Tensor, for_x: bool) ->
         g_x = _backward(gradient, x, weight.to(x.dtype), *how, [True, False, False])[0]
     if _few_windows(gradient, weight):
         return g_x, _joining(gradient, _windows(x, gradient, weight), weight), g_bias
-    # In bfloat16 some sizes of the weights' gradient have no fast kernel; float32 always has.
-    wide = torch.float32 if x.dtype == torch.bfloat16 else x.dtype
-    g_weight = _backward(gradient.to(wide), x.to(wide), weight.to(wide), *how, [False, True, False])[1]
-    return g_x, g_weight.to(weight.dtype), g_bias
+    # In bfloat16 some sizes have no fast kernel; float32 always has.
+    return g_x, _by_slabs(gradient, x, weight, torch.float32 if x.dtype == torch.bfloat16 else x.dtype), g_bias
 
 
 def _middle(weight: Tensor, x: Tensor) -> Tensor:
@@ -124,8 +125,7 @@ def doubled_backward(gradient: Tensor, x: Tensor, weight: Tensor, for_x: bool) -
         g_x = torch.convolution(gradient, cast, None, *how)
     # On thin lattices torch 2.13's backward in bfloat16 reads what nobody wrote.
     wide = torch.float32 if x.dtype == torch.bfloat16 and min(x.shape[2:]) <= 2 else x.dtype
-    g_weight = _backward(x.to(wide), gradient.to(wide), weight.to(wide), None, *how, [False, True, False])[1]
-    return g_x, g_weight.to(weight.dtype), g_bias
+    return g_x, _by_slabs(x, gradient, weight, wide), g_bias
 
 
 def _node_by_node_backward(
@@ -139,6 +139,12 @@ def _node_by_node_backward(
         g_node.copy_(g_part @ taps.flatten(1).t())
         g_taps += (node.t() @ g_part).reshape(g_taps.shape)
     return g_nodes.movedim(-1, 1) if for_x else None, g_weight, _total(gradient).to(weight.dtype)
+
+
+def through_activation(gradient: Tensor, x: Tensor) -> Tensor:
+    """The gradient by x of leaky_relu(x), written over that of its result."""
+    result: Tensor = torch.ops.aten.leaky_relu_backward.grad_input(gradient, x, 0.01, False, grad_input=gradient)
+    return result
 
 
 def _node_by_node(x: Tensor) -> bool:
@@ -188,6 +194,28 @@ def _joining(nodes: Tensor, windows: Tensor, weight: Tensor) -> Tensor:
     """The gradient of a weight (channels of the nodes, others, *kernel) that joins nodes and windows."""
     product = nodes.movedim(1, -1).flatten(0, -2).t() @ windows
     return product.reshape(weight.movedim(1, -1).shape).movedim(-1, 1).to(weight.dtype)
+
+
+def _by_slabs(nodes: Tensor, x: Tensor, weight: Tensor, wide: torch.dtype) -> Tensor:
+    """The gradient of a weight that takes x to the nodes of a lattice half as fine, by torch, computed in `wide`.
+
+    Of large samples slab by slab, which stay in the cache: the library writes all of its arguments out once more.
+    """
+    dim, reach, fine = nodes.ndim - 2, weight.shape[2] - 3, x.shape[2]
+    how = ([2] * dim, [0, *[1] * (dim - 1)], [1] * dim, False, [0] * dim, 1)
+    cast, total = weight.to(wide), torch.zeros_like(weight)
+    large = x[0].numel() > 2 * SLAB
+    each, thick = (1, max(SLAB * nodes.shape[2] // x[0].numel(), 1)) if large else (len(x), nodes.shape[2])
+    for k in range(0, len(x), each):
+        for begin in range(0, nodes.shape[2], thick):
+            end = min(begin + thick, nodes.shape[2])
+            low, high = 2 * begin - 1, 2 * end + reach
+            slab = x[k : k + each, :, max(low, 0) : min(high, fine)].to(wide)
+            ends = [0, 0] * dim + [max(-low, 0), max(high - fine, 0)]
+            slab = F.pad(slab.movedim(1, -1), ends).movedim(-1, 1) if any(ends) else slab
+            part = nodes[k : k + each, :, begin:end].to(wide)
+            total += _backward(part, slab, cast, None, *how, [False, True, False])[1]
+    return total
 
 
 def _total(gradient: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from foldless.kernels.convolution import double, doubled, doubled_backward
+from foldless.kernels.convolution import double, doubled, doubled_backward, through_activation
 from foldless.kernels.library import lanes, library, pointer
 
 _TYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
@@ -55,7 +55,7 @@ class _ResidualDouble(torch.autograd.Function):
         g_rows = gradient.movedim(1, -1).contiguous()
         g_active, g_weight, g_bias = doubled_backward(g_rows.movedim(-1, 1), F.leaky_relu(x), weight, for_x=True)
         assert g_active is not None
-        g_x = torch.ops.aten.leaky_relu_backward(g_active, x, 0.01, False).movedim(1, -1).contiguous()
+        g_x = through_activation(g_active, x).movedim(1, -1).contiguous()
         _call("doubled_adjoint", g_x, g_rows, g_rows, g_x)
         return g_x.movedim(-1, 1), g_weight, g_bias
 

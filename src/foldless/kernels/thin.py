@@ -134,15 +134,19 @@ def _affine(scale: Tensor, shift: Tensor, mean: Tensor, deviation: Tensor) -> tu
 def _met(gradient: Tensor, kernel: torch.Size) -> Tensor:
     """The gradient (batch, outputs, *lattice) summed, for every tap, over the nodes where it meets the lattice.
 
-    (taps, outputs, 1), in float64.
+    (taps, outputs, 1), in float64 but for the lines of the last axis, whose sums are the gradient's own type.
     """
-    sums = gradient.sum(0)
-    for width in kernel:
-        n, half = sums.shape[1], width // 2
-        ranges = [(max(half - k, 0), n - max(k - half, 0)) for k in range(width)]
-        parts = [sums[:, begin : max(begin, end)].sum(1, dtype=torch.float64) for begin, end in ranges]
-        sums = torch.stack(parts, dim=-1)
-    return sums.flatten(1).t()[:, :, None]
+    lines = gradient @ _meeting(gradient.shape[-1], kernel[-1], gradient)
+    sums = lines.sum(0, dtype=torch.float64)
+    for axis in range(len(kernel) - 1, 0, -1):
+        sums = torch.tensordot(sums, _meeting(sums.shape[axis], kernel[axis - 1], sums), dims=([axis], [0]))
+    return sums.permute(*range(len(kernel), 0, -1), 0).flatten(0, -2)[:, :, None]
+
+
+def _meeting(nodes: int, width: int, like: Tensor) -> Tensor:
+    """Whether a tap placed on a node of an axis reads inside, (nodes, width), 1 or 0."""
+    node, tap = torch.arange(nodes)[:, None], torch.arange(width) - width // 2
+    return ((node + tap >= 0) & (node + tap < nodes)).to(like)
 
 
 def _blocks(channels: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,74 @@
+"""The nodes of a lattice, each moved by Gaussian noise of a voxel on every axis: a function of a seed and a place."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from math import prod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from foldless.kernels.library import library, pointer
+
+_TYPES = {torch.float32: "f32", torch.float64: "f64"}
+_WORD = 0xFFFFFFFF
+
+
+class Jittered(NamedTuple):
+    """The points of `jittered` for as many samples as there are, not yet in memory."""
+
+    shape: tuple[int, ...]
+    seed: int
+
+    def on(self, like: Tensor) -> Tensor:
+        """(batch, dim, *shape), as many samples as `like` has, in its dtype and on its device."""
+        return jittered(self.seed, len(like), self.shape, like.dtype, like.device)
+
+
+def new_seed(generator: torch.Generator | None = None) -> int:
+    """A seed that follows from the generator's state, of the CPU's own unless another is given; no device waits."""
+    device = torch.device("cpu") if generator is None else generator.device
+    return int(torch.randint(2**63 - 1, (), generator=generator, device=device).item())
+
+
+def jittered(seed: int, batch: int, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(batch, dim, *shape), unit cube: but for rounding the same on every device, with any number of threads.
+
+    Args:
+        seed: 0 to 2^63 - 1.
+        batch: samples; the noise of each is its own.
+    """
+    compiled = library()[0]
+    if device.type != "cpu" or dtype not in _TYPES or compiled is None or len(shape) > 3:
+        return plain_jittered(seed, batch, shape, dtype, device)
+    points = torch.empty(batch, len(shape), *shape, dtype=dtype, device=device)
+    size = ctypes.c_int64
+    sizes = (size(batch), size(len(shape)), (size * len(shape))(*shape), ctypes.c_uint64(seed))
+    function = getattr(compiled, f"foldless_jitter_{_TYPES[dtype]}")
+    function(pointer(points), *sizes, ctypes.c_int(torch.get_num_threads()))
+    return points
+
+
+def plain_jittered(seed: int, batch: int, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The same in torch: where there is no kernel, and as its referee."""
+    planes = torch.arange(batch * len(shape), device=device)
+    first = _mixed(planes ^ (seed & _WORD))
+    second = _mixed((_mixed(planes ^ (seed >> 32)) + 0x9E3779B9) & _WORD)
+    words = _mixed((_mixed(torch.arange(prod(shape), device=device) ^ first[:, None]) + second[:, None]) & _WORD)
+    between = ((words >> 9) * 2 + (1 - (1 << 23))).float() * 2**-23
+    noise = (2**0.5 * torch.erfinv(between)).to(dtype).reshape(batch, len(shape), *shape)
+    axes = [torch.arange(n, dtype=dtype, device=device) / max(n - 1, 1) for n in shape]
+    voxel = torch.tensor([1 / max(n - 1, 1) for n in shape], dtype=dtype, device=device)
+    nodes = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    return noise.mul_(voxel.reshape(-1, *[1] * len(shape))).add_(nodes)
+
+
+def _mixed(x: Tensor) -> Tensor:
+    """Every bit of the result depends on all 32 of x, an integer."""
+    x = x ^ (x >> 16)
+    x = (x * 0x7FEB352D) & _WORD
+    x = x ^ (x >> 15)
+    x = (x * 0x846CA68B) & _WORD
+    return x ^ (x >> 16)
