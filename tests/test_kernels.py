@@ -20,6 +20,8 @@ from foldless.maps import Displacement, matrix_product
 from foldless.maps.matrices import plain_matrix_product
 from foldless.networks.layers import double, halve, same
 from foldless.regularity import (
+    ICON,
+    GradICON,
     _both_orders,
     _plain_product_error,
     _product_error,
@@ -333,10 +335,11 @@ def test_halving_and_doubling_are_torchs_convolutions(dim, name, dtype, channels
 
 @pytest.mark.parametrize("name", ["same", "halve", "double"])
 @pytest.mark.parametrize("lattice", [(2, 9), (5, 1), (2, 2, 7), (3, 1, 4), (1, 9, 9), (5, 2, 6), (4, 4, 4)])
-@pytest.mark.parametrize("few", [0, convolution.FEW])
-def test_thin_lattices_have_right_gradients_in_bfloat16(lattice, name, few, monkeypatch):
+@pytest.mark.parametrize(("few", "slab"), [(convolution.FEW, convolution.SLAB), (0, convolution.SLAB), (0, 1)])
+def test_thin_lattices_have_right_gradients_in_bfloat16(lattice, name, few, slab, monkeypatch):
     """Among torch's own are some that read memory which nobody wrote."""
     monkeypatch.setattr(convolution, "FEW", few)
+    monkeypatch.setattr(convolution, "SLAB", slab)
     dim = len(lattice)
     layer = (torch.nn.Conv2d if dim == 2 else torch.nn.Conv3d)(32, 32, 4 if name == "double" else 3, padding=1)
     layout = torch.channels_last if dim == 2 else torch.channels_last_3d
@@ -567,6 +570,47 @@ def test_halving_with_the_shortcut_equals_torchs(dtype, have, want, lattice):
     assert_close_to_largest(got, expected, dtype)
 
 
+@pytest.mark.parametrize("nodes", [1, 2, 6])
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("name", ["halve", "double", "residual_halve", "residual_double"])
+def test_autocast_leaves_levels_alone(name, dim, nodes):
+    functions = {"residual_halve": residual_halve, "residual_double": residual_double}
+    ours = functions.get(name) or getattr(convolution, name)
+    width = 3 if "halve" in name else 4
+    tensors = in_rows(3, 16, *[nodes] * dim), torch.randn(16, 16, *[width] * dim), torch.randn(16)
+    like = torch.ones(3, 16, *[(nodes + 1) // 2 if width == 3 else 2 * nodes] * dim)
+    expected = with_gradients(ours, tensors, like)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = with_gradients(ours, tensors, like)
+    for mine, referee in zip(got, expected, strict=True):
+        assert mine.dtype == torch.float32
+        assert torch.equal(mine, referee)
+
+
+@pytest.mark.parametrize("name", ["halve", "double", "residual_halve", "residual_double"])
+def test_levels_of_no_sample_have_gradients(name):
+    functions = {"residual_halve": residual_halve, "residual_double": residual_double}
+    ours = functions.get(name) or getattr(convolution, name)
+    x = torch.zeros(0, 16, 6, 7, requires_grad=True)
+    weight = torch.randn(16, 16, *[3 if "halve" in name else 4] * 2, requires_grad=True)
+    y = ours(x, weight, torch.zeros(16))
+    g_x, g_weight = torch.autograd.grad(y.sum(), (x, weight))
+    assert g_x.shape == x.shape
+    assert torch.equal(g_weight, torch.zeros_like(weight))
+
+
+@compiled
+def test_a_kernel_says_that_it_cannot_be_traced():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with (
+        FakeTensorMode(),
+        pytest.warns(UserWarning, match="data pointer"),
+        pytest.raises(TypeError, match="FOLDLESS_NATIVE=0"),
+    ):
+        residual_halve(torch.zeros(1, 16, 4, 4), torch.zeros(16, 16, 3, 3), torch.zeros(16))
+
+
 @pytest.mark.parametrize("dtype", ROUNDED)
 @pytest.mark.parametrize("nodes", [1, 2])
 @pytest.mark.parametrize("dim", DIMS)
@@ -702,6 +746,19 @@ def test_consistency_in_one_pass_depends_on_threads_by_rounding_alone(name):
     for other in found[1:]:
         for a, b in zip(found[0], other, strict=True):
             assert_close(a, b, rtol=0, atol=1e-5 * b.abs().max().item())
+
+
+@pytest.mark.parametrize("name", CONSISTENCIES)
+@pytest.mark.parametrize("dims", [(3, 2), (2, 3)])
+def test_points_and_grids_of_another_dimension_are_refused(name, dims):
+    ours, regularity = CONSISTENCIES[name][0], {"icon": ICON(), "gradicon": GradICON()}[name]
+    dim, other = dims
+    maps = [Displacement(field) for field in two_fields(dim, (4, 5, 6)[:dim], 1, torch.float32)]
+    for points in (torch.rand(1, other, 10), Jittered((5,) * other, 1)):
+        with pytest.raises(ValueError, match=f"{dim}-D|{dim} dim|{dim}-dim"):
+            ours(*maps, points)
+    with pytest.raises(ValueError, match=f"maps of {dim} dimensions"):
+        regularity(*maps, Grid((5,) * other))
 
 
 @compiled

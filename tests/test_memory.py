@@ -42,6 +42,27 @@ def test_what_the_user_has_set_stays(monkeypatch):
     assert os.environ["THP_MEM_ALLOC_ENABLE"] == "0"
 
 
+HOLES = """
+import os, sys
+from foldless.memory import settle_memory
+settle_memory()
+import torch
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGESIZE") >> 20
+kept = [torch.ones(1 << 22) for _ in range(20)]  # 16 MiB each
+before = resident()
+del kept[1::2]
+print(before - resident())
+"""
+
+
+@linux
+def test_large_tensors_go_back_to_the_system():
+    bare = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "THP_"))}
+    found = subprocess.run([sys.executable, "-c", HOLES], env=bare, capture_output=True, text=True, check=True)
+    assert int(found.stdout) > 150  # of the 160 MiB in ten holes
+
+
 FREED = """
 import ctypes, resource, sys
 from foldless.memory import settle_memory

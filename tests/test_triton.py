@@ -143,12 +143,12 @@ def test_a_gpu_can_be_deterministic(monkeypatch):
 @on_gpu
 @pytest.mark.parametrize("as_map", [Displacement, Exponential])
 def test_a_training_step_on_a_gpu_is_the_cpus(as_map):
-    """In float64, in which no fast but rough multiplication is tried; at nodes, since the devices' noise differs."""
+    """In float64, in which no fast but rough multiplication is tried; at nodes and between them."""
 
     def after_two_steps(device):
         torch.manual_seed(0)
         net = VoxelMorphUNet(2, encoder=(4, 5), decoder=(6, 5), full=(3, 3))
-        parts = Predict(net, as_map), LNCC(window=5), GradICON(at="lattice"), Constant(1.5)
+        parts = Predict(net, as_map), LNCC(window=5), GradICON(), Constant(1.5)
         objective = Objective(*parts).double()
         for parameter in objective.registration.net.last.parameters():
             torch.nn.init.normal_(parameter, std=0.1)

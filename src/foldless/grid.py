@@ -54,7 +54,8 @@ class Grid:
         """The nodes moved by Gaussian noise of one voxel per axis, (batch, dim, *shape); ICON, Eq. (16).
 
         In the dtype and on the device of `like`. Every sample of the batch has noise of its own; all of it follows from
-        one number of the generator, torch's own for the CPU unless another is given, and is the same on every device.
+        one number of the generator, torch's own for the CPU unless another is given, and is but for rounding the same
+        on every device.
         """
         return kernels.jittered(kernels.new_seed(generator), batch, self.shape, like.dtype, like.device)
 

@@ -151,6 +151,8 @@ def _mean_square_differences(field: Field) -> Score:
 
 
 def _points(at: Literal["jittered", "lattice"], grid: Grid, phi_AB: Map, phi_BA: Map) -> Points | Jittered:
+    if grid.dim != phi_AB.dim:
+        raise ValueError(f"maps of {phi_AB.dim} dimensions cannot be judged on a grid of {grid.dim}: {grid.shape}")
     return grid.points(_largest(phi_AB, phi_BA)) if at == "lattice" else Jittered(grid.shape, new_seed())
 
 

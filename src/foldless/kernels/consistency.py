@@ -17,11 +17,14 @@ _TYPES = {torch.float32: "f32", torch.float64: "f64"}
 
 def can_compose(field_AB: Tensor, field_BA: Tensor, points: Tensor | Jittered) -> bool:
     """Whether `consistency` takes these: on the CPU, of one lattice, batch and type, compiled; fixed points."""
-    tensors = (field_AB, field_BA) if isinstance(points, Jittered) else (field_AB, field_BA, points)
+    given = () if isinstance(points, Jittered) else (points,)
+    tensors = (field_AB, field_BA, *given)
     alike = field_AB.shape == field_BA.shape and len({(t.device.type, t.dtype, len(t)) for t in tensors}) == 1
     compiled = field_AB.device.type == "cpu" and field_AB.dtype in _TYPES and library()[0] is not None
-    fixed = all(tensor.numel() and not tensor.requires_grad for tensor in tensors[2:])
-    return alike and compiled and field_AB.numel() > 0 and field_AB.shape[1] <= 3 and fixed
+    dims = {field_AB.ndim - 2, field_AB.shape[1], points.shape[1] if given else len(points.shape)}
+    some = prod(points.shape) > 0 and field_AB.numel() > 0
+    fixed = not any(tensor.requires_grad for tensor in given)
+    return alike and compiled and len(dims) == 1 and max(dims) <= 3 and some and fixed
 
 
 def consistency(field_AB: Tensor, field_BA: Tensor, points: Tensor | Jittered) -> Tensor:

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
+from math import prod
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from foldless.kernels.library import in_own_types
+
 FEW = 6_500_000
-"""Numbers in all windows up to which gradients are matrix products of windows: of deep levels, whose weights outnumber
-their nodes, several times as fast as convolutions, and with less memory for reordered weights."""
+"""Up to so many numbers, the windows of all nodes are written out and gradients are matrix products of them. Of deep
+levels, whose nodes are few and whose weights are many, that is several times as fast as torch's convolutions."""
 
 SLAB = 2**21
-"""Numbers that are taken at once of what has more than twice as many."""
+"""Samples of more than twice as many numbers give their part of a weight's gradient in slabs of about this many."""
 
 _backward = torch.ops.aten.convolution_backward
 
@@ -38,11 +41,13 @@ def double(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 class _Halve(torch.autograd.Function):
     @staticmethod
+    @in_own_types
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
         return halved(x, weight, bias)
 
     @staticmethod
+    @in_own_types
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         x, weight = ctx.saved_tensors
         return halved_backward(gradient, x, weight, ctx.needs_input_grad[0])
@@ -85,11 +90,13 @@ def _middle(weight: Tensor, x: Tensor) -> Tensor:
 
 class _Double(torch.autograd.Function):
     @staticmethod
+    @in_own_types
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
         return doubled(x, weight, bias)
 
     @staticmethod
+    @in_own_types
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         x, weight = ctx.saved_tensors
         return doubled_backward(gradient, x, weight, ctx.needs_input_grad[0])
@@ -171,7 +178,8 @@ def _meetings(x: Tensor, weight: Tensor) -> Iterator[tuple[Tensor, tuple[slice, 
 def _few_windows(nodes: Tensor, weight: Tensor) -> bool:
     """Whether what the nodes (batch, channels, *lattice) meet, written out, is at most `FEW`."""
     channels = nodes.shape[1]
-    return nodes.numel() // channels * (weight.numel() // channels) <= FEW
+    on_cpu = nodes.device.type == "cpu"  # whose libraries FEW and SLAB were measured on
+    return on_cpu and nodes.numel() // channels * (weight.numel() // channels) <= FEW
 
 
 def _windows(x: Tensor, nodes: Tensor, weight: Tensor) -> Tensor:
@@ -182,7 +190,8 @@ def _windows(x: Tensor, nodes: Tensor, weight: Tensor) -> Tensor:
     for axis in range(1, x.ndim - 1):
         rows = rows.unfold(axis, width, 2)
     rows = rows.movedim(x.ndim - 1, -1)
-    return rows.reshape(nodes.numel() // nodes.shape[1], -1)
+    count = len(x) * prod(nodes.shape[2:])
+    return rows.reshape(count, weight.numel() // nodes.shape[1])
 
 
 def _flat(x: Tensor) -> Tensor:
@@ -203,9 +212,11 @@ def _by_slabs(nodes: Tensor, x: Tensor, weight: Tensor, wide: torch.dtype) -> Te
     """
     dim, reach, fine = nodes.ndim - 2, weight.shape[2] - 3, x.shape[2]
     how = ([2] * dim, [0, *[1] * (dim - 1)], [1] * dim, False, [0] * dim, 1)
-    cast, total = weight.to(wide), torch.zeros_like(weight)
-    large = x[0].numel() > 2 * SLAB
-    each, thick = (1, max(SLAB * nodes.shape[2] // x[0].numel(), 1)) if large else (len(x), nodes.shape[2])
+    cast = weight.to(wide)
+    total = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
+    each, thick, size = max(len(x), 1), nodes.shape[2], prod(x.shape[1:])
+    if x.device.type == "cpu" and size > 2 * SLAB:
+        each, thick = 1, max(SLAB * thick // size, 1)
     for k in range(0, len(x), each):
         for begin in range(0, nodes.shape[2], thick):
             end = min(begin + thick, nodes.shape[2])
@@ -215,7 +226,7 @@ def _by_slabs(nodes: Tensor, x: Tensor, weight: Tensor, wide: torch.dtype) -> Te
             slab = F.pad(slab.movedim(1, -1), ends).movedim(-1, 1) if any(ends) else slab
             part = nodes[k : k + each, :, begin:end].to(wide)
             total += _backward(part, slab, cast, None, *how, [False, True, False])[1]
-    return total
+    return total.to(weight.dtype)
 
 
 def _total(gradient: Tensor) -> Tensor:

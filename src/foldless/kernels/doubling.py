@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foldless.kernels.convolution import double, doubled, doubled_backward, through_activation
-from foldless.kernels.library import lanes, library, pointer
+from foldless.kernels.library import in_own_types, lanes, library, pointer
 
 _TYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -41,6 +41,7 @@ class _ResidualDouble(torch.autograd.Function):
     """Keeps x alone for the way back, and adds up there what arrives at it on both ways."""
 
     @staticmethod
+    @in_own_types
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         rows = x.movedim(1, -1).contiguous()
         x = rows.movedim(-1, 1)
@@ -50,6 +51,8 @@ class _ResidualDouble(torch.autograd.Function):
         return y.movedim(-1, 1)
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
+    @in_own_types
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         x, weight = ctx.saved_tensors
         g_rows = gradient.movedim(1, -1).contiguous()
@@ -63,6 +66,7 @@ class _ResidualDouble(torch.autograd.Function):
 def _call(name: str, coarse: Tensor, fine: Tensor, source: Tensor, target: Tensor) -> None:
     compiled = library()[0]
     assert compiled is not None
+    assert source.dtype == target.dtype
     (batch, *size, pitch), (_, *fine_size, channels) = coarse.shape, fine.shape
     ones = [1] * (3 - len(size))
     shape = (ctypes.c_int64 * 9)(batch, *ones, *size, *ones, *fine_size, channels, pitch)

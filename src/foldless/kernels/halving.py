@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foldless.kernels.convolution import halve, halved, halved_backward, through_activation
-from foldless.kernels.library import lanes, library, pointer
+from foldless.kernels.library import in_own_types, lanes, library, pointer
 
 _TYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 _AVERAGE_POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -30,17 +30,36 @@ def residual_halve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if x.device.type == "cpu" and x.dtype in _TYPES and x.numel() and lanes():
         result: Tensor = _ResidualHalve.apply(x, weight, bias)  # type: ignore[no-untyped-call]
         return result
-    wide = x.float() if x.dtype == torch.bfloat16 else x  # torch pools no volumes in bfloat16
-    means = _AVERAGE_POOL[x.ndim - 2](wide, [min(2, n) for n in x.shape[2:]], ceil_mode=True).to(x.dtype)
+    means: Tensor = _Means.apply(x)  # type: ignore[no-untyped-call]
     missing = max(len(weight) - x.shape[1], 0)
     matched = F.pad(means.movedim(1, -1), (missing, 0)).movedim(-1, 1)[:, : len(weight)]
     return halve(F.leaky_relu(x), weight, bias) + matched
+
+
+class _Means(torch.autograd.Function):
+    """Means of blocks in torch. Keeps a size for the way back; torch's own pooling keeps its input, in float32."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.size = x.shape[2:]
+        no_such = x.dtype == torch.bfloat16 and x.device.type == "cpu"  # torch pools no such volumes there
+        wide = x.float() if no_such else x
+        return _AVERAGE_POOL[x.ndim - 2](wide, [min(2, n) for n in ctx.size], ceil_mode=True).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        for axis, n in enumerate(ctx.size, start=2):
+            node = torch.arange(n, device=gradient.device) // 2
+            count = (n - 2 * node).clamp_max(2).to(gradient.dtype)
+            gradient = gradient.index_select(axis, node) / count.reshape(-1, *[1] * (gradient.ndim - 1 - axis))
+        return gradient
 
 
 class _ResidualHalve(torch.autograd.Function):
     """Keeps x alone for the way back, and adds up there what arrives at it on both ways."""
 
     @staticmethod
+    @in_own_types
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         rows = x.movedim(1, -1).contiguous()
         x = rows.movedim(-1, 1)
@@ -50,6 +69,8 @@ class _ResidualHalve(torch.autograd.Function):
         return y.movedim(-1, 1)
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
+    @in_own_types
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         x, weight = ctx.saved_tensors
         g_rows, for_x = gradient.movedim(1, -1).contiguous(), ctx.needs_input_grad[0]
@@ -64,6 +85,7 @@ class _ResidualHalve(torch.autograd.Function):
 def _call(name: str, fine: Tensor, coarse: Tensor, source: Tensor, target: Tensor) -> None:
     compiled = library()[0]
     assert compiled is not None
+    assert source.dtype == target.dtype
     (batch, *size, have), (_, *coarse_size, want) = fine.shape, coarse.shape
     ones = [1] * (3 - len(size))
     meeting = min(have, want)

@@ -28,7 +28,7 @@ class Jittered(NamedTuple):
 
 
 def new_seed(generator: torch.Generator | None = None) -> int:
-    """A seed that follows from the generator's state, of the CPU's own unless another is given; no device waits."""
+    """A seed that follows from a generator's state: torch's own for the CPU, so that no device waits, unless given."""
     device = torch.device("cpu") if generator is None else generator.device
     return int(torch.randint(2**63 - 1, (), generator=generator, device=device).item())
 
@@ -53,12 +53,15 @@ def jittered(seed: int, batch: int, shape: Sequence[int], dtype: torch.dtype, de
 
 def plain_jittered(seed: int, batch: int, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
     """The same in torch: where there is no kernel, and as its referee."""
-    planes = torch.arange(batch * len(shape), device=device)
-    first = _mixed(planes ^ (seed & _WORD))
-    second = _mixed((_mixed(planes ^ (seed >> 32)) + 0x9E3779B9) & _WORD)
-    words = _mixed((_mixed(torch.arange(prod(shape), device=device) ^ first[:, None]) + second[:, None]) & _WORD)
-    between = ((words >> 9) * 2 + (1 - (1 << 23))).float() * 2**-23
-    noise = (2**0.5 * torch.erfinv(between)).to(dtype).reshape(batch, len(shape), *shape)
+    places = torch.arange(prod(shape), device=device) & _WORD
+    noise = torch.empty(batch * len(shape), prod(shape), dtype=dtype, device=device)
+    for plane, row in enumerate(noise):  # one at a time: integers of 64 bits take room
+        first = _mixed(torch.tensor(plane ^ (seed & _WORD), device=device))
+        second = _mixed((_mixed(torch.tensor(plane ^ (seed >> 32), device=device)) + 0x9E3779B9) & _WORD)
+        words = _mixed((_mixed(places ^ first) + second) & _WORD)
+        between = ((words >> 9) * 2 + (1 - (1 << 23))).float() * 2**-23
+        row.copy_(2**0.5 * torch.erfinv(between))
+    noise = noise.reshape(batch, len(shape), *shape)
     axes = [torch.arange(n, dtype=dtype, device=device) / max(n - 1, 1) for n in shape]
     voxel = torch.tensor([1 / max(n - 1, 1) for n in shape], dtype=dtype, device=device)
     nodes = torch.stack(torch.meshgrid(*axes, indexing="ij"))

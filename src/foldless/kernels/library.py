@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
-from functools import cache
+from collections.abc import Callable
+from functools import cache, wraps
 from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
@@ -48,5 +50,31 @@ def lanes() -> int:
 
 
 def pointer(tensor: torch.Tensor | None) -> ctypes.c_void_p:
-    """A tensor's memory, or null."""
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+    """A tensor's memory, or null.
+
+    Raises:
+        TypeError: it has none, as a tensor that is only traced.
+    """
+    address = None if tensor is None else tensor.data_ptr()
+    if address == 0 and tensor is not None and tensor.numel():
+        raise TypeError("a compiled kernel cannot be traced; set FOLDLESS_NATIVE=0 for its plain form")
+    return ctypes.c_void_p(address)
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def in_own_types(function: Callable[P, R]) -> Callable[P, R]:
+    """The forward or backward of an autograd function, (ctx, tensor, ...), whose types autocast must leave alone."""
+
+    @wraps(function)
+    def run(*arguments: P.args, **named: P.kwargs) -> R:
+        tensor: Any = arguments[1]
+        device = tensor.device.type
+        if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+            return function(*arguments, **named)
+        with torch.autocast(device, enabled=False):
+            return function(*arguments, **named)
+
+    return run

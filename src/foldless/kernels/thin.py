@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from foldless.kernels.library import lanes, library, pointer
+from foldless.kernels.library import in_own_types, lanes, library, pointer
 from foldless.kernels.norm import moments, normalise
 
 _TYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
@@ -53,6 +53,7 @@ def _filled(x: Tensor, more: int) -> Tensor:
 
 class _Thin(torch.autograd.Function):
     @staticmethod
+    @in_own_types
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         nodes = x.movedim(1, -1).contiguous()
         channel, first = _blocks(weight.shape[1])
@@ -64,6 +65,7 @@ class _Thin(torch.autograd.Function):
         return y
 
     @staticmethod
+    @in_own_types
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         nodes, packed = ctx.saved_tensors
         gradient, g_nodes, g_packed = gradient.contiguous(), None, torch.empty_like(packed)
@@ -84,6 +86,7 @@ class _NormalisedThin(torch.autograd.Function):
     """
 
     @staticmethod
+    @in_own_types
     def forward(
         ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, epsilon: float, weight: Tensor, bias: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -100,6 +103,7 @@ class _NormalisedThin(torch.autograd.Function):
         return y, mean, variance
 
     @staticmethod
+    @in_own_types
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         nodes, scale, shift, mean, deviation, weight = ctx.saved_tensors
         gradient, taps = gradient.contiguous(), _by_tap(weight)
