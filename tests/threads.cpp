@@ -67,10 +67,10 @@ void foldless_judge_f32(const float*, bool*, float*, const int*, const int*, con
                         const Size*, Size, Size, int, int);
 double foldless_product_error_f32(const float*, const float*, float*, float*, Size, Size, Size, double, int);
 void foldless_product_f32(const float*, const float*, float*, Size, Size, Size, int, int, int);
-double foldless_consistency_f32(const float*, const float*, const float*, float*, float*, Size, Size, const Size*, Size,
+double foldless_consistency_f32(const float* const*, float* const*, Size, Size, Size, Size, const Size*, const float*, Size,
                                 Size, const Size*, std::uint64_t, double, int);
-double foldless_gradient_consistency_f32(const float*, const float*, const float*, float*, float*, Size, Size, const Size*,
-                                         Size, Size, const Size*, std::uint64_t, double, int);
+double foldless_gradient_consistency_f32(const float* const*, float* const*, Size, Size, Size, Size, const Size*,
+                                         const float*, Size, Size, const Size*, std::uint64_t, double, int);
 void foldless_jitter_f32(float*, Size, Size, const Size*, std::uint64_t, int);
 void foldless_planar_add(const float*, const float*, float*, const Size*, int);
 void foldless_planar_backward_weights(const float*, const float*, float*, const Size*, int);
@@ -142,13 +142,14 @@ void multiply() {
 }
 
 void compose(Size batch) {
-    const Size shape[] = {9, 10, 11}, finer[] = {26, 27, 28}, length = 3 * 990, count = 20000;
-    const auto field_AB = numbers(batch * length), field_BA = field_AB, points = numbers(batch * 3 * count);
-    auto g_AB = field_AB, g_BA = field_AB;
+    const Size shapes[] = {9, 10, 11, 4, 5, 6, 9, 10, 11}, finer[] = {26, 27, 28}, count = 20000;
+    const auto one = numbers(batch * 3 * 990), small = numbers(batch * 3 * 120), points = numbers(batch * 3 * count);
+    auto g_one = one, g_small = small, g_other = one;
+    const float* fields[] = {one.data(), small.data(), one.data()};
+    float* gradients[] = {g_one.data(), g_small.data(), g_other.data()};
     for (const auto run : {foldless_consistency_f32, foldless_gradient_consistency_f32})
         for (const float* at : {points.data(), static_cast<const float*>(nullptr)})
-            run(field_AB.data(), field_BA.data(), at, g_AB.data(), g_BA.data(), batch, 3, shape, at ? count : 26 * 27 * 28,
-                3 * count, finer, 1, 1e-5, THREADS);
+            run(fields, gradients, 2, 3, batch, 3, shapes, at, at ? count : 26 * 27 * 28, 3 * count, finer, 1, 1e-5, THREADS);
     std::vector<float> jittered(batch * 3 * 26 * 27 * 28);
     foldless_jitter_f32(jittered.data(), batch, 3, finer, 1, THREADS);
 }

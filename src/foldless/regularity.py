@@ -38,8 +38,8 @@ def inverse_consistency(phi_AB: Map | Field, phi_BA: Map | Field, points: Points
     which cannot see two nodes that swap (ICON, Fig. 3). `Jittered` is jittered nodes that need no memory.
     """
     phi_AB, phi_BA = _as_map(phi_AB), _as_map(phi_BA)
-    if fields := _fields(phi_AB, phi_BA, points):
-        return consistency(*fields, points)
+    if chains := _chains(phi_AB, phi_BA, points):
+        return consistency(*chains, points)
     return _both_orders(phi_AB, phi_BA, _in_memory(points, phi_AB, phi_BA))
 
 
@@ -64,8 +64,8 @@ def gradient_inverse_consistency(phi_AB: Map | Field, phi_BA: Map | Field, point
     published weight of 1.5 holds on every lattice.
     """
     phi_AB, phi_BA = _as_map(phi_AB), _as_map(phi_BA)
-    if fields := _fields(phi_AB, phi_BA, points):
-        return gradient_consistency(*fields, points)
+    if chains := _chains(phi_AB, phi_BA, points):
+        return gradient_consistency(*chains, points)
     return _product_errors(phi_AB, phi_BA, _in_memory(points, phi_AB, phi_BA))
 
 
@@ -180,11 +180,12 @@ def _product_errors(phi_AB: Map, phi_BA: Map, points: Points) -> Score:
     return (one + other) / 2
 
 
-def _fields(phi_AB: Map, phi_BA: Map, points: Points | Jittered) -> tuple[Tensor, Tensor] | None:
-    """The displacements of both maps where one pass over them can do."""
-    if not (isinstance(phi_AB, Displacement) and isinstance(phi_BA, Displacement)):
-        return None
-    return (phi_AB.field, phi_BA.field) if can_compose(phi_AB.field, phi_BA.field, points) else None
+def _chains(phi_AB: Map, phi_BA: Map, points: Points | Jittered) -> tuple[list[Tensor], list[Tensor]] | None:
+    """The displacements that both maps are made of, the first to see the points first, where one pass can do."""
+    both = (phi_AB.parts, phi_BA.parts)
+    fields = [[part.field for part in reversed(parts) if isinstance(part, Displacement)] for parts in both]
+    whole = all(len(found) == len(parts) for found, parts in zip(fields, both, strict=True))
+    return (fields[0], fields[1]) if whole and can_compose(fields[0], fields[1], points) else None
 
 
 def _shaken(points: Points, epsilon: Sequence[float]) -> Points:

@@ -1,7 +1,8 @@
-// (Gradient) inverse consistency of two displacements of one lattice, and its gradient by both, nothing kept in between.
+// (Gradient) inverse consistency of two chains of displacements, and its gradient by all, nothing kept in between.
 //
-// The maps are phi(x) = x + u(x), u by multilinear reading of fields (batch, dim, *lattice), at points (batch, dim,
-// count) or at the jittered nodes of a lattice, one way and the other. The referee is regularity.py in torch.
+// A link of a chain is phi(x) = x + u(x), u by multilinear reading of a field (batch, dim, *lattice), each on a lattice of
+// its own. The chains are followed one after the other from points (batch, dim, count) or from the jittered nodes of a
+// lattice, one way and the other. The referee is regularity.py in torch.
 
 #include "jitter.h"
 #include "lattice.h"
@@ -56,106 +57,146 @@ struct Reading {
 template <int D>
 constexpr int GROUP = D == 1 ? 1 : 4;  // channels of a scattered corner
 
-// One order of two maps at a block of points: what it costs, and what arrives at the fields, the gradient of `share` of
-// it. Points after the first `some` cost nothing.
-
-// |outer(inner(x)) - x|², ICON.
+// A link: what is read, and where its gradient is added up, null where nobody wants it.
 template <typename T, int D>
-struct Values {
-    static constexpr bool SLOPES = false;
-    alignas(64) T at_outer[D][N], at_inner[D][N];
-
-    T cost(const Reading<T, D>& inner, const Reading<T, D>& outer, T share, int some) {
-        T squares = 0;
-        for (int d = 0; d < D; ++d)
-            for (int i = 0; i < N; ++i) {
-                const T error = i < some ? inner.value[d][i] + outer.value[d][i] : T(0);
-                squares += error * error;
-                at_outer[d][i] = 2 * share * error;
-            }
-        return squares;
-    }
-
-    void follow(const Reading<T, D>& outer, const Block<T, D>&) {
-        for (int d = 0; d < D; ++d)
-            for (int i = 0; i < N; ++i) {
-                T sum = at_outer[d][i];
-                for (int c = 0; c < D; ++c) sum += at_outer[c][i] * outer.slope[c][d][i];
-                at_inner[d][i] = sum;
-            }
-    }
-
-    Arriving<T, D> to_outer() const { return {&at_outer[0][0], nullptr, D, N}; }
-    Arriving<T, D> to_inner() const { return {&at_inner[0][0], nullptr, D, N}; }
+struct Link {
+    Lattice<D> lattice;
+    const T* field;
+    Sums<T, GROUP<D>>* sums;
 };
-
-// Squared entries of D(outer ∘ inner) - 1, GradICON.
 template <typename T, int D>
-struct Gradients {
-    static constexpr bool SLOPES = true;
-    alignas(64) T at_outer[D][D][N], at_inner[D][D][N], at_reached[D][N];
+using Links = std::vector<Link<T, D>>;
 
-    T cost(const Reading<T, D>& inner, const Reading<T, D>& outer, T share, int some) {
+// What a block of points costs after all links: |end - start|² (ICON) or, with SLOPES, the squared entries of the
+// Jacobian there less the identity (GradICON). Then back through the links, the gradient of `share` of it at hand.
+template <typename T, int D, bool SLOPES>
+struct Error {
+    using Matrix = T[D][D][N];
+    explicit Error(std::size_t links) : totals(SLOPES ? links : 0) {}
+
+    // Points after the first `some` cost nothing.
+    T cost(const std::vector<Reading<T, D>>& readings, T share, int some) {
         T squares = 0;
-        for (int i = 0; i < N; ++i) {
-            T a[D][D], b[D][D], error[D][D];
+        if constexpr (!SLOPES) {
+            for (int d = 0; d < D; ++d) {
+                std::fill(at_value[d], at_value[d] + N, T(0));
+                for (const auto& reading : readings)
+                    for (int i = 0; i < N; ++i) at_value[d][i] += reading.value[d][i];
+                for (int i = 0; i < N; ++i) {
+                    const T error = i < some ? at_value[d][i] : T(0);
+                    squares += error * error;
+                    at_value[d][i] = 2 * share * error;
+                }
+            }
+            return squares;
+        }
+        for (std::size_t j = 0; j < readings.size(); ++j) {
+            auto &now = totals[j].entry, &slope = readings[j].slope;
             for (int r = 0; r < D; ++r)
                 for (int c = 0; c < D; ++c)
-                    a[r][c] = outer.slope[r][c][i] + T(r == c), b[r][c] = inner.slope[r][c][i] + T(r == c);
-            for (int r = 0; r < D; ++r)
-                for (int c = 0; c < D; ++c) {
-                    T sum = -T(r == c);
-                    for (int k = 0; k < D; ++k) sum += a[r][k] * b[k][c];
-                    error[r][c] = i < some ? sum : T(0);
-                    squares += error[r][c] * error[r][c];
-                }
-            for (int r = 0; r < D; ++r)
-                for (int c = 0; c < D; ++c) {
-                    T outwards = 0, inwards = 0;
-                    for (int k = 0; k < D; ++k) outwards += error[r][k] * b[c][k], inwards += a[k][r] * error[k][c];
-                    at_outer[r][c][i] = 2 * share * outwards;
-                    at_inner[r][c][i] = 2 * share * inwards;
-                }
+                    for (int i = 0; i < N; ++i) {
+                        if (j == 0) {
+                            now[r][c][i] = slope[r][c][i] + T(r == c);
+                            continue;
+                        }
+                        const auto& before = totals[j - 1].entry;
+                        T sum = before[r][c][i];
+                        for (int k = 0; k < D; ++k) sum += slope[r][k][i] * before[k][c][i];
+                        now[r][c][i] = sum;
+                    }
         }
+        for (int r = 0; r < D; ++r)
+            for (int c = 0; c < D; ++c)
+                for (int i = 0; i < N; ++i) {
+                    const T error = i < some ? totals.back().entry[r][c][i] - T(r == c) : T(0);
+                    squares += error * error;
+                    at_total[r][c][i] = 2 * share * error;
+                }
+        for (int d = 0; d < D; ++d) std::fill(at_value[d], at_value[d] + N, T(0));  // where the last ends costs nothing
         return squares;
     }
 
-    void follow(const Reading<T, D>& outer, const Block<T, D>& there) { outer.to_points(there, at_outer, at_reached); }
+    // What arrives at link j.
+    Arriving<T, D> at_link(std::size_t j) {
+        if constexpr (!SLOPES) return {&at_value[0][0], nullptr, D, N};
+        for (int r = 0; r < D; ++r)
+            for (int c = 0; c < D; ++c)
+                for (int i = 0; i < N; ++i) {
+                    T sum = j == 0 ? at_total[r][c][i] : T(0);
+                    for (int k = 0; j > 0 && k < D; ++k) sum += at_total[r][k][i] * totals[j - 1].entry[c][k][i];
+                    at_slope[r][c][i] = sum;
+                }
+        return {&at_value[0][0], &at_slope[0][0][0], D, N};
+    }
 
-    Arriving<T, D> to_outer() const { return {nullptr, &at_outer[0][0][0], D, N}; }
-    Arriving<T, D> to_inner() const { return {&at_reached[0][0], &at_inner[0][0][0], D, N}; }
+    // On to the link before it.
+    void back(const Reading<T, D>& reading, const Block<T, D>& block) {
+        alignas(64) T reached[D][N] = {}, old[D][N];
+        if constexpr (SLOPES) {
+            reading.to_points(block, at_slope, reached);
+            through(reading, at_total);
+        }
+        std::memcpy(old, at_value, sizeof old);
+        for (int d = 0; d < D; ++d)
+            for (int i = 0; i < N; ++i) {
+                T sum = old[d][i] + reached[d][i];
+                for (int c = 0; c < D; ++c) sum += old[c][i] * reading.slope[c][d][i];
+                at_value[d][i] = sum;
+            }
+    }
+
+  private:
+    struct Total {
+        alignas(64) Matrix entry;
+    };
+    std::vector<Total> totals;  // Jacobians of the chain up to each link
+    alignas(64) T at_value[D][N];
+    alignas(64) Matrix at_total, at_slope;
+
+    static void through(const Reading<T, D>& reading, Matrix& g) {
+        for (int i = 0; i < N; ++i)
+            for (int c = 0; c < D; ++c) {
+                T column[D];
+                for (int r = 0; r < D; ++r) column[r] = g[r][c][i];
+                for (int r = 0; r < D; ++r)
+                    for (int k = 0; k < D; ++k) g[r][c][i] += reading.slope[k][r][i] * column[k];
+            }
+    }
 };
 
-// What a sample's points [begin, end) cost; the gradient of `share` of it where sums are given.
-template <typename T, int D, typename Error>
-double one_order(const Lattice<D>& lattice, const T* inner, const T* outer, const T* points, Size count, Size begin,
-                 Size end, T share, Sums<T, GROUP<D>>* to_inner, Sums<T, GROUP<D>>* to_outer) {
+// What points [begin, end) cost that follow the links, first to last; adds to the links' sums where they have some.
+template <typename T, int D, bool SLOPES>
+double follow(const Links<T, D>& links, const T* points, Size pitch, Size begin, Size end, T share) {
     double total = 0;
-    Reading<T, D> first, second;
-    Block<T, D> there;
-    Error error;
+    const std::size_t count = links.size();
+    const bool wanted = links[0].sums;
+    std::vector<Block<T, D>> later(count);
+    std::vector<Reading<T, D>> readings(count);
+    Error<T, D, SLOPES> error(count);
     alignas(64) T reached[D][N];
-    walk<T, D>(lattice, inner, points, D, count, begin, end, [&](const Block<T, D>& here, Size n, int some) {
-        here.expect_corners(lattice, outer, D);  // displacements are small: about there it will be read
-        first.read(lattice, here, inner, Error::SLOPES);
-        for (int d = 0; d < D; ++d) {
-            copy(reached[d], points + d * count + n, some);
-            for (int i = 0; i < some; ++i) reached[d][i] += first.value[d][i];
-            std::fill(reached[d] + some, reached[d] + N, reached[d][0]);
+    const auto visit = [&](const Block<T, D>& first, Size n, int some) {
+        const auto at = [&](std::size_t j) -> const Block<T, D>& { return j == 0 ? first : later[j]; };
+        for (int d = 0; d < D; ++d) copy(reached[d], points + d * pitch + n, some);
+        for (std::size_t j = 0; j < count; ++j) {
+            const auto& link = links[j];
+            if (j > 0) later[j].place(link.lattice, &reached[0][0], N, 0, N);
+            if (j + 1 < count && links[j + 1].lattice.nodes == link.lattice.nodes)  // displacements are small
+                at(j).expect_corners(link.lattice, links[j + 1].field, D);
+            readings[j].read(link.lattice, at(j), link.field, SLOPES || (wanted && j > 0));
+            for (int d = 0; d < D; ++d) {
+                for (int i = 0; i < some; ++i) reached[d][i] += readings[j].value[d][i];
+                std::fill(reached[d] + some, reached[d] + N, reached[d][0]);
+            }
         }
-        there.place(lattice, &reached[0][0], N, 0, N);
-        second.read(lattice, there, outer, Error::SLOPES || to_inner);
-        total += error.cost(first, second, share, some);
-        if (!to_inner) return;
-        error.follow(second, there);
-        to_values<T, D, GROUP<D>, Error::SLOPES>(lattice, there, error.to_outer(), *to_outer, 0, 0, some);
-        to_values<T, D, GROUP<D>, Error::SLOPES>(lattice, here, error.to_inner(), *to_inner, 0, 0, some);
-    });
+        total += error.cost(readings, share, some);
+        for (std::size_t j = count; wanted && j-- > 0;) {
+            to_values<T, D, GROUP<D>, SLOPES>(links[j].lattice, at(j), error.at_link(j), *links[j].sums, 0, 0, some);
+            if (j > 0) error.back(readings[j], at(j));
+        }
+    };
+    walk<T, D>(links[0].lattice, links[0].field, points, D, pitch, begin, end, visit);
     return total;
 }
-
-template <typename T, int D>
-using Parts = std::vector<std::unique_ptr<Sums<T, GROUP<D>>>>;
 
 // Where the maps are judged.
 template <typename T>
@@ -166,7 +207,7 @@ struct Where {
     std::uint64_t seed;
 };
 
-// Calls `visit(points, count, begin, end)` for a sample's points [begin, end), or for bunches of jittered nodes.
+// Calls `visit(points, row, begin, end)`, `row` numbers an axis, for a sample's points [begin, end), or for bunches of jittered nodes.
 template <typename T, int D, typename F>
 void at_points(const Where<T>& where, Size sample, Size begin, Size end, F visit) {
     if (where.points) return visit(where.points + sample * where.pitch, where.count, begin, end);
@@ -178,55 +219,76 @@ void at_points(const Where<T>& where, Size sample, Size begin, Size end, F visit
     }
 }
 
+// The fields of both chains, from the first link on: those of phi_AB, then those of phi_BA; and their gradients.
+template <typename T, int D>
+struct Chains {
+    std::vector<Lattice<D>> lattices;
+    const T* const* fields;
+    T* const* gradients;  // null where they are not wanted
+    std::size_t in_AB;
+
+    std::size_t count() const { return lattices.size(); }
+    Size largest() const {
+        Size nodes = 0;
+        for (const auto& lattice : lattices) nodes = std::max(nodes, lattice.nodes);
+        return nodes;
+    }
+    Size length(std::size_t j) const { return D * lattices[j].nodes; }
+};
+
+template <typename T, int D>
+using OwnSums = std::vector<std::unique_ptr<Sums<T, GROUP<D>>>>;
+
 // Both orders of one sample, shared by `threads`: each scatters a range of the points into sums of its own.
-template <typename T, int D, typename Error>
-double both_orders(const Lattice<D>& lattice, const T* field_AB, const T* field_BA, const Where<T>& where, Size sample,
-                   T share, T* g_AB, T* g_BA, int threads) {
-    const Size count = where.count, worth = g_AB ? 8 * count / lattice.nodes + 1 : threads;
+template <typename T, int D, bool SLOPES>
+double both_orders(const Chains<T, D>& chains, const Where<T>& where, Size sample, T share, int threads) {
+    const bool wanted = chains.gradients;
+    const Size count = where.count, worth = wanted ? 8 * count / chains.largest() + 1 : threads;
     const Size pieces = std::max<Size>(1, std::min<Size>(threads, worth));  // few points need no sums of their own
     const Size piece = (count / pieces / N + 1) * N;
-    Parts<T, D> to_AB, to_BA;
-    for (Size part = 0; g_AB && part < pieces; ++part) {
-        to_AB.push_back(std::make_unique<Sums<T, GROUP<D>>>(lattice.nodes));
-        to_BA.push_back(std::make_unique<Sums<T, GROUP<D>>>(lattice.nodes));
-    }
+    std::vector<OwnSums<T, D>> sums(chains.count());  // of every field, a thread's each
+    for (std::size_t j = 0; wanted && j < chains.count(); ++j)
+        for (Size part = 0; part < pieces; ++part)
+            sums[j].push_back(std::make_unique<Sums<T, GROUP<D>>>(chains.lattices[j].nodes));
     std::vector<double> totals(pieces);
 #pragma omp parallel for schedule(static) num_threads(pieces) if (pieces > 1)
     for (Size part = 0; part < pieces; ++part) {
-        auto *AB = g_AB ? to_AB[part].get() : nullptr, *BA = g_AB ? to_BA[part].get() : nullptr;
-        const auto judge = [&](const T* points, Size pitch, Size begin, Size end) {
-            totals[part] +=
-                one_order<T, D, Error>(lattice, field_BA, field_AB, points, pitch, begin, end, share, BA, AB) +
-                one_order<T, D, Error>(lattice, field_AB, field_BA, points, pitch, begin, end, share, AB, BA);
+        Links<T, D> one, other;  // phi_AB after phi_BA, and phi_BA after phi_AB
+        for (std::size_t k = 0; k < chains.count(); ++k)
+            for (auto* links : {&one, &other}) {
+                const std::size_t turn = links == &one ? k + chains.in_AB : k, j = turn % chains.count();
+                const T* field = chains.fields[j] + sample * chains.length(j);
+                links->push_back({chains.lattices[j], field, wanted ? sums[j][part].get() : nullptr});
+            }
+        const auto judge = [&](const T* points, Size row, Size begin, Size end) {
+            totals[part] += follow<T, D, SLOPES>(one, points, row, begin, end, share) +
+                            follow<T, D, SLOPES>(other, points, row, begin, end, share);
         };
         at_points<T, D>(where, sample, part * piece, std::min((part + 1) * piece, count), judge);
     }
     double total = 0;
     for (double part : totals) total += part;
-    if (!g_AB) return total;
-    const Size chunks = (lattice.nodes + NODES - 1) / NODES;
+    for (std::size_t j = 0; wanted && j < chains.count(); ++j) {
+        const Size nodes = chains.lattices[j].nodes, chunks = (nodes + NODES - 1) / NODES;
+        T* gradient = chains.gradients[j] + sample * chains.length(j);
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && chunks > 1)
-    for (Size chunk = 0; chunk < chunks; ++chunk) {
-        const Size begin = chunk * NODES, end = std::min((chunk + 1) * NODES, lattice.nodes);
-        add_up<T, GROUP<D>>(to_AB, g_AB, D, lattice.nodes, begin, end);
-        add_up<T, GROUP<D>>(to_BA, g_BA, D, lattice.nodes, begin, end);
+        for (Size chunk = 0; chunk < chunks; ++chunk)
+            add_up<T, GROUP<D>>(sums[j], gradient, D, nodes, chunk * NODES, std::min((chunk + 1) * NODES, nodes));
     }
     return total;
 }
 
 // Threads take a sample each where that keeps all of them busy, and share every sample otherwise.
-template <typename T, int D, typename Error>
-double consistency(const T* field_AB, const T* field_BA, const Where<T>& where, T* g_AB, T* g_BA, Size batch,
-                   const Size* shape, double share, int threads) {
-    const Lattice<D> lattice(shape);
-    const Size length = D * lattice.nodes;
+template <typename T, int D, bool SLOPES>
+double consistency(const T* const* fields, T* const* gradients, Size in_AB, Size links, Size batch, const Size* shapes,
+                   const Where<T>& where, double share, int threads) {
+    Chains<T, D> chains{{}, fields, gradients, static_cast<std::size_t>(in_AB)};
+    for (Size j = 0; j < links; ++j) chains.lattices.emplace_back(shapes + j * D);
     const bool alone = batch % threads == 0 || batch >= 8 * threads;
     std::vector<double> totals(batch);
 #pragma omp parallel for schedule(static) num_threads(threads) if (alone && threads > 1)
     for (Size b = 0; b < batch; ++b)
-        totals[b] = both_orders<T, D, Error>(lattice, field_AB + b * length, field_BA + b * length, where, b,
-                                             static_cast<T>(share), g_AB ? g_AB + b * length : nullptr,
-                                             g_AB ? g_BA + b * length : nullptr, alone ? 1 : threads);
+        totals[b] = both_orders<T, D, SLOPES>(chains, where, b, static_cast<T>(share), alone ? 1 : threads);
     double total = 0;
     for (double sample : totals) total += sample;
     return total;
@@ -235,17 +297,20 @@ double consistency(const T* field_AB, const T* field_BA, const Where<T>& where, 
 }  // namespace
 
 // Returns what both orders cost, summed over points and entries; fills the gradients of `share` of it unless null.
-#define FOLDLESS_CONSISTENCY(T, KIND, NAME)                                                                             \
-    extern "C" double foldless_##NAME(const T* field_AB, const T* field_BA, const T* points, T* g_AB, T* g_BA,          \
-                                      Size batch, Size dim, const Size* shape, Size count, Size pitch,                  \
+// fields and gradients: of `links` links, those of phi_AB first, from the one that sees the points first; shapes: the
+// lattice of each; jittered, seed: where points is null.
+#define FOLDLESS_CONSISTENCY(T, SLOPES, NAME)                                                                           \
+    extern "C" double foldless_##NAME(const T* const* fields, T* const* gradients, Size in_AB, Size links, Size batch,  \
+                                      Size dim, const Size* shapes, const T* points, Size count, Size pitch,            \
                                       const Size* jittered, std::uint64_t seed, double share, int threads) {            \
-        auto run = dim == 1   ? consistency<T, 1, KIND<T, 1>>                                                           \
-                   : dim == 2 ? consistency<T, 2, KIND<T, 2>>                                                           \
-                              : consistency<T, 3, KIND<T, 3>>;                                                          \
-        return run(field_AB, field_BA, {points, count, pitch, jittered, seed}, g_AB, g_BA, batch, shape, share, threads); \
+        auto run = dim == 1   ? consistency<T, 1, SLOPES>                                                               \
+                   : dim == 2 ? consistency<T, 2, SLOPES>                                                               \
+                              : consistency<T, 3, SLOPES>;                                                              \
+        const Where<T> where{points, count, pitch, jittered, seed};                                                     \
+        return run(fields, gradients, in_AB, links, batch, shapes, where, share, threads);                              \
     }
 
-FOLDLESS_CONSISTENCY(float, Values, consistency_f32)
-FOLDLESS_CONSISTENCY(double, Values, consistency_f64)
-FOLDLESS_CONSISTENCY(float, Gradients, gradient_consistency_f32)
-FOLDLESS_CONSISTENCY(double, Gradients, gradient_consistency_f64)
+FOLDLESS_CONSISTENCY(float, false, consistency_f32)
+FOLDLESS_CONSISTENCY(double, false, consistency_f64)
+FOLDLESS_CONSISTENCY(float, true, gradient_consistency_f32)
+FOLDLESS_CONSISTENCY(double, true, gradient_consistency_f64)

@@ -210,23 +210,28 @@ def _by_slabs(nodes: Tensor, x: Tensor, weight: Tensor, wide: torch.dtype) -> Te
 
     Of large samples slab by slab, which stay in the cache: the library writes all of its arguments out once more.
     """
-    dim, reach, fine = nodes.ndim - 2, weight.shape[2] - 3, x.shape[2]
-    how = ([2] * dim, [0, *[1] * (dim - 1)], [1] * dim, False, [0] * dim, 1)
-    cast = weight.to(wide)
+    count, size = nodes.shape[2], prod(x.shape[1:])
+    if x.device.type != "cpu" or size <= 2 * SLAB:
+        return _torchs(nodes, x, weight, wide, 1).to(weight.dtype)
+    thick, fine = max(SLAB * count // size, 1), x.shape[2]
     total = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
-    each, thick, size = max(len(x), 1), nodes.shape[2], prod(x.shape[1:])
-    if x.device.type == "cpu" and size > 2 * SLAB:
-        each, thick = 1, max(SLAB * thick // size, 1)
-    for k in range(0, len(x), each):
-        for begin in range(0, nodes.shape[2], thick):
-            end = min(begin + thick, nodes.shape[2])
-            low, high = 2 * begin - 1, 2 * end + reach
-            slab = x[k : k + each, :, max(low, 0) : min(high, fine)].to(wide)
-            ends = [0, 0] * dim + [max(-low, 0), max(high - fine, 0)]
-            slab = F.pad(slab.movedim(1, -1), ends).movedim(-1, 1) if any(ends) else slab
-            part = nodes[k : k + each, :, begin:end].to(wide)
-            total += _backward(part, slab, cast, None, *how, [False, True, False])[1]
+    for sample, of_sample in zip(nodes.split(1), x.split(1), strict=True):  # type: ignore[no-untyped-call]
+        for begin in range(0, count, thick):
+            end = min(begin + thick, count)
+            low, high = 2 * begin - 1, 2 * end + weight.shape[2] - 3
+            slab = of_sample[:, :, max(low, 0) : min(high, fine)]
+            outside = [0, 0] * (x.ndim - 2) + [max(-low, 0), max(high - fine, 0)]
+            slab = F.pad(slab.movedim(1, -1), outside).movedim(-1, 1) if any(outside) else slab
+            total += _torchs(sample[:, :, begin:end], slab, weight, wide, 0)
     return total.to(weight.dtype)
+
+
+def _torchs(nodes: Tensor, x: Tensor, weight: Tensor, wide: torch.dtype, padding: int) -> Tensor:
+    """The same by one call; x is padded already on its first axis, or has `padding` there."""
+    dim = x.ndim - 2
+    how = (None, [2] * dim, [padding, *[1] * (dim - 1)], [1] * dim, False, [0] * dim, 1, [False, True, False])
+    result: Tensor = _backward(nodes.to(wide), x.to(wide), weight.to(wide), *how)[1]
+    return result
 
 
 def _total(gradient: Tensor) -> Tensor:
