@@ -76,73 +76,62 @@ struct Error {
 
     // Points after the first `some` cost nothing.
     T cost(const std::vector<Reading<T, D>>& readings, T share, int some) {
-        T squares = 0;
-        if constexpr (!SLOPES) {
+        alignas(64) T squares[N] = {};
+        const auto weigh = [&](T* error) {
+            std::fill(error + some, error + N, T(0));
+            for (int i = 0; i < N; ++i) squares[i] += error[i] * error[i], error[i] *= 2 * share;
+        };
+        for (int d = 0; d < D; ++d) std::fill(at_value[d], at_value[d] + N, T(0));
+        if constexpr (SLOPES) {
+            for (std::size_t j = 0; j < readings.size(); ++j) multiply(readings[j], j);
+            for (int r = 0; r < D; ++r)
+                for (int c = 0; c < D; ++c) {
+                    for (int i = 0; i < N; ++i) at_total[r][c][i] = totals.back().entry[r][c][i] - T(r == c);
+                    weigh(at_total[r][c]);
+                }
+        } else {
             for (int d = 0; d < D; ++d) {
-                std::fill(at_value[d], at_value[d] + N, T(0));
                 for (const auto& reading : readings)
                     for (int i = 0; i < N; ++i) at_value[d][i] += reading.value[d][i];
-                for (int i = 0; i < N; ++i) {
-                    const T error = i < some ? at_value[d][i] : T(0);
-                    squares += error * error;
-                    at_value[d][i] = 2 * share * error;
-                }
+                weigh(at_value[d]);
             }
-            return squares;
         }
-        for (std::size_t j = 0; j < readings.size(); ++j) {
-            auto &now = totals[j].entry, &slope = readings[j].slope;
-            for (int r = 0; r < D; ++r)
-                for (int c = 0; c < D; ++c)
-                    for (int i = 0; i < N; ++i) {
-                        if (j == 0) {
-                            now[r][c][i] = slope[r][c][i] + T(r == c);
-                            continue;
-                        }
-                        const auto& before = totals[j - 1].entry;
-                        T sum = before[r][c][i];
-                        for (int k = 0; k < D; ++k) sum += slope[r][k][i] * before[k][c][i];
-                        now[r][c][i] = sum;
-                    }
-        }
-        for (int r = 0; r < D; ++r)
-            for (int c = 0; c < D; ++c)
-                for (int i = 0; i < N; ++i) {
-                    const T error = i < some ? totals.back().entry[r][c][i] - T(r == c) : T(0);
-                    squares += error * error;
-                    at_total[r][c][i] = 2 * share * error;
-                }
-        for (int d = 0; d < D; ++d) std::fill(at_value[d], at_value[d] + N, T(0));  // where the last ends costs nothing
-        return squares;
+        T sum = 0;
+        for (T square : squares) sum += square;
+        return sum;
     }
 
     // What arrives at link j.
     Arriving<T, D> at_link(std::size_t j) {
         if constexpr (!SLOPES) return {&at_value[0][0], nullptr, D, N};
-        for (int r = 0; r < D; ++r)
-            for (int c = 0; c < D; ++c)
-                for (int i = 0; i < N; ++i) {
-                    T sum = j == 0 ? at_total[r][c][i] : T(0);
-                    for (int k = 0; j > 0 && k < D; ++k) sum += at_total[r][k][i] * totals[j - 1].entry[c][k][i];
-                    at_slope[r][c][i] = sum;
+        if (j == 0)
+            std::memcpy(at_slope, at_total, sizeof at_slope);
+        else
+            for (int r = 0; r < D; ++r)
+                for (int c = 0; c < D; ++c) {
+                    std::fill(at_slope[r][c], at_slope[r][c] + N, T(0));
+                    for (int k = 0; k < D; ++k) add_product(at_total[r][k], totals[j - 1].entry[c][k], at_slope[r][c]);
                 }
         return {&at_value[0][0], &at_slope[0][0][0], D, N};
     }
 
     // On to the link before it.
     void back(const Reading<T, D>& reading, const Block<T, D>& block) {
-        alignas(64) T reached[D][N] = {}, old[D][N];
+        alignas(64) T reached[D][N] = {};
+        for (int d = 0; d < D; ++d)
+            for (int c = 0; c < D; ++c) add_product(reading.slope[c][d], at_value[c], reached[d]);
+        for (int d = 0; d < D; ++d)
+            for (int i = 0; i < N; ++i) at_value[d][i] += reached[d][i];
         if constexpr (SLOPES) {
             reading.to_points(block, at_slope, reached);
-            through(reading, at_total);
+            for (int d = 0; d < D; ++d)
+                for (int i = 0; i < N; ++i) at_value[d][i] += reached[d][i];
+            alignas(64) Matrix before;
+            std::memcpy(before, at_total, sizeof before);
+            for (int r = 0; r < D; ++r)
+                for (int c = 0; c < D; ++c)
+                    for (int k = 0; k < D; ++k) add_product(reading.slope[k][r], before[k][c], at_total[r][c]);
         }
-        std::memcpy(old, at_value, sizeof old);
-        for (int d = 0; d < D; ++d)
-            for (int i = 0; i < N; ++i) {
-                T sum = old[d][i] + reached[d][i];
-                for (int c = 0; c < D; ++c) sum += old[c][i] * reading.slope[c][d][i];
-                at_value[d][i] = sum;
-            }
     }
 
   private:
@@ -153,13 +142,19 @@ struct Error {
     alignas(64) T at_value[D][N];
     alignas(64) Matrix at_total, at_slope;
 
-    static void through(const Reading<T, D>& reading, Matrix& g) {
-        for (int i = 0; i < N; ++i)
+    static void add_product(const T* a, const T* b, T* to) {
+        for (int i = 0; i < N; ++i) to[i] += a[i] * b[i];
+    }
+
+    // The Jacobian up to link j: 1 + slope, times what was before.
+    void multiply(const Reading<T, D>& reading, std::size_t j) {
+        auto& now = totals[j].entry;
+        for (int r = 0; r < D; ++r)
             for (int c = 0; c < D; ++c) {
-                T column[D];
-                for (int r = 0; r < D; ++r) column[r] = g[r][c][i];
-                for (int r = 0; r < D; ++r)
-                    for (int k = 0; k < D; ++k) g[r][c][i] += reading.slope[k][r][i] * column[k];
+                for (int i = 0; i < N; ++i)
+                    now[r][c][i] = j == 0 ? reading.slope[r][c][i] + T(r == c) : totals[j - 1].entry[r][c][i];
+                for (int k = 0; j > 0 && k < D; ++k)
+                    add_product(reading.slope[r][k], totals[j - 1].entry[k][c], now[r][c]);
             }
     }
 };
