@@ -25,6 +25,7 @@ SOURCES = (
     "simplices",
     "thin",
     "version",
+    "windows",
 )  # .cpp
 VARIANTS = {  # the loader takes the widest that the processor runs
     "libfoldless.so": [],

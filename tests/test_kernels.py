@@ -1,5 +1,7 @@
 """The compiled form against the plain one, and against autograd's own checks."""
 
+from math import prod
+
 import pytest
 import torch
 from tables import DIMS, SHAPES, random_points
@@ -7,7 +9,7 @@ from torch.testing import assert_close
 
 from foldless import kernels
 from foldless.grid import Grid, sample, sample_with_jacobian
-from foldless.kernels import convolution, native, plain
+from foldless.kernels import convolution, native, plain, windows
 from foldless.kernels.consistency import consistency, gradient_consistency
 from foldless.kernels.doubling import residual_double
 from foldless.kernels.halving import residual_halve
@@ -333,6 +335,24 @@ def test_halving_and_doubling_are_torchs_convolutions(dim, name, dtype, channels
         assert_close(got.double(), referee, rtol=0, atol=SHORT[dtype] * referee.abs().max().item())
 
 
+@compiled
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("at_once", [1, 500, 2**21])
+@pytest.mark.parametrize("width", [3, 4])
+@pytest.mark.parametrize("lattice", [(1,), (7,), (6, 5), (1, 4), (5, 2, 6), (3, 1, 7)])
+def test_windows_are_those_that_torch_unfolds(lattice, width, at_once, dtype, monkeypatch):
+    """Lattices of odd size are halved to what rounds up, of which windows reach beyond the end."""
+    monkeypatch.setattr(windows, "AT_ONCE", at_once)
+    nodes = [(n + 1) // 2 for n in lattice]
+    for x in (torch.randn(3, 2, *lattice).to(dtype), in_rows(3, 2, *lattice).to(dtype)):
+        seen, found = [], []
+        for part, met in windows.windows(x, nodes, width):
+            seen += range(part.start, part.stop)
+            found.append(met.clone())
+        assert seen == list(range(3 * prod(nodes)))
+        assert torch.equal(torch.cat(found), windows._plain(x, nodes, width))
+
+
 @pytest.mark.parametrize("name", ["same", "halve", "double"])
 @pytest.mark.parametrize("lattice", [(2, 9), (5, 1), (2, 2, 7), (3, 1, 4), (1, 9, 9), (5, 2, 6), (4, 4, 4)])
 @pytest.mark.parametrize(("few", "slab"), [(convolution.FEW, convolution.SLAB), (0, convolution.SLAB), (0, 1)])
@@ -533,18 +553,24 @@ def plain_residual_double(x, weight, bias):
     return doubled + torch.nn.functional.interpolate(kept, scale_factor=2, mode=mode)
 
 
+def assert_level_equals(ours, plain_form, inputs, like):
+    """Value and gradients; weights stay float32."""
+    x, weight, bias = inputs
+    like = like.to(x.dtype)
+    got = with_gradients(ours, inputs, like)
+    expected = with_gradients(plain_form, [tensor.to(x.dtype).double() for tensor in (x, weight, bias)], like)
+    assert got[0].dtype == x.dtype
+    assert all(gradient.dtype == torch.float32 for gradient in got[2:])
+    assert_close_to_largest(got, expected, x.dtype)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("have", "want"), [(32, 32), (48, 16), (37, 16), (16, 32), (7, 5)])
 @pytest.mark.parametrize("lattice", [(1,), (5,), (4, 3), (1, 6), (3, 1, 4), (2, 5, 3)])
 def test_doubling_with_the_shortcut_equals_torchs(dtype, have, want, lattice):
     x, like = in_rows(2, have, *lattice, dtype=dtype), in_rows(2, want, *(2 * n for n in lattice))
     weight, bias = torch.randn(have, want, *[4] * len(lattice)) / have, torch.randn(want)
-    got = with_gradients(residual_double, (x, weight, bias), like.to(dtype))
-    rounded = (x.double(), weight.to(dtype).double(), bias.to(dtype).double())
-    expected = with_gradients(plain_residual_double, rounded, like.to(dtype))
-    assert got[0].dtype == dtype
-    assert all(gradient.dtype == torch.float32 for gradient in got[2:])
-    assert_close_to_largest(got, expected, dtype)
+    assert_level_equals(residual_double, plain_residual_double, (x, weight, bias), like)
 
 
 def plain_residual_halve(x, weight, bias):
@@ -562,12 +588,7 @@ def plain_residual_halve(x, weight, bias):
 def test_halving_with_the_shortcut_equals_torchs(dtype, have, want, lattice):
     x, like = in_rows(2, have, *lattice, dtype=dtype), in_rows(2, want, *((n + 1) // 2 for n in lattice))
     weight, bias = torch.randn(want, have, *[3] * len(lattice)) / have, torch.randn(want)
-    got = with_gradients(residual_halve, (x, weight, bias), like.to(dtype))
-    rounded = (x.double(), weight.to(dtype).double(), bias.to(dtype).double())
-    expected = with_gradients(plain_residual_halve, rounded, like.to(dtype))
-    assert got[0].dtype == dtype
-    assert all(gradient.dtype == torch.float32 for gradient in got[2:])
-    assert_close_to_largest(got, expected, dtype)
+    assert_level_equals(residual_halve, plain_residual_halve, (x, weight, bias), like)
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 6])

@@ -75,9 +75,10 @@ void foldless_jitter_f32(float*, Size, Size, const Size*, std::uint64_t, int);
 void foldless_planar_add(const float*, const float*, float*, const Size*, int);
 void foldless_planar_backward_weights(const float*, const float*, float*, const Size*, int);
 void foldless_add_doubled_f32(const float*, float*, const Size*, int);
-void foldless_doubled_adjoint_f32(const float*, float*, const Size*, int);
+void foldless_doubled_adjoint_f32(const float*, const float*, float*, const Size*, int);
 void foldless_add_means_f32(const float*, float*, const Size*, int);
-void foldless_means_adjoint_f32(const float*, float*, const Size*, int);
+void foldless_means_adjoint_f32(const float*, const float*, float*, const Size*, int);
+void foldless_windows(const char*, char*, const Size*, int);
 int foldless_lanes();
 void foldless_thin_f32(const float*, const float*, const float*, const float*, float*, const Size*, int, int);
 void foldless_thin_backward_x_f32(const float*, const float*, const float*, const float*, const float*, float*,
@@ -167,13 +168,16 @@ void convolve() {
     foldless_thin_backward_weights_f32(nodes.data(), planar.data(), g_packed.data(), many, 3, THREADS);
     foldless_thin_backward_x_f32(planar.data(), packed.data(), nullptr, nullptr, nullptr, nodes.data(), many, 3, THREADS);
     const Size twice[] = {2, 3, 4, 5, 6, 8, 10, L, L + 2};
-    auto coarse = numbers(2 * 60 * (L + 2)), fine = numbers(2 * 480 * L);
+    auto coarse = numbers(2 * 60 * (L + 2)), seen = coarse, fine = numbers(2 * 480 * L);
     foldless_add_doubled_f32(coarse.data(), fine.data(), twice, THREADS);
-    foldless_doubled_adjoint_f32(fine.data(), coarse.data(), twice, THREADS);
+    foldless_doubled_adjoint_f32(fine.data(), seen.data(), coarse.data(), twice, THREADS);
     const Size half[] = {2, 7, 8, 9, 4, 4, 5, L + 2, L + 2, L + 5, 3};
-    auto whole = numbers(2 * 504 * (L + 2)), means = numbers(2 * 80 * (L + 5));
+    auto whole = numbers(2 * 504 * (L + 2)), before = whole, means = numbers(2 * 80 * (L + 5));
     foldless_add_means_f32(whole.data(), means.data(), half, THREADS);
-    foldless_means_adjoint_f32(means.data(), whole.data(), half, THREADS);
+    foldless_means_adjoint_f32(means.data(), before.data(), whole.data(), half, THREADS);
+    const Size met[] = {7, 8, 9, 4, 4, 5, 3, 3, 3, 4, 2, 30};  // lines 2 to 31 of 32
+    std::vector<float> windows(30 * 5 * 27);
+    foldless_windows(reinterpret_cast<const char*>(whole.data()), reinterpret_cast<char*>(windows.data()), met, THREADS);
 }
 
 void increase(void* counter) { ++*static_cast<int*>(counter); }

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foldless.kernels.library import in_own_types
+from foldless.kernels.windows import windows
 
 FEW = 6_500_000
 """Up to so many numbers, the windows of all nodes are written out and gradients are matrix products of them. Of deep
@@ -76,7 +77,7 @@ def halved_backward(gradient: Tensor, x: Tensor, weight: Tensor, for_x: bool) ->
     if for_x:
         g_x = _backward(gradient, x, weight.to(x.dtype), *how, [True, False, False])[0]
     if _few_windows(gradient, weight):
-        return g_x, _joining(gradient, _windows(x, gradient, weight), weight), g_bias
+        return g_x, _by_windows(gradient, x, weight, for_nodes=False)[1], g_bias
     # In bfloat16 some sizes have no fast kernel; float32 always has.
     return g_x, _by_slabs(gradient, x, weight, torch.float32 if x.dtype == torch.bfloat16 else x.dtype), g_bias
 
@@ -124,10 +125,7 @@ def doubled_backward(gradient: Tensor, x: Tensor, weight: Tensor, for_x: bool) -
     dim, cast, g_x, g_bias = x.ndim - 2, weight.to(x.dtype), None, _total(gradient).to(weight.dtype)
     how = ([2] * dim, [1] * dim, [1] * dim, False, [0] * dim, 1)
     if _few_windows(x, weight):
-        windows = _windows(gradient, x, weight)
-        if for_x:
-            g_x = (windows @ _flat(cast).t()).reshape(x.movedim(1, -1).shape).movedim(-1, 1)
-        return g_x, _joining(x, windows, weight), g_bias
+        return *_by_windows(x, gradient, weight, for_x), g_bias
     if for_x:
         g_x = torch.convolution(gradient, cast, None, *how)
     # On thin lattices torch 2.13's backward in bfloat16 reads what nobody wrote.
@@ -146,12 +144,6 @@ def _node_by_node_backward(
         g_node.copy_(g_part @ taps.flatten(1).t())
         g_taps += (node.t() @ g_part).reshape(g_taps.shape)
     return g_nodes.movedim(-1, 1) if for_x else None, g_weight, _total(gradient).to(weight.dtype)
-
-
-def through_activation(gradient: Tensor, x: Tensor) -> Tensor:
-    """The gradient by x of leaky_relu(x), written over that of its result."""
-    result: Tensor = torch.ops.aten.leaky_relu_backward.grad_input(gradient, x, 0.01, False, grad_input=gradient)
-    return result
 
 
 def _node_by_node(x: Tensor) -> bool:
@@ -182,27 +174,25 @@ def _few_windows(nodes: Tensor, weight: Tensor) -> bool:
     return on_cpu and nodes.numel() // channels * (weight.numel() // channels) <= FEW
 
 
-def _windows(x: Tensor, nodes: Tensor, weight: Tensor) -> Tensor:
-    """What every node of a lattice half as fine meets of x, (nodes, taps · channels); zeros outside x."""
-    rows, width = x.movedim(1, -1), weight.shape[2]
-    after = [2 * n + width - 3 - size for n, size in zip(nodes.shape[2:], x.shape[2:], strict=True)]
-    rows = F.pad(rows, [0, 0, *[side for more in reversed(after) for side in (1, more)]])
-    for axis in range(1, x.ndim - 1):
-        rows = rows.unfold(axis, width, 2)
-    rows = rows.movedim(x.ndim - 1, -1)
-    count = len(x) * prod(nodes.shape[2:])
-    return rows.reshape(count, weight.numel() // nodes.shape[1])
-
-
 def _flat(x: Tensor) -> Tensor:
     """(batch, channels, *lattice) as (batch, lattice · channels), free of charge where it is channels-last."""
     return x.movedim(1, -1).flatten(1)
 
 
-def _joining(nodes: Tensor, windows: Tensor, weight: Tensor) -> Tensor:
-    """The gradient of a weight (channels of the nodes, others, *kernel) that joins nodes and windows."""
-    product = nodes.movedim(1, -1).flatten(0, -2).t() @ windows
-    return product.reshape(weight.movedim(1, -1).shape).movedim(-1, 1).to(weight.dtype)
+def _by_windows(nodes: Tensor, x: Tensor, weight: Tensor, for_nodes: bool) -> tuple[Tensor | None, Tensor]:
+    """What a weight (channels, others, *kernel) makes of x at nodes (None unless asked for), and its gradient, which is
+    that of the sum of `nodes` times such."""
+    flat, taps = nodes.movedim(1, -1).flatten(0, -2), _flat(weight.to(x.dtype)).t()
+    made = torch.empty_like(flat) if for_nodes else None
+    total, wide = None, torch.promote_types(weight.dtype, torch.float32)
+    for part, met in windows(x, nodes.shape[2:], weight.shape[2]):
+        product = flat[part].t() @ met
+        total = product.to(wide) if total is None else total.add_(product)
+        if made is not None:
+            torch.mm(met, taps, out=made[part])
+    assert total is not None
+    g_weight = total.reshape(weight.movedim(1, -1).shape).movedim(-1, 1).to(weight.dtype)
+    return None if made is None else made.reshape(nodes.movedim(1, -1).shape).movedim(-1, 1), g_weight
 
 
 def _by_slabs(nodes: Tensor, x: Tensor, weight: Tensor, wide: torch.dtype) -> Tensor:

@@ -73,9 +73,9 @@ struct Reached {
     }
 };
 
-// g_x += what arrives from g.
+// g_x back through the activation of x, plus what arrives from g.
 template <typename T>
-void doubled_adjoint(const T* g, T* g_x, const Shape& s, int threads) {
+void doubled_adjoint(const T* g, const T* x, T* g_x, const Shape& s, int threads) {
     const Size C = s.channels, W = s.fine[2], rows = s.batch * s.coarse[0] * s.coarse[1];
 #pragma omp parallel num_threads(threads)
     {
@@ -93,14 +93,17 @@ void doubled_adjoint(const T* g, T* g_x, const Shape& s, int threads) {
                     for (Size i = 0; i < W * C; i += L)
                         store(line.data() + i, load(line.data() + i) + load(from + i) * weight);
                 }
+            const T* at = x + row * s.coarse[2] * s.pitch;
             T* out = g_x + row * s.coarse[2] * s.pitch;
-            for (Size w = 0; w < s.coarse[2]; ++w) {
+            for (Size w = 0; w < s.coarse[2]; ++w, at += s.pitch, out += s.pitch) {
                 const Reached k(w, s.coarse[2], W);
-                for (Size c = 0; c < C; c += L) {
-                    Lanes total = load(out + w * s.pitch + c);
-                    for (int i = 0; i < k.count; ++i) total += load(line.data() + k.at[i] * C + c) * k.weight[i];
-                    store(out + w * s.pitch + c, total);
+                Size c = 0;
+                for (; c + L <= s.pitch; c += L) {
+                    Lanes total = load(out + c) * slope(load(at + c));
+                    for (int i = 0; c < C && i < k.count; ++i) total += load(line.data() + k.at[i] * C + c) * k.weight[i];
+                    store(out + c, total);
                 }
+                for (; c < s.pitch; ++c) store_one(out + c, load_one(out + c) * slope(load_one(at + c)));
             }
         }
     }
@@ -111,12 +114,12 @@ Shape shape_of(const Size* s) { return {s[0], {s[1], s[2], s[3]}, {s[4], s[5], s
 }  // namespace
 
 // shape: batch, coarse depth, height, width, fine depth, height, width, channels, pitch.
-#define FOLDLESS_DOUBLING(T, NAME)                                                                          \
-    extern "C" void foldless_add_doubled_##NAME(const T* x, T* y, const Size* shape, int threads) {         \
-        add_doubled(x, y, shape_of(shape), threads);                                                        \
-    }                                                                                                       \
-    extern "C" void foldless_doubled_adjoint_##NAME(const T* g, T* g_x, const Size* shape, int threads) {   \
-        doubled_adjoint(g, g_x, shape_of(shape), threads);                                                    \
+#define FOLDLESS_DOUBLING(T, NAME)                                                                                     \
+    extern "C" void foldless_add_doubled_##NAME(const T* x, T* y, const Size* shape, int threads) {                    \
+        add_doubled(x, y, shape_of(shape), threads);                                                                   \
+    }                                                                                                                  \
+    extern "C" void foldless_doubled_adjoint_##NAME(const T* g, const T* x, T* g_x, const Size* shape, int threads) {  \
+        doubled_adjoint(g, x, g_x, shape_of(shape), threads);                                                          \
     }
 
 FOLDLESS_DOUBLING(float, f32)

@@ -21,20 +21,6 @@ struct Span {
     Size count() const { return end - begin; }
 };
 
-inline float load_one(const float* p) { return *p; }
-inline float load_one(const BFloat16* p) {
-    const std::uint32_t word = std::uint32_t(p->bits) << 16;
-    float value;
-    std::memcpy(&value, &word, sizeof value);
-    return value;
-}
-inline void store_one(float* p, float value) { *p = value; }
-inline void store_one(BFloat16* p, float value) {
-    BFloat16 all[L];
-    store(all, Lanes{} + value);
-    *p = all[0];
-}
-
 template <typename T>
 void add_means(const T* x, T* y, const Shape& s, int threads) {
     const Size C = s.channels, P = s.pitch_x, rows = s.batch * s.coarse[0] * s.coarse[1];
@@ -68,10 +54,10 @@ void add_means(const T* x, T* y, const Shape& s, int threads) {
     }
 }
 
-// g_x += what arrives from g.
+// g_x back through the activation of x, plus what arrives from g.
 template <typename T>
-void means_adjoint(const T* g, T* g_x, const Shape& s, int threads) {
-    const Size C = s.channels, rows = s.batch * s.fine[0] * s.fine[1];
+void means_adjoint(const T* g, const T* x, T* g_x, const Shape& s, int threads) {
+    const Size C = s.channels, P = s.pitch_x, rows = s.batch * s.fine[0] * s.fine[1];
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (Size row = 0; row < rows; ++row) {
         const Size k = row % s.fine[1] / 2, z = row / s.fine[1] % s.fine[0] / 2, sample = row / (s.fine[0] * s.fine[1]);
@@ -80,10 +66,15 @@ void means_adjoint(const T* g, T* g_x, const Shape& s, int threads) {
         for (Size node = 0; node < s.fine[2]; ++node) {
             const float share = 1.0f / static_cast<float>(across * Span(node / 2, s.fine[2]).count());
             const T* from = line + node / 2 * s.pitch_y;
-            T* out = g_x + (row * s.fine[2] + node) * s.pitch_x;
+            const T* at = x + (row * s.fine[2] + node) * P;
+            T* out = g_x + (row * s.fine[2] + node) * P;
             Size c = 0;
-            for (; c + L <= C; c += L) store(out + c, load(out + c) + load(from + c) * share);
-            for (; c < C; ++c) store_one(out + c, load_one(out + c) + load_one(from + c) * share);
+            for (; c + L <= C; c += L)
+                store(out + c, load(out + c) * slope(load(at + c)) + load(from + c) * share);
+            for (; c < P; ++c) {
+                const float arrives = c < C ? load_one(from + c) * share : 0;
+                store_one(out + c, load_one(out + c) * slope(load_one(at + c)) + arrives);
+            }
         }
     }
 }
@@ -93,12 +84,12 @@ Shape shape_of(const Size* s) { return {s[0], {s[1], s[2], s[3]}, {s[4], s[5], s
 }  // namespace
 
 // shape: batch, fine depth, height, width, coarse depth, height, width, channels, x's pitch, y's pitch, behind.
-#define FOLDLESS_HALVING(T, NAME)                                                                        \
-    extern "C" void foldless_add_means_##NAME(const T* x, T* y, const Size* shape, int threads) {        \
-        add_means(x, y, shape_of(shape), threads);                                                       \
-    }                                                                                                    \
-    extern "C" void foldless_means_adjoint_##NAME(const T* g, T* g_x, const Size* shape, int threads) {  \
-        means_adjoint(g, g_x, shape_of(shape), threads);                                                 \
+#define FOLDLESS_HALVING(T, NAME)                                                                                    \
+    extern "C" void foldless_add_means_##NAME(const T* x, T* y, const Size* shape, int threads) {                    \
+        add_means(x, y, shape_of(shape), threads);                                                                   \
+    }                                                                                                                \
+    extern "C" void foldless_means_adjoint_##NAME(const T* g, const T* x, T* g_x, const Size* shape, int threads) {  \
+        means_adjoint(g, x, g_x, shape_of(shape), threads);                                                          \
     }
 
 FOLDLESS_HALVING(float, f32)

@@ -43,6 +43,23 @@ inline void store(BFloat16* p, Lanes v) {  // to the nearest, ties to even
     const Half half = __builtin_convertvector(v == v ? rounded : Word{} + 0x7fc0, Half);
     std::memcpy(p, &half, sizeof half);
 }
+// One number of such memory.
+inline float load_one(const float* p) { return *p; }
+inline float load_one(const BFloat16* p) {
+    const std::uint32_t word = std::uint32_t(p->bits) << 16;
+    float value;
+    std::memcpy(&value, &word, sizeof value);
+    return value;
+}
+inline void store_one(float* p, float value) { *p = value; }
+inline void store_one(BFloat16* p, float value) {
+    BFloat16 all[L];
+    store(all, Lanes{} + value);
+    *p = all[0];
+}
+// What a gradient is multiplied by on its way back through leaky_relu, at x.
+inline Lanes slope(Lanes x) { return x > 0 ? Lanes{} + 1.0f : Lanes{} + 0.01f; }
+inline float slope(float x) { return x > 0 ? 1.0f : 0.01f; }
 // Halves added to each other: as many steps as bits, where adding lane by lane would wait for each.
 inline float sum(Lanes v) {
     typedef float Eight __attribute__((vector_size(32)));
