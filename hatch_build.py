@@ -23,6 +23,7 @@ SOURCES = (
     "product",
     "sample",
     "simplices",
+    "squaring",
     "thin",
     "version",
     "windows",

@@ -17,6 +17,7 @@ from foldless.kernels.jitter import Jittered, jittered, plain_jittered
 from foldless.kernels.library import lanes
 from foldless.kernels.norm import normalise
 from foldless.kernels.planar import add_convolved
+from foldless.kernels.squaring import squared
 from foldless.kernels.thin import normalised_thin, thin
 from foldless.maps import Displacement, Exponential, compose, matrix_product
 from foldless.maps.matrices import plain_matrix_product
@@ -291,6 +292,31 @@ def test_autocast_leaves_coordinates_alone(dim):
     for ours, referee in zip(got, expected, strict=True):
         assert ours.dtype == torch.float32
         assert torch.equal(ours, referee)
+
+
+@compiled
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("keep", "reach"), [(1.0, 1.0), (0.0, 0.5), (2.0, -1.0)])
+@pytest.mark.parametrize("lattice", [*LATTICES, (20, 9, 31)])
+def test_a_step_of_scaling_and_squaring_equals_reading_and_adding(lattice, keep, reach, dtype):
+    """Of displacements of some voxels, which leave the cube at its border."""
+    u = (torch.randn(3, len(lattice), *lattice, dtype=torch.float64) / max(lattice)).to(dtype)
+    like = torch.randn(u.shape, dtype=dtype)
+
+    def plain_form(u):
+        points = Grid(lattice).points(u) + reach * u
+        value = plain.sample(u, points.flatten(2), with_jacobian=False)[0]
+        return keep * u + value.reshape(u.shape)
+
+    got, expected = (with_gradients(form, (u,), like) for form in (lambda u: squared(u, keep, reach), plain_form))
+    for ours, referee in zip(got, expected, strict=True):
+        assert_close(ours, referee, **CLOSE[dtype])
+
+
+@compiled
+def test_squaring_is_checked_by_finite_differences():
+    u = (torch.randn(2, 2, 4, 5, dtype=torch.float64) / 9).requires_grad_()
+    torch.autograd.gradcheck(squared, u)
 
 
 # Convolutions

@@ -71,6 +71,8 @@ double foldless_consistency_f32(const float* const*, float* const*, Size, Size, 
                                 Size, const Size*, std::uint64_t, double, int);
 double foldless_gradient_consistency_f32(const float* const*, float* const*, Size, Size, Size, Size, const Size*,
                                          const float*, Size, Size, const Size*, std::uint64_t, double, int);
+void foldless_square_f32(const float*, float*, Size, Size, const Size*, double, double, int);
+void foldless_square_backward_f32(const float*, const float*, float*, Size, Size, const Size*, double, double, int);
 void foldless_jitter_f32(float*, Size, Size, const Size*, std::uint64_t, int);
 void foldless_planar_add(const float*, const float*, float*, const Size*, int);
 void foldless_planar_backward_weights(const float*, const float*, float*, const Size*, int);
@@ -151,6 +153,8 @@ void compose(Size batch) {
     for (const auto run : {foldless_consistency_f32, foldless_gradient_consistency_f32})
         for (const float* at : {points.data(), static_cast<const float*>(nullptr)})
             run(fields, gradients, 2, 3, batch, 3, shapes, at, at ? count : 26 * 27 * 28, 3 * count, finer, 1, 1e-5, THREADS);
+    foldless_square_f32(one.data(), g_one.data(), batch, 3, shapes, 1, 1, THREADS);
+    foldless_square_backward_f32(one.data(), one.data(), g_one.data(), batch, 3, shapes, 1, 1, THREADS);
     std::vector<float> jittered(batch * 3 * 26 * 27 * 28);
     foldless_jitter_f32(jittered.data(), batch, 3, finer, 1, THREADS);
 }

@@ -54,9 +54,6 @@ struct Reading {
     }
 };
 
-template <int D>
-constexpr int GROUP = D == 1 ? 1 : 4;  // channels of a scattered corner
-
 // A link: what is read, and where its gradient is added up, null where nobody wants it.
 template <typename T, int D>
 struct Link {
@@ -159,9 +156,10 @@ struct Error {
     }
 };
 
-// What points [begin, end) cost that follow the links, first to last; adds to the links' sums where they have some.
+// What points [begin, end), `row` numbers an axis, cost that follow the links, first to last; adds to the links' sums
+// where they have some.
 template <typename T, int D, bool SLOPES>
-double follow(const Links<T, D>& links, const T* points, Size pitch, Size begin, Size end, T share) {
+double follow(const Links<T, D>& links, const T* points, Size row, Size begin, Size end, T share) {
     double total = 0;
     const std::size_t count = links.size();
     const bool wanted = links[0].sums;
@@ -171,7 +169,7 @@ double follow(const Links<T, D>& links, const T* points, Size pitch, Size begin,
     alignas(64) T reached[D][N];
     const auto visit = [&](const Block<T, D>& first, Size n, int some) {
         const auto at = [&](std::size_t j) -> const Block<T, D>& { return j == 0 ? first : later[j]; };
-        for (int d = 0; d < D; ++d) copy(reached[d], points + d * pitch + n, some);
+        for (int d = 0; d < D; ++d) copy(reached[d], points + d * row + n, some);
         for (std::size_t j = 0; j < count; ++j) {
             const auto& link = links[j];
             if (j > 0) later[j].place(link.lattice, &reached[0][0], N, 0, N);
@@ -189,23 +187,24 @@ double follow(const Links<T, D>& links, const T* points, Size pitch, Size begin,
             if (j > 0) error.back(readings[j], at(j));
         }
     };
-    walk<T, D>(links[0].lattice, links[0].field, points, D, pitch, begin, end, visit);
+    walk<T, D>(links[0].lattice, links[0].field, points, D, row, begin, end, visit);
     return total;
 }
 
 // Where the maps are judged.
 template <typename T>
 struct Where {
-    const T* points;  // (batch, dim, count), samples `pitch` numbers apart; null for the jittered nodes of a lattice
-    Size count, pitch;
+    const T* points;  // (batch, dim, count), samples so many numbers `apart`; null for the jittered nodes of a lattice
+    Size count, apart;
     const Size* shape;  // of that lattice
     std::uint64_t seed;
 };
 
-// Calls `visit(points, row, begin, end)`, `row` numbers an axis, for a sample's points [begin, end), or for bunches of jittered nodes.
+// Calls `visit(points, row, begin, end)`, `row` numbers an axis, for a sample's points [begin, end), or for bunches of
+// jittered nodes.
 template <typename T, int D, typename F>
 void at_points(const Where<T>& where, Size sample, Size begin, Size end, F visit) {
-    if (where.points) return visit(where.points + sample * where.pitch, where.count, begin, end);
+    if (where.points) return visit(where.points + sample * where.apart, where.count, begin, end);
     const Scratch<T> bunch(D * BUNCH);
     for (Size from = begin; from < end; from += BUNCH) {
         const Size some = std::min(BUNCH, end - from);
@@ -296,12 +295,12 @@ double consistency(const T* const* fields, T* const* gradients, Size in_AB, Size
 // lattice of each; jittered, seed: where points is null.
 #define FOLDLESS_CONSISTENCY(T, SLOPES, NAME)                                                                           \
     extern "C" double foldless_##NAME(const T* const* fields, T* const* gradients, Size in_AB, Size links, Size batch,  \
-                                      Size dim, const Size* shapes, const T* points, Size count, Size pitch,            \
+                                      Size dim, const Size* shapes, const T* points, Size count, Size apart,            \
                                       const Size* jittered, std::uint64_t seed, double share, int threads) {            \
         auto run = dim == 1   ? consistency<T, 1, SLOPES>                                                               \
                    : dim == 2 ? consistency<T, 2, SLOPES>                                                               \
                               : consistency<T, 3, SLOPES>;                                                              \
-        const Where<T> where{points, count, pitch, jittered, seed};                                                     \
+        const Where<T> where{points, count, apart, jittered, seed};                                                     \
         return run(fields, gradients, in_AB, links, batch, shapes, where, share, threads);                              \
     }
 

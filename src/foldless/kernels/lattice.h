@@ -24,6 +24,9 @@ constexpr Size AHEAD = 4;        // blocks between asking for memory and using i
 constexpr Size CHUNK = 64 * N;   // points that a thread takes at once
 constexpr Size NODES = 1024;     // nodes of a group of channels that are added up at once
 
+template <int D>
+constexpr int GROUP = D == 1 ? 1 : 4;  // channels of a displacement's scattered corner
+
 // `some` of a block's numbers, all N with a copy whose length the compiler knows.
 template <typename T>
 inline void copy(T* to, const T* from, int some) {

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from foldless.errors import NotFiniteError
 from foldless.grid import Grid, Points, sample
+from foldless.kernels.squaring import can_square, squared
 from foldless.maps.algebra import Map
 from foldless.maps.displacement import Displacement
 from foldless.maps.matrices import Jacobian
@@ -78,14 +79,25 @@ def exponentiate(velocity: Float[Tensor, "batch dim *lattice"]) -> Float[Tensor,
         NotFiniteError: the velocity is not finite.
     """
     squarings = _squarings(velocity)
-    small = velocity / 2.0 ** squarings.to(velocity.dtype).reshape(-1, *[1] * (velocity.ndim - 1))
-    grid = Grid.of(velocity)
-    displacement, most = sample(small, Displacement(small / 2).on(grid)), int(squarings.max())
+    parts = 2.0 ** squarings.to(velocity.dtype).reshape(_column(velocity))
+    displacement = _carried(velocity / parts, keep=0.0, reach=0.5)
+    least, most = int(squarings.min()), int(squarings.max())
     for left in range(most, 0, -1):
-        squared = displacement + sample(displacement, Displacement(displacement).on(grid))
-        waits = (squarings < left).reshape(-1, *[1] * (velocity.ndim - 1))
-        displacement = torch.where(waits, displacement, squared)
+        twice = _carried(displacement, keep=1.0, reach=1.0)
+        waits = (squarings < left).reshape(_column(velocity))
+        displacement = torch.where(waits, displacement, twice) if left > least else twice
     return displacement
+
+
+def _carried(u: Tensor, keep: float, reach: float) -> Tensor:
+    """keep · u(x) + u(x + reach · u(x)) at u's own nodes x."""
+    if can_square(u):
+        return squared(u, keep, reach)
+    return keep * u + sample(u, Displacement(reach * u).on(Grid.of(u)))
+
+
+def _column(like: Tensor) -> list[int]:
+    return [-1, *[1] * (like.ndim - 1)]
 
 
 def _squarings(velocity: Tensor) -> Tensor:

@@ -1,0 +1,59 @@
+"""Displacements carried along themselves, the steps of scaling and squaring, in one pass each way."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foldless.kernels.library import library, pointer
+
+_TYPES = {torch.float32: "f32", torch.float64: "f64"}
+
+
+def can_square(u: Tensor) -> bool:
+    """Whether `squared` takes it: on the CPU, not traced, compiled."""
+    known = u.device.type == "cpu" and u.dtype in _TYPES and 3 <= u.ndim <= 5 and u.numel() > 0
+    return known and not torch.compiler.is_compiling() and library()[0] is not None
+
+
+def squared(u: Tensor, keep: float = 1.0, reach: float = 1.0) -> Tensor:
+    """keep · u(x) + u(x + reach · u(x)) at the nodes x of u's lattice: exp(2 v) of u = exp(v) as displacements.
+
+    Args:
+        u: (batch, dim, *lattice), unit-cube units.
+        keep: 1 for squaring, 0 for what a step carries alone.
+        reach: how far along u the nodes are read; 1/2 for the midpoint rule.
+    """
+    result: Tensor = _Squared.apply(u, keep, reach)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Squared(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, keep: float, reach: float) -> Tensor:
+        u = u.contiguous()
+        ctx.save_for_backward(u)
+        ctx.factors = keep, reach
+        out = torch.empty_like(u)
+        _call("square", u, ctx.factors, u, out)
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (u,) = ctx.saved_tensors
+        g_u = torch.empty_like(u)
+        _call("square_backward", u, ctx.factors, u, gradient.contiguous(), g_u)
+        return g_u, None, None
+
+
+def _call(name: str, u: Tensor, factors: tuple[float, float], *tensors: Tensor) -> None:
+    compiled = library()[0]
+    assert compiled is not None
+    (batch, dim, *lattice), size = u.shape, ctypes.c_int64
+    function = getattr(compiled, f"foldless_{name}_{_TYPES[u.dtype]}")
+    shape, numbers = (size * dim)(*lattice), map(ctypes.c_double, factors)
+    function(*map(pointer, tensors), size(batch), size(dim), shape, *numbers, ctypes.c_int(torch.get_num_threads()))
