@@ -25,6 +25,9 @@ levels, whose nodes are few and whose weights are many, that is several times as
 SLAB = 2**21
 """Samples of more than twice as many numbers give their part of a weight's gradient in slabs of about this many."""
 
+AT_ONCE = 2**21
+"""Numbers of a weight that matrix products take at once, so that what they make of it is small."""
+
 _backward = torch.ops.aten.convolution_backward
 
 
@@ -181,18 +184,22 @@ def _flat(x: Tensor) -> Tensor:
 
 def _by_windows(nodes: Tensor, x: Tensor, weight: Tensor, for_nodes: bool) -> tuple[Tensor | None, Tensor]:
     """What a weight (channels, others, *kernel) makes of x at nodes (None unless asked for), and its gradient, which is
-    that of the sum of `nodes` times such."""
-    flat, taps = nodes.movedim(1, -1).flatten(0, -2), _flat(weight.to(x.dtype)).t()
+    that of the sum of `nodes` times such. Some channels at a time: deep levels' weights are large."""
+    flat, taps = nodes.movedim(1, -1).flatten(0, -2), _flat(weight)
     made = torch.empty_like(flat) if for_nodes else None
-    total, wide = None, torch.promote_types(weight.dtype, torch.float32)
+    total = torch.empty_like(taps, dtype=torch.promote_types(weight.dtype, torch.float32))
     for part, met in windows(x, nodes.shape[2:], weight.shape[2]):
-        product = flat[part].t() @ met
-        total = product.to(wide) if total is None else total.add_(product)
-        if made is not None:
-            torch.mm(met, taps, out=made[part])
-    assert total is not None
+        for some in _parts(len(taps), max(AT_ONCE // taps.shape[1], 1)):
+            if made is not None:
+                made[part, some] = met @ taps[some].to(x.dtype).t()
+            product = flat[part, some].t() @ met
+            total[some] = product if part.start == 0 else total[some] + product
     g_weight = total.reshape(weight.movedim(1, -1).shape).movedim(-1, 1).to(weight.dtype)
     return None if made is None else made.reshape(nodes.movedim(1, -1).shape).movedim(-1, 1), g_weight
+
+
+def _parts(count: int, most: int) -> Iterator[slice]:
+    return (slice(begin, min(begin + most, count)) for begin in range(0, count, most))
 
 
 def _by_slabs(nodes: Tensor, x: Tensor, weight: Tensor, wide: torch.dtype) -> Tensor:
