@@ -784,7 +784,7 @@ def test_consistency_at_jittered_nodes_is_that_at_the_same_points_in_memory(name
     got = with_gradients(lambda a, b: fused([a], [b], places), tuple(fields), like)
     expected = with_gradients(lambda a, b: fused([a], [b], points), tuple(fields), like)
     for mine, referee in zip(got, expected, strict=True):
-        slack = 2e-5 if dtype == torch.float32 else 1e-12  # sums in another order
+        slack = 1e-4 if dtype == torch.float32 else 1e-12  # other orders of sums; points rounded across a node
         assert (mine - referee).abs().max() <= slack * referee.abs().max()
 
 

@@ -74,5 +74,30 @@ inline float sum(Lanes v) {
                       __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
     return (four[0] + four[2]) + (four[1] + four[3]);
 }
+// The sums of four, each in a lane: halves of two side by side added to the other halves, until one is left.
+typedef float Four __attribute__((vector_size(16)));
+inline Four sums(const Lanes* v) {
+#ifdef __AVX512F__
+    const auto halved = [](Lanes a, Lanes b) {
+        return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+               __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+    };
+    const Lanes a = halved(v[0], v[1]), b = halved(v[2], v[3]);
+    const Lanes fours = __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+                        __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+    typedef float Eight __attribute__((vector_size(32)));
+    const Eight twos = __builtin_shufflevector(fours, fours, 0, 1, 4, 5, 8, 9, 12, 13) +
+                       __builtin_shufflevector(fours, fours, 2, 3, 6, 7, 10, 11, 14, 15);
+#else
+    const auto halved = [](Lanes a, Lanes b) {
+        return __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11) +
+               __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
+    };
+    const Lanes a = halved(v[0], v[1]), b = halved(v[2], v[3]);
+    const Lanes twos = __builtin_shufflevector(a, b, 0, 1, 4, 5, 8, 9, 12, 13) +
+                       __builtin_shufflevector(a, b, 2, 3, 6, 7, 10, 11, 14, 15);
+#endif
+    return __builtin_shufflevector(twos, twos, 0, 2, 4, 6) + __builtin_shufflevector(twos, twos, 1, 3, 5, 7);
+}
 
 }  // namespace foldless

@@ -43,27 +43,45 @@ struct Reach {
     }
 };
 
-// N neighbours at once, so that additions need not wait for each other; taps [first, last) of a row serve them all.
-template <int N, typename T, int O>
+// N neighbours at once, so that additions need not wait for each other; taps [first, last) of a row serve them all. Of
+// K taps, if that is not 0, each number is read once.
+template <int N, int K, typename T, int O>
 inline void forward_some(const T* x, const float* weights, const float* start, float* out, const Shape& s,
                          const Reach& reach, Size w, Size first, Size last) {
     const Size pack = s.blocks * L, C = s.channels;
     Lanes total[N][O] = {};
     for (int r = 0; r < reach.count; ++r)
-        for (Size k = first; k < last; ++k) {
-            const T* p = x + (reach.node[r] + w + k - s.kernel[2] / 2) * C;
-            const float* q = weights + (reach.tap[r] + k) * O * pack;
-            for (Size b = 0; b < s.blocks; ++b) {
-                Lanes v[N];
-                for (int i = 0; i < N; ++i) v[i] = load(p + i * C + s.start(b));
+        for (Size b = 0; b < s.blocks; ++b) {
+            const T* p = x + (reach.node[r] + w - s.kernel[2] / 2) * C + s.start(b);
+            const float* q = weights + reach.tap[r] * O * pack + b * L;
+            const auto add = [&](const Lanes* v, Size k) {
                 for (int o = 0; o < O; ++o) {
-                    const Lanes weight = load(q + o * pack + b * L);
+                    const Lanes weight = load(q + (k * O + o) * pack);
                     for (int i = 0; i < N; ++i) total[i][o] += v[i] * weight;
+                }
+            };
+            Lanes v[N + K];
+            if constexpr (K > 0) {
+                for (int i = 0; i < N + K - 1; ++i) v[i] = load(p + i * C);
+#pragma GCC unroll 8
+                for (int k = 0; k < K; ++k) add(v + k, k);
+            } else {
+                for (Size k = first; k < last; ++k) {
+                    for (int i = 0; i < N; ++i) v[i] = load(p + (i + k) * C);
+                    add(v, k);
                 }
             }
         }
-    for (int i = 0; i < N; ++i)
-        for (int o = 0; o < O; ++o) out[o * s.nodes() + w + i] = start[o] + sum(total[i][o]);
+    for (int o = 0; o < O; ++o) {
+        float* to = out + o * s.nodes() + w;
+        if constexpr (N == 4) {
+            const Lanes all[] = {total[0][o], total[1][o], total[2][o], total[3][o]};
+            const auto four = sums(all);
+            for (int i = 0; i < 4; ++i) to[i] = start[o] + four[i];
+        } else {
+            for (int i = 0; i < N; ++i) to[i] = start[o] + sum(total[i][o]);
+        }
+    }
 }
 
 // What every output of some nodes of a row begins with.
@@ -103,7 +121,7 @@ inline void backward_some(const float* from, const float* weights, const T* x, c
 }
 
 // Neighbours that one call takes: chains of additions enough to hide their latency, registers enough to hold them.
-constexpr int FORWARD = 3, BACKWARD = 6;
+constexpr int FORWARD = 4, BACKWARD = 6;
 
 template <typename T, int O>
 void forward(const T* x, const float* weights, const float* bias, const float* shift, float* y, const Shape& s,
@@ -117,12 +135,15 @@ void forward(const T* x, const float* weights, const float* bias, const float* s
         float* out = y + sample * O * nodes + at % nodes;
         for (Size w = 0; w < W;) {
             if (w >= half && w + FORWARD - 1 + half < W) {
-                forward_some<FORWARD, T, O>(x, weights, inside.of, out, s, reach, w, 0, K);
+                auto run = K == 3   ? forward_some<FORWARD, 3, T, O>
+                           : K == 5 ? forward_some<FORWARD, 5, T, O>
+                                    : forward_some<FORWARD, 0, T, O>;
+                run(x, weights, inside.of, out, s, reach, w, 0, K);
                 w += FORWARD;
             } else {
                 const Size first = std::max<Size>(0, half - w), last = std::min(K, W + half - w);
                 const Start<O> start(bias, shift, reach, first, last);
-                forward_some<1, T, O>(x, weights, start.of, out, s, reach, w, first, last);
+                forward_some<1, 0, T, O>(x, weights, start.of, out, s, reach, w, first, last);
                 w += 1;
             }
         }
@@ -153,6 +174,31 @@ void backward_x(const float* g, const float* weights, const T* x, const float* b
     }
 }
 
+// What a row of W nodes of x and of y's gradient adds to the gradient of K taps on a line; each number of x is read once.
+template <int K, typename T, int O>
+inline void along_row(const T* x, const float* g, float* g_weights, const Shape& s, Size W, Size pack) {
+    const Size half = K / 2;
+    Lanes total[K][O] = {};
+    const auto visit = [&](Size w, bool inside) {
+        const Lanes v = load(x + w * s.channels);
+#pragma GCC unroll 8
+        for (int k = 0; k < K; ++k) {
+            const Size at = w + half - k;
+            if (!inside && (at < 0 || at >= W)) continue;
+            for (int o = 0; o < O; ++o) total[k][o] += g[o * s.nodes() + at] * v;
+        }
+    };
+    Size w = 0;
+    for (; w < std::min(half, W); ++w) visit(w, false);
+    for (; w < W - half; ++w) visit(w, true);
+    for (; w < W; ++w) visit(w, false);
+    for (int k = 0; k < K; ++k)
+        for (int o = 0; o < O; ++o) {
+            float* to = g_weights + (k * O + o) * pack;
+            store(to, load(to) + total[k][o]);
+        }
+}
+
 template <typename T, int O>
 void backward_weights(const T* x, const float* g, float* g_weights, const Shape& s, int threads) {
     const Size W = s.size[2], K = s.kernel[2], nodes = s.nodes(), pack = s.blocks * L;
@@ -166,27 +212,17 @@ void backward_weights(const T* x, const float* g, float* g_weights, const Shape&
             const Size at = row * W, sample = at / nodes;
             const float* here = g + sample * O * nodes + at % nodes;
             for (int r = 0; r < reach.count; ++r)
-                for (Size k = 0; k < K; ++k) {
-                    const Size shift = k - K / 2, begin = std::max<Size>(0, -shift), end = std::min(W, W - shift);
-                    const T* p = x + (reach.node[r] + shift) * s.channels;
-                    float* q = mine + (reach.tap[r] + k) * O * pack;
-                    for (Size b = 0; b < s.blocks; ++b) {
-                        constexpr int N = 4;  // chains of additions that need not wait for each other
-                        Lanes total[N][O] = {};
-                        const T* v = p + s.start(b);
-                        Size w = begin;
-                        for (; w + N <= end; w += N)
-                            for (int i = 0; i < N; ++i)
-                                for (int o = 0; o < O; ++o)
-                                    total[i][o] += here[o * nodes + w + i] * load(v + (w + i) * s.channels);
-                        for (; w < end; ++w)
-                            for (int o = 0; o < O; ++o) total[0][o] += here[o * nodes + w] * load(v + w * s.channels);
-                        for (int o = 0; o < O; ++o) {
-                            Lanes sum = load(q + o * pack + b * L);
-                            for (int i = 0; i < N; ++i) sum += total[i][o];
-                            store(q + o * pack + b * L, sum);
+                for (Size b = 0; b < s.blocks; ++b) {
+                    const T* from = x + reach.node[r] * s.channels + s.start(b);
+                    float* to = mine + reach.tap[r] * O * pack + b * L;
+                    if (K == 3) along_row<3, T, O>(from, here, to, s, W, pack);
+                    else if (K == 5) along_row<5, T, O>(from, here, to, s, W, pack);
+                    else
+                        for (Size k = 0; k < K; ++k) {  // one by one
+                            const Size shift = k - K / 2, begin = std::max<Size>(0, -shift), end = std::min(W, W - shift);
+                            const T* shifted = from + (begin + shift) * s.channels;
+                            along_row<1, T, O>(shifted, here + begin, to + k * O * pack, s, end - begin, pack);
                         }
-                    }
                 }
         }
     }
