@@ -335,8 +335,20 @@ PLAIN = {
 @pytest.mark.parametrize("name", PLAIN)
 @pytest.mark.parametrize("dtype", SHORT)
 @pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize(("few", "slab"), [(convolution.FEW, convolution.SLAB), (0, convolution.SLAB), (0, 40), (0, 1)])
-def test_halving_and_doubling_are_torchs_convolutions(dim, name, dtype, channels_last, few, slab, monkeypatch):
+@pytest.mark.parametrize(
+    ("few", "slab", "at_once"),
+    [
+        (convolution.FEW, convolution.SLAB, 2**21),
+        (convolution.FEW, 1, 200),
+        (0, convolution.SLAB, 1),
+        (0, 40, 1),
+        (0, 1, 1),
+    ],
+)
+def test_halving_and_doubling_are_torchs_convolutions(dim, name, dtype, channels_last, few, slab, at_once, monkeypatch):
+    """All nodes and channels at once, or some at a time."""
+    monkeypatch.setattr(windows, "AT_ONCE", at_once)
+    monkeypatch.setattr(convolution, "AT_ONCE", at_once)
     monkeypatch.setattr(convolution, "FEW", few)
     monkeypatch.setattr(convolution, "SLAB", slab)
     ours = {"halve": convolution.halve, "double": convolution.double}[name]
@@ -361,6 +373,15 @@ def test_halving_and_doubling_are_torchs_convolutions(dim, name, dtype, channels
         assert_close(got.double(), referee, rtol=0, atol=SHORT[dtype] * referee.abs().max().item())
 
 
+@pytest.mark.parametrize("name", PLAIN)
+def test_halving_and_doubling_can_be_differentiated_twice(name):
+    ours = {"halve": convolution.halve, "double": convolution.double}[name]
+    x = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(*((2, 3) if name == "halve" else (3, 2)), *[3 if name == "halve" else 4] * 2).double()
+    arguments = x, weight.requires_grad_(), torch.randn(2, dtype=torch.float64, requires_grad=True)
+    torch.autograd.gradgradcheck(ours, arguments)
+
+
 @compiled
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("at_once", [1, 500, 2**21])
@@ -372,9 +393,10 @@ def test_windows_are_those_that_torch_unfolds(lattice, width, at_once, dtype, mo
     nodes = [(n + 1) // 2 for n in lattice]
     for x in (torch.randn(3, 2, *lattice).to(dtype), in_rows(3, 2, *lattice).to(dtype)):
         seen, found = [], []
-        for part, met in windows.windows(x, nodes, width):
-            seen += range(part.start, part.stop)
-            found.append(met.clone())
+        with torch.no_grad():
+            for part, met in windows.windows(x, nodes, width):
+                seen += range(part.start, part.stop)
+                found.append(met.clone())
         assert seen == list(range(3 * prod(nodes)))
         assert torch.equal(torch.cat(found), windows._plain(x, nodes, width))
 
@@ -417,7 +439,7 @@ def with_gradients(function, tensors, like):
 
 
 @pytest.mark.parametrize("dtype", ROUNDED)
-@pytest.mark.parametrize(("channels", "side"), [(16, 3), (18, 3), (8, 3), (4, 3), (52, 5)])
+@pytest.mark.parametrize(("channels", "side"), [(16, 7), (16, 1), (16, 3), (18, 3), (8, 3), (4, 3), (52, 5)])
 @pytest.mark.parametrize("dim", DIMS)
 def test_the_last_layers_convolution_is_torchs(dim, channels, side, dtype):
     x = torch.randn(2, channels, *SHAPES[dim]).to(dtype)
@@ -784,7 +806,9 @@ def test_consistency_at_jittered_nodes_is_that_at_the_same_points_in_memory(name
     got = with_gradients(lambda a, b: fused([a], [b], places), tuple(fields), like)
     expected = with_gradients(lambda a, b: fused([a], [b], points), tuple(fields), like)
     for mine, referee in zip(got, expected, strict=True):
-        slack = 1e-4 if dtype == torch.float32 else 1e-12  # other orders of sums; points rounded across a node
+        slack = 2e-5 if dtype == torch.float32 else 1e-12  # sums in another order
+        if name == "gradicon" and dtype == torch.float32:
+            slack = 1e-4  # slopes on the other side of a node that rounding moves a point across
         assert (mine - referee).abs().max() <= slack * referee.abs().max()
 
 

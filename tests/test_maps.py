@@ -484,3 +484,9 @@ def test_an_exponential_is_its_displacement(dim):
     phi, points = every_map(dim, BATCH)["exponential"], random_points(dim, BATCH)
     assert torch.equal(phi(points), points + sample(phi.displacement.field, points))
     assert torch.equal(phi.displacement.field, exponentiate(phi.velocity))
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 8, 8), (1, 2, 7), (2, 4, 5, 5, 5), (1, 1, 5, 5)])
+def test_only_fields_with_a_component_an_axis_have_an_exponential(shape):
+    with pytest.raises(ValueError, match="one component an axis"):
+        exponentiate(torch.zeros(shape))

@@ -111,6 +111,14 @@ void sample(Size batch, Size channels) {
                                  g_points.data(), batch, channels, 3, shape, count, channels * nodes, 3 * count, THREADS);
 }
 
+void share_memory() {  // of which every thread takes more than a large page, and leaves it for others
+    const Size shape[] = {52, 52, 52}, nodes = 52 * 52 * 52, count = 1000, batch = 8;
+    const auto values = numbers(batch * 4 * nodes), points = numbers(batch * 3 * count), value = numbers(batch * 4 * count);
+    auto g_values = values;
+    foldless_sample_backward_f32(values.data(), points.data(), value.data(), nullptr, g_values.data(), nullptr, batch, 4, 3,
+                                 shape, count, 4 * nodes, 3 * count, THREADS);
+}
+
 void correlate(Size images, Size side) {
     const Size shape[] = {side, side + 1, side + 2}, reach[] = {1, 1, 1};
     const Size nodes = side * (side + 1) * (side + 2);
@@ -199,6 +207,7 @@ int main(int, char** arguments) {
         sample(batch, 5);
         compose(batch);
     }
+    share_memory();
     convolve();
     correlate(3, 9);
     correlate(2, 40);

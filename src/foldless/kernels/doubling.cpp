@@ -1,7 +1,8 @@
-// y += x doubled by linear interpolation (half-pixel centres, borders continue), and the adjoint of doubling.
+// y += x doubled by linear interpolation (half-pixel centres, borders continue); and the adjoint of doubling, added to a
+// gradient on its way back through the activation of x.
 //
 // Channels-last memory, float or bfloat16: y (batch, size..., channels) with channels a multiple of L, x half its size on
-// every axis that exists, with at least as many channels, `pitch`; those after the first are left alone. An axis that
+// every axis that exists, with at least as many channels, `pitch`, of which the first are doubled. An axis that
 // does not exist has size 1 on both sides.
 
 #include <vector>

@@ -1,4 +1,5 @@
-// y += means of x over blocks of two nodes an axis (what is left of one, where the size is odd), and the adjoint.
+// y += means of x over blocks of two nodes an axis (what is left of one, where the size is odd); and the adjoint, added
+// to a gradient on its way back through the activation of x.
 //
 // Channels-last memory, float or bfloat16: x (batch, fine..., pitch), y (batch, coarse..., pitch); `channels` of them meet,
 // the first of x and those of y after the first `behind`.

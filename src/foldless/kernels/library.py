@@ -49,6 +49,11 @@ def lanes() -> int:
     return int(found.foldless_lanes()) if found is not None else 0
 
 
+def threads_for(points: int) -> int:
+    """How many threads so many points are worth: to wake another takes longer than to read some thousands."""
+    return min(torch.get_num_threads(), 1 + points // 4096)
+
+
 def pointer(tensor: torch.Tensor | None) -> ctypes.c_void_p:
     """A tensor's memory, or null.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from foldless.kernels import plain
 from foldless.kernels.gpu import triton_status
-from foldless.kernels.library import library, native_status, pointer
+from foldless.kernels.library import library, native_status, pointer, threads_for
 
 SCHEMA = "(Tensor values, Tensor points, bool with_jacobian) -> (Tensor, Tensor)"
 BACKWARD_SCHEMA = (
@@ -19,8 +19,6 @@ BACKWARD_SCHEMA = (
     " -> (Tensor, Tensor)"
 )
 _TYPES = {torch.float32: "f32", torch.float64: "f64"}
-_WORTH_A_THREAD = 4096
-"""Points below which waking another thread takes longer than reading them."""
 
 
 def sample(values: Tensor, points: Tensor, with_jacobian: bool) -> tuple[Tensor, Tensor | None]:
@@ -152,7 +150,6 @@ def _call(name: str, values: Tensor, points: Tensor, *tensors: Tensor | None) ->
     if points.numel() == 0 or values.numel() == 0:
         return
     (batch, dim, count), channels = points.shape, values.shape[1]
-    threads = min(torch.get_num_threads(), 1 + batch * count // _WORTH_A_THREAD)
     function: Callable[..., None] = getattr(compiled, f"{name}_{_TYPES[points.dtype]}")
     size = ctypes.c_int64
     function(
@@ -164,5 +161,5 @@ def _call(name: str, values: Tensor, points: Tensor, *tensors: Tensor | None) ->
         size(count),
         size(values.stride(0)),
         size(points.stride(0)),
-        ctypes.c_int(threads),
+        ctypes.c_int(threads_for(batch * count)),
     )

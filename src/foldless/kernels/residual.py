@@ -14,7 +14,7 @@ from torch import Tensor
 from foldless.kernels.library import in_own_types, lanes, library, pointer
 
 SLOPE = 0.01
-"""Of the activation, below zero; `halving.cpp` and `doubling.cpp` know it too."""
+"""Of the activation, below zero; `slope` in `lanes.h` knows it too."""
 
 _TYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 

@@ -13,7 +13,7 @@
 
 namespace foldless {
 
-// What calls have left; pages that the system must find and clear anew cost more than most calls do with them.
+// Large pieces that calls have left; pages that the system must find and clear anew cost more than what calls do there.
 class Kept {
   public:
     struct Piece {
@@ -22,7 +22,8 @@ class Kept {
     };
 
     static Piece take(std::size_t bytes) {
-        {
+        const bool large = bytes >= LARGE_PAGE;
+        if (large) {
             const std::lock_guard<std::mutex> guard(one().lock);
             auto& pieces = one().pieces;
             for (auto it = pieces.begin(); it != pieces.end(); ++it)
@@ -33,7 +34,6 @@ class Kept {
                     return found;
                 }
         }
-        const bool large = bytes % LARGE_PAGE == 0;
         void* memory = std::aligned_alloc(large ? LARGE_PAGE : 64, bytes);
         if (!memory) throw std::bad_alloc();
 #ifdef __linux__
@@ -43,7 +43,7 @@ class Kept {
     }
 
     static void leave(Piece piece) {
-        if (piece.bytes <= LEAST || piece.bytes > MOST) return std::free(piece.memory);
+        if (piece.bytes < LARGE_PAGE || piece.bytes > MOST) return std::free(piece.memory);
         const std::lock_guard<std::mutex> guard(one().lock);
         auto& pieces = one().pieces;
         for (; one().total + piece.bytes > MOST; pieces.erase(pieces.begin())) {  // the oldest first
@@ -57,9 +57,9 @@ class Kept {
     static constexpr std::size_t LARGE_PAGE = std::size_t(1) << 21;
 
   private:
-    // Bytes of a piece that is kept, which malloc would give back, and of all that are.
-    static constexpr std::size_t LEAST = std::size_t(1) << 23, MOST = std::size_t(1) << 26;
+    static constexpr std::size_t MOST = std::size_t(1) << 27;  // bytes that are kept; each piece has a large page or more
 
+    Kept() { pieces.reserve(MOST / LARGE_PAGE); }
     static Kept& one() {
         static Kept* kept = new Kept;  // never destroyed: threads may outlive what is
         return *kept;

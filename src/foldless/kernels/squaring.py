@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foldless.kernels.library import library, pointer
+from foldless.kernels.library import library, pointer, threads_for
 
 _TYPES = {torch.float32: "f32", torch.float64: "f64"}
 
 
 def can_square(u: Tensor) -> bool:
-    """Whether `squared` takes it: on the CPU, not traced, compiled."""
-    known = u.device.type == "cpu" and u.dtype in _TYPES and 3 <= u.ndim <= 5 and u.numel() > 0
+    """Whether `squared` takes it: a displacement on the CPU, not traced, compiled."""
+    known = u.device.type == "cpu" and u.dtype in _TYPES and 1 <= u.ndim - 2 == u.shape[1] <= 3 and u.numel() > 0
     return known and not torch.compiler.is_compiling() and library()[0] is not None
 
 
@@ -56,4 +56,5 @@ def _call(name: str, u: Tensor, factors: tuple[float, float], *tensors: Tensor) 
     (batch, dim, *lattice), size = u.shape, ctypes.c_int64
     function = getattr(compiled, f"foldless_{name}_{_TYPES[u.dtype]}")
     shape, numbers = (size * dim)(*lattice), map(ctypes.c_double, factors)
-    function(*map(pointer, tensors), size(batch), size(dim), shape, *numbers, ctypes.c_int(torch.get_num_threads()))
+    threads = ctypes.c_int(threads_for(u.numel() // dim))
+    function(*map(pointer, tensors), size(batch), size(dim), shape, *numbers, threads)

@@ -74,6 +74,7 @@ inline void forward_some(const T* x, const float* weights, const float* start, f
         }
     for (int o = 0; o < O; ++o) {
         float* to = out + o * s.nodes() + w;
+        static_assert(N == 1 || N == 4, "four are summed at once");
         if constexpr (N == 4) {
             const Lanes all[] = {total[0][o], total[1][o], total[2][o], total[3][o]};
             const auto four = sums(all);

@@ -28,7 +28,8 @@ def windows(x: Tensor, nodes: Sequence[int], width: int) -> Iterator[tuple[slice
         Which of the batch · nodes they are, and their windows (count, width^dim · channels). Each is overwritten by the
         next.
     """
-    if x.device.type != "cpu" or not x.numel() or library()[0] is None:
+    traced = torch.is_grad_enabled() or torch.compiler.is_compiling()  # differentiated again, or compiled
+    if x.device.type != "cpu" or traced or not x.numel() or library()[0] is None:
         yield slice(0, len(x) * prod(nodes)), _plain(x, nodes, width)
         return
     rows = x.movedim(1, -1).contiguous()

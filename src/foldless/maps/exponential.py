@@ -81,11 +81,12 @@ def exponentiate(velocity: Float[Tensor, "batch dim *lattice"]) -> Float[Tensor,
     squarings = _squarings(velocity)
     parts = 2.0 ** squarings.to(velocity.dtype).reshape(_column(velocity))
     displacement = _carried(velocity / parts, keep=0.0, reach=0.5)
-    least, most = int(squarings.min()), int(squarings.max())
+    least, most = torch.stack(torch.aminmax(squarings)).tolist()
     for left in range(most, 0, -1):
         twice = _carried(displacement, keep=1.0, reach=1.0)
-        waits = (squarings < left).reshape(_column(velocity))
-        displacement = torch.where(waits, displacement, twice) if left > least else twice
+        if left > least or not can_square(displacement):  # what is compiled must not depend on the least
+            twice = torch.where((squarings < left).reshape(_column(velocity)), displacement, twice)
+        displacement = twice
     return displacement
 
 
@@ -93,7 +94,8 @@ def _carried(u: Tensor, keep: float, reach: float) -> Tensor:
     """keep · u(x) + u(x + reach · u(x)) at u's own nodes x."""
     if can_square(u):
         return squared(u, keep, reach)
-    return keep * u + sample(u, Displacement(reach * u).on(Grid.of(u)))
+    carried = sample(u, Displacement(reach * u).on(Grid.of(u)))
+    return carried + keep * u if keep else carried
 
 
 def _column(like: Tensor) -> list[int]:
