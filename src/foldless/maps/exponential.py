@@ -77,6 +77,7 @@ def exponentiate(velocity: Float[Tensor, "batch dim *lattice"]) -> Float[Tensor,
 
     Raises:
         NotFiniteError: the velocity is not finite.
+        ValueError: it has not one component an axis.
     """
     squarings = _squarings(velocity)
     parts = 2.0 ** squarings.to(velocity.dtype).reshape(_column(velocity))
