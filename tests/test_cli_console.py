@@ -45,9 +45,11 @@ def test_help_lists_the_commands(foldless):
     assert all(f"• {command}" in said for command in COMMANDS)
 
 
-def test_as_a_program(tmp_path):
-    program = os.path.join(os.path.dirname(sys.executable), "foldless")
-    words = [program, "register", "a.nii", "b.nii", "--model", "m", "--output", "o"]
+@pytest.mark.parametrize(
+    "program", [[str(Path(sys.executable).parent / "foldless")], [sys.executable, "-m", "foldless"]]
+)
+def test_as_a_program(tmp_path, program):
+    words = [*program, "register", "a.nii", "b.nii", "--model", "m", "--output", "o"]
     result = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert result.returncode == 2
     assert result.stdout == ""
