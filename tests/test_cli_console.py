@@ -11,10 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from foldless.cli import console
-from foldless.errors import InputError
+import foldless as foldless_package
+from foldless.cli import COMMANDS, console, words
+from foldless.cli.apply import Apply
+from foldless.cli.crossvalidate import CrossValidate
+from foldless.cli.doctor import Doctor
+from foldless.cli.evaluate import Evaluate
+from foldless.cli.register import Register
+from foldless.cli.train import Train
+from foldless.cli.words import options_of
+from foldless.errors import InputError, NotFiniteError
 
-COMMANDS = ("demo", "train", "register", "apply", "evaluate", "crossvalidate", "prepare", "doctor")
 HEAVY = ("torch", "SimpleITK", "numpy", "matplotlib", "nibabel", "scipy", "safetensors")
 STARTED = f"""
 import sys
@@ -82,8 +89,6 @@ def test_doctor_where_nothing_can_be_written(foldless, tmp_path):
 
 
 def test_an_error_of_the_system_is_a_sentence(foldless, monkeypatch):
-    from foldless.cli.doctor import Doctor
-
     def fail(self):
         raise PermissionError(13, "Permission denied", "/elsewhere/secret")
 
@@ -170,8 +175,6 @@ def test_progress_is_silent_without_a_terminal(capsys):
 
 
 def test_warnings_reach_the_user_as_a_note(foldless, monkeypatch):
-    from foldless.cli.doctor import Doctor
-
     monkeypatch.setattr(Doctor, "run", lambda self: warnings.warn("headers\ndisagree"))
     with warnings.catch_warnings():
         warnings.simplefilter("default")
@@ -229,17 +232,94 @@ def test_a_failing_cleanup_does_not_hide_the_error(tmp_path):
         fail()
 
 
-@pytest.mark.parametrize(
-    "error",
-    [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"), RuntimeError("CUDA out of memory.")],
-)
-def test_too_little_memory_is_one_sentence(foldless, monkeypatch, error):
-    from foldless.cli.doctor import Doctor
-
+def failing(monkeypatch, command, error):
     def fail(self):
         raise error
 
-    monkeypatch.setattr(Doctor, "run", fail)
+    monkeypatch.setattr(command, "run", fail)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA out of memory."),
+        RuntimeError("sitk::ERROR: Failed to allocate memory for image."),
+        OSError(12, "Cannot allocate memory"),
+    ],
+)
+def test_too_little_memory_is_one_sentence(foldless, monkeypatch, error):
+    failing(monkeypatch, Doctor, error)
     code, _, complained = foldless("doctor")
     assert code == 1
-    assert re.fullmatch(r"foldless: .*--levels 2 .*--batch\n", complained)
+    assert re.fullmatch(r"foldless: the memory is not enough; .*\n", complained)
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "advice", "not_it"),
+    [
+        (Train, ("train",), "--levels 2", "crop"),
+        (CrossValidate, ("crossvalidate", "--data", "d", "--output", "o"), "--pool 2", "--levels"),
+        (Register, ("register", "a", "b", "--output", "o"), "crop the images", "--levels"),
+        (Apply, ("apply", "w", "i", "--reference", "r", "--output", "o"), "--reference", "--levels"),
+        (Evaluate, ("evaluate", "--model", "m", "--data", "d", "--output", "o"), "--steps", "--levels"),
+    ],
+)
+def test_too_little_memory_is_told_what_helps_this_command(foldless, monkeypatch, command, words, advice, not_it):
+    failing(monkeypatch, command, MemoryError())
+    code, _, complained = foldless(*words)
+    assert code == 1
+    assert advice in complained
+    assert not_it not in complained
+    known = options_of(command)[0]
+    assert set(re.findall(r"--[a-z-]+", complained)) <= set(known)
+
+
+@pytest.mark.parametrize("error", [FloatingPointError("the objective became nan"), NotFiniteError("no exp(velocity)")])
+def test_numbers_that_ran_away_are_one_sentence(foldless, monkeypatch, error):
+    failing(monkeypatch, Doctor, error)
+    code, _, complained = foldless("doctor")
+    assert (code, complained) == (1, f"foldless: {error}; nothing was written\n")
+
+
+def test_the_version(foldless):
+    assert foldless("--version") == (0, f"foldless {foldless_package.__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "says", "see"),
+    [
+        (("trian",), "did you mean train?", "foldless --help"),
+        (("cv",), "did you mean crossvalidate?", "foldless --help"),
+        (("help",), "did you mean --help?", "foldless --help"),
+        (("xyzzy",), "the commands are demo, train,", "foldless --help"),
+        (("train", "--lr", 1), "did you mean --rate?", "foldless train --help"),
+        (("train", "--learning_rate=1"), "did you mean --rate?", "foldless train --help"),
+        (("train", "--iterations", 1), "did you mean --steps?", "foldless train --help"),
+        (("train", "--wieght", 1), "did you mean --weight?", "foldless train --help"),
+        (("train", "--quux", 1), "nor one like it", "foldless train --help"),
+        (("evaluate", "--weights", "x"), "did you mean --model?", "foldless evaluate --help"),
+        (("demo", "--lambda", 1), "nor one like it", "foldless demo --help"),
+        (("register", "--moving", "a"), "foldless register MOVING FIXED", "foldless register --help"),
+    ],
+)
+def test_a_word_that_no_command_knows(foldless, words, says, see):
+    code, _, complained = foldless(*words)
+    assert code == 2
+    assert says in complained
+    assert complained.endswith(f"See {see}\n")
+    assert complained.count("\n") == 1
+
+
+def test_a_value_of_the_wrong_kind_points_to_the_right_help(foldless):
+    code, _, complained = foldless("train", "--rate", "fast")
+    assert code == 2
+    assert "foldless train --help" in complained
+
+
+def test_what_we_suggest_is_there():
+    options = {option for command in COMMANDS.values() for option in options_of(command)[0]}
+    assert set(words.OPTIONS.values()) <= options
+    assert not set(words.OPTIONS) & options
+    assert set(words.COMMANDS.values()) <= {*COMMANDS, "--help", "--version"}

@@ -2,33 +2,50 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import os
 import sys
 import threading
 import warnings
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
+from foldless import __version__
 from foldless.cli.apply import Apply
-from foldless.cli.console import quiet_thread, say_error, say_warning
+from foldless.cli.console import quiet_thread, say, say_warning
 from foldless.cli.crossvalidate import CrossValidate
 from foldless.cli.demo import Demo
 from foldless.cli.doctor import Doctor
 from foldless.cli.evaluate import Evaluate
+from foldless.cli.failures import ended
 from foldless.cli.prepare import Prepare
 from foldless.cli.register import Register
 from foldless.cli.train import Train, with_defaults_for_the_data
-from foldless.errors import InputError, TrainingError
+from foldless.cli.words import check_command, check_options
 from foldless.memory import settle_memory
 
 ABOUT = """Register medical images with learned maps that do not fold.
 
-`foldless demo` shows the whole of it in a few minutes; `foldless COMMAND --help` explains a command."""
+`foldless demo` shows the whole of it in a few minutes; `foldless COMMAND --help` explains a command, and
+`foldless --version` says which foldless this is."""
 
+Command = Train | Register | Apply | Evaluate | CrossValidate | Prepare | Demo | Doctor
 
-LACKS_MEMORY = "the memory is not enough; train with --levels 2 (or larger) or with a smaller --batch"
+COMMANDS: dict[str, type[Command]] = {
+    "demo": Demo,
+    "train": Train,
+    "register": Register,
+    "apply": Apply,
+    "evaluate": Evaluate,
+    "crossvalidate": CrossValidate,
+    "prepare": Prepare,
+    "doctor": Doctor,
+}
+
+SETTINGS = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,46 +55,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.showwarning = say_warning
     threading.excepthook = quiet_thread
     words = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        train = with_defaults_for_the_data(words)
-        command: Train | Register | Apply | Evaluate | CrossValidate | Prepare | Demo | Doctor = tyro.cli(
-            Annotated[Demo, tyro.conf.subcommand("demo")]
-            | Annotated[Train, tyro.conf.subcommand("train", default=train)]
-            | Annotated[Register, tyro.conf.subcommand("register")]
-            | Annotated[Apply, tyro.conf.subcommand("apply")]
-            | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-            | Annotated[CrossValidate, tyro.conf.subcommand("crossvalidate")]
-            | Annotated[Prepare, tyro.conf.subcommand("prepare")]
-            | Annotated[Doctor, tyro.conf.subcommand("doctor")],
-            prog="foldless",
-            description=ABOUT,
-            args=words,
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-        )
-        command.run()
-    except InputError as error:
-        say_error(error)
-        return 2
-    except TrainingError as error:
-        say_error(error)
-        return 1
-    except (MemoryError, RuntimeError) as error:
-        if not _lacks_memory(error):
-            raise
-        say_error(LACKS_MEMORY)
-        return 1
-    except KeyboardInterrupt:
-        say_error("stopped")
-        return 130
-    except BrokenPipeError:  # the reader, such as `head`, has gone; Python must not meet the pipe again when it ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        say_error(f"{error.filename or 'a file'} could not be read or written: {error.strerror or error}")
-        return 1
-    return 0
+    if words[:1] == ["--version"]:
+        say(f"foldless {__version__}")
+        return 0
+    return ended(lambda: parsed(words).run(), words[0] if words else "")
 
 
-def _lacks_memory(error: MemoryError | RuntimeError) -> bool:
-    words = ("not enough memory", "out of memory", "can't allocate memory")
-    return isinstance(error, MemoryError) or any(some in str(error) for some in words)
+def parsed(words: Sequence[str]) -> Command:
+    """The command that the words ask for.
+
+    Raises:
+        InputError: there is no such command or option, or an option's value makes no sense.
+        SystemExit: help was asked for, or a word is missing or of the wrong kind; all of it has been said.
+    """
+    if not words or words[0].startswith("-"):
+        return _overview(words)
+    name, *rest = words
+    check_command(name, COMMANDS)
+    check_options(name, COMMANDS[name], rest)
+    kind: type[Any] = COMMANDS[name]
+    default: dict[str, Any] = {"default": with_defaults_for_the_data(rest)} if name == "train" else {}
+    command: Command = tyro.cli(kind, prog=f"foldless {name}", args=rest, config=SETTINGS, **default)
+    return command
+
+
+def _overview(words: Sequence[str]) -> Command:
+    """Help on all commands, or what is wrong with a line that names none."""
+    kinds: list[Any] = [Annotated[kind, tyro.conf.subcommand(name)] for name, kind in COMMANDS.items()]
+    every: Any = functools.reduce(operator.or_, kinds)
+    command: Command = tyro.cli(every, prog="foldless", description=ABOUT, args=list(words), config=SETTINGS)
+    return command

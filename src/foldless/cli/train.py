@@ -126,7 +126,7 @@ class Train:
 
 
 def with_defaults_for_the_data(words: Sequence[str]) -> Train:
-    """The defaults for the data or record named among the words, so that --help shows the true ones."""
+    """The defaults for the data or record named among the words of `train`, so that --help shows the true ones."""
 
     @dataclass(frozen=True)
     class Named:
@@ -136,9 +136,7 @@ def with_defaults_for_the_data(words: Sequence[str]) -> Train:
         stages: int = 1
         pool: int = 1
 
-    if not words or words[0] != "train":
-        return Train()
-    named, _ = tyro.cli(Named, args=list(words[1:]), return_unknown_args=True, add_help=False)
+    named, _ = tyro.cli(Named, prog="foldless train", args=list(words), return_unknown_args=True, add_help=False)
     if named.config and (named.method, named.stages, named.pool) != ("default", 1, 1):
         raise InputError("--config names a record, which holds the stages; leave --method, --stages and --pool out")
     if named.config:

@@ -1,0 +1,71 @@
+"""How a command that fails ends: one sentence and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+
+from foldless.cli.console import say_error
+from foldless.errors import InputError, NotFiniteError, TrainingError
+
+LACKING = (
+    "not enough memory",
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "failed to allocate memory",
+    "std::bad_alloc",
+    "could not create a memory",
+)
+"""What torch, oneDNN, SimpleITK and the system say where there is no memory left, in lower case."""
+
+ADVICE = {
+    "train": "train with --levels 2 (or larger), with --pool 2 or with a smaller --batch",
+    "crossvalidate": "train with --pool 2 or with a smaller --batch",
+    "register": "crop the images, or resample them to larger voxels",
+    "evaluate": "leave --steps out if it is given, or judge images of fewer voxels",
+    "apply": "give a --reference of fewer voxels",
+    "prepare": "end other programs: a single image at a time is held",
+}
+"""What takes less memory, by command."""
+
+
+def ended(run: Callable[[], None], command: str = "") -> int:
+    """Run a command; 0 done, 1 it failed on the way, 2 it was given something that cannot be used."""
+    try:
+        run()
+    except InputError as error:
+        say_error(error)
+        return 2
+    except TrainingError as error:
+        say_error(error)
+        return 1
+    except (FloatingPointError, NotFiniteError) as error:
+        say_error(f"{error}; nothing was written")
+        return 1
+    except KeyboardInterrupt:
+        say_error("stopped")
+        return 130
+    except BrokenPipeError:  # the reader, such as `head`, has gone; Python must not meet the pipe again when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (MemoryError, RuntimeError, OSError) as error:
+        if lacks_memory(error):
+            say_error(
+                f"the memory is not enough; {ADVICE.get(command, 'end other programs, or take a larger machine')}"
+            )
+        elif isinstance(error, OSError):
+            say_error(f"{error.filename or 'a file'} could not be read or written: {error.strerror or error}")
+        else:
+            raise
+        return 1
+    return 0
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no memory left."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    return any(some in str(error).lower() for some in LACKING)
