@@ -24,7 +24,7 @@ from foldless.cli.failures import ended
 from foldless.cli.prepare import Prepare
 from foldless.cli.register import Register
 from foldless.cli.train import Train, with_defaults_for_the_data
-from foldless.cli.words import check_command, check_options
+from foldless.cli.words import check_command, check_numbers, check_options
 from foldless.memory import settle_memory
 
 ABOUT = """Register medical images with learned maps that do not fold.
@@ -76,6 +76,7 @@ def parsed(words: Sequence[str]) -> Command:
     kind: type[Any] = COMMANDS[name]
     default: dict[str, Any] = {"default": with_defaults_for_the_data(rest)} if name == "train" else {}
     command: Command = tyro.cli(kind, prog=f"foldless {name}", args=rest, config=SETTINGS, **default)
+    check_numbers(command)
     return command
 
 

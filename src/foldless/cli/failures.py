@@ -51,7 +51,10 @@ def ended(run: Callable[[], None], command: str = "") -> int:
     except BrokenPipeError:  # the reader, such as `head`, has gone; Python must not meet the pipe again when it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (MemoryError, RuntimeError, OSError) as error:
+    except (MemoryError, RuntimeError, OSError, OverflowError) as error:
+        if isinstance(error, OverflowError) or "without overflow" in str(error):  # in torch's words
+            say_error(f"a number among the options is too large to compute with ({error}); nothing was written")
+            return 2
         if lacks_memory(error):
             say_error(
                 f"the memory is not enough; {ADVICE.get(command, 'end other programs, or take a larger machine')}"

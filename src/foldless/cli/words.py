@@ -58,6 +58,9 @@ OPTIONS = {
 }
 """What other programs call our options."""
 
+LARGEST: dict[type, float] = {float: 3.4e38, int: 2**63 - 1}
+"""What float32 and 64 bits hold."""
+
 Kind = type[object]
 
 
@@ -94,6 +97,23 @@ def check_options(command: str, kind: Kind, words: Sequence[str]) -> None:
         else:
             meant = ", nor one like it."
         raise InputError(f"{command} has no option {name}{meant} See foldless {command} --help")
+
+
+def check_numbers(command: object) -> None:
+    """Refuse numbers that no computation can take: not finite, or beyond float32 or 64 bits.
+
+    Raises:
+        InputError: names the option.
+    """
+    for field in fields(command):  # type: ignore[arg-type]
+        value = getattr(command, field.name)
+        if is_dataclass(value):
+            check_numbers(value)
+        for number in value if isinstance(value, tuple) else (value,):
+            limit = LARGEST.get(type(number))
+            if limit is not None and not -limit <= number <= limit:
+                option = field.name.replace("_", "-")
+                raise InputError(f"--{option} takes a finite number of at most {limit:.3g}; got {number:g}")
 
 
 def options_of(kind: Kind) -> tuple[list[str], list[str]]:
