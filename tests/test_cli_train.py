@@ -115,6 +115,15 @@ def test_resuming_takes_no_other_option(foldless, tmp_path, more):
     assert (tmp_path / "run/resume.pt").read_bytes() == before
 
 
+def test_resuming_beside_a_folder_of_images(foldless, tmp_path, monkeypatch):
+    """The working folder says nothing of the run."""
+    foldless(*SHAPES, "--output", tmp_path / "run")
+    save_cases(tmp_path / "data", 3, (12, 12))
+    monkeypatch.chdir(tmp_path / "data")
+    code, _, complained = foldless("train", "--resume", tmp_path / "run")
+    assert (code, complained) == (0, "")
+
+
 def test_resuming_on_other_images(foldless, tmp_path):
     save_cases(tmp_path / "data", 4, (12, 12))
     foldless("train", "--data", tmp_path / "data", *TINY, "--output", tmp_path / "run")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,6 +37,11 @@ NARROWEST = 12
 def say(text: str) -> None:
     """A line on standard output."""
     OUT.print(text, soft_wrap=True, markup=False, emoji=False)
+
+
+def shell(*words: object) -> str:
+    """A command line that a shell takes as it is printed, whatever the names in it."""
+    return shlex.join(map(str, words))
 
 
 def say_error(error: object) -> None:

@@ -9,7 +9,7 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from foldless.cli.console import check_output, number, progress, results_in, say, table
+from foldless.cli.console import check_output, number, progress, results_in, say, shell, table
 from foldless.errors import InputError
 from foldless.recipe import Source
 
@@ -128,7 +128,7 @@ def write_results(
         title,
         [pair.drawn for pair in judged if pair.drawn is not None],
         {"pairs": len(judged), **headline(means)},
-        command=" ".join(["foldless", *map(str, record["arguments"])]),
+        command=shell("foldless", *record["arguments"]),
         record=record,
         **extra,
     )

@@ -8,7 +8,10 @@ from typing import Literal
 
 import tyro
 
-from foldless.cli.console import say
+from foldless.cli.console import say, shell
+
+CROSS_VALIDATED = "--percentiles 0 100 --methods baseline cycle refinement --pairs 462 --legacy"
+"""Kuang and Schmah's cross-validation."""
 
 AS_PUBLISHED = (
     "--percentiles 0 100 --stages 3 --similarity mse --regularity icon --weight 70 --increase 0.1 --threshold 25"
@@ -42,15 +45,14 @@ class Prepare:
 
         names = prepare_mindboggle(self.folder, self.output)
         say(f"{len(names)} subjects are in {self.output}. Next, for as long as the paper trains:")
-        say(
-            f"  foldless crossvalidate --data {self.output} --regions {self.output / 'regions.csv'} "
-            "--percentiles 0 100 --methods baseline cycle refinement --pairs 462 --legacy --output DIR"
-        )
+        judged = ("--data", self.output, "--regions", self.output / "regions.csv")
+        say(f"  {shell('foldless', 'crossvalidate', *judged, *CROSS_VALIDATED.split(), '--output', 'DIR')}")
 
     def _knees(self) -> None:
         from foldless.data.oai import prepare_oai_knees
 
         names = prepare_oai_knees(self.folder, self.output)
         say(f"{len(names)} knees are in {self.output}. Next:")
-        say(f"  foldless train --data {self.output} --output RUN {AS_PUBLISHED}")
-        say(f"  foldless evaluate --model RUN --data {self.output} --output DIR --protocol oai-knees")
+        judged = ("--model", "RUN", "--data", self.output, "--output", "DIR", "--protocol", "oai-knees")
+        say(f"  {shell('foldless', 'train', '--data', self.output, '--output', 'RUN', *AS_PUBLISHED.split())}")
+        say(f"  {shell('foldless', 'evaluate', *judged)}")

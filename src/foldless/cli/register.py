@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from foldless.cli.console import check_output, results_in, say, score_rows, table
+from foldless.cli.console import check_output, results_in, say, score_rows, shell, table
 from foldless.cli.watch import Watch
 from foldless.errors import InputError
 from foldless.recipe import Similarity
@@ -98,7 +98,7 @@ class Register:
                 f"{self.moving.name} onto {self.fixed.name}",
                 [outcome.drawn(f"{self.moving.name} → {self.fixed.name}", metrics)],
                 headline(metrics),
-                command=" ".join(["foldless", *map(str, record["arguments"])]),
+                command=shell("foldless", *record["arguments"]),
                 record=record,
                 opening_lines=lines,
             )

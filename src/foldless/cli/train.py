@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from foldless.cli.console import Replaced, check_output, number, say, table
+from foldless.cli.console import Replaced, check_output, number, say, shell, table
 from foldless.cli.watch import Watch
 from foldless.errors import InputError
 from foldless.methods import Method, method_recipe, network_levels, planned
@@ -155,9 +155,9 @@ def with_defaults_for_the_data(words: Sequence[str]) -> Train:
 
 def _lattice(data: str) -> tuple[int, ...] | None:
     """The largest image of a folder, for the defaults; what is wrong with the folder is said when it is read."""
-    if not Source(data or "folder").is_folder:
+    if data and not Source(data).is_folder:
         return None
-    if not (Path(data) / "images").is_dir():
+    if not data or not (Path(data) / "images").is_dir():
         return TYPICAL
     from foldless.data.folder import largest_lattice
 
@@ -187,12 +187,12 @@ def _learn(
             train(recipe, split, preparation, folder, earlier is None, on_step, watch.on_scores, start, first_stage)
     except KeyboardInterrupt:
         if (folder / CHECKPOINT).is_file():
-            say(f"To go on from the last checkpoint: foldless train --resume {folder}")
+            say(f"To go on from the last checkpoint: {shell('foldless', 'train', '--resume', folder)}")
         raise
     watch.summarise(folder / "log.csv", after=(0, *recipe.ends())[-2])
     say(f"The model is {folder / 'best.safetensors'}. Next:")
-    say(f"  foldless register MOVING FIXED --model {folder} --output DIR")
-    say(f"  foldless evaluate --model {folder} --data FOLDER --output DIR")
+    say(f"  {shell('foldless', 'register', 'MOVING', 'FIXED', '--model', folder, '--output', 'DIR')}")
+    say(f"  {shell('foldless', 'evaluate', '--model', folder, '--data', 'FOLDER', '--output', 'DIR')}")
 
 
 def _announce(recipe: Recipe, split: Split, preparation: Preparation) -> None:
