@@ -172,6 +172,15 @@ def test_natural_order_and_hidden_files(tmp_path):
     assert list(case_names(tmp_path)) == [f"case_{k}" for k in range(1, 12)]
 
 
+def test_natural_order_of_figures_that_are_no_decimals(tmp_path):
+    """A superscript is a digit to Python, but no number."""
+    for name in ("case²", "case1²", "case²1", "case٢", "case_1"):
+        save_image(blob((8, 8), 1).astype(np.float32), tmp_path / f"images/{name}.mha")
+    names = list(case_names(tmp_path))
+    assert sorted(names) == sorted(["case²", "case1²", "case²1", "case٢", "case_1"])
+    assert names.index("case1²") < names.index("case٢")
+
+
 def test_two_images_of_one_name(tmp_path):
     save_cases(tmp_path, 2, (8, 8), ".mha")
     shutil.copy(tmp_path / "images/case_1.mha", tmp_path / "images/case_1.nrrd")
