@@ -19,9 +19,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from foldless.errors import InputError
+from foldless.io.checks import existing_file
 from foldless.io.files import suffix, write_whole
 from foldless.io.geometry import Geometry
-from foldless.io.headers import LPS, existing_file, is_nifti, open_nifti, straightened
+from foldless.io.nifti import is_nifti, open_nifti, placed
 from foldless.io.volumes import Volume, through, to_image
 from foldless.maps import Map
 
@@ -181,17 +182,10 @@ def _read_nifti(path: Path) -> sitk.Image:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
         raise InputError(f"{path} cannot be read by SimpleITK; {EXPECTED}") from error
-    return image if image.GetDimension() == shape[4] else _one_slice(image, file.affine, path)
-
-
-def _one_slice(flat: sitk.Image, affine: np.ndarray, path: Path) -> sitk.Image:
-    """A 3-D field of one slice, of which ITK makes a 2-D image of three components."""
-    matrix = LPS @ affine[:3, :3]
-    spacing = np.linalg.norm(matrix, axis=0)
-    direction = straightened(matrix / spacing, path).ravel()
-    origin = LPS @ affine[:3, 3]
-    geometry = Geometry((*flat.GetSize(), 1), *(tuple(map(float, values)) for values in (spacing, origin, direction)))
-    return to_image(sitk.GetArrayFromImage(flat)[None], geometry, components=True)
+    if image.GetDimension() == shape[4]:
+        return image
+    lattice = placed(path, file, shape[:3])  # of one slice ITK makes a 2-D image of three components
+    return to_image(sitk.GetArrayFromImage(image)[None], lattice, components=True)
 
 
 def _read_composite(path: Path) -> sitk.Image:

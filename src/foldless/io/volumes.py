@@ -15,12 +15,20 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813
 
 from foldless.errors import InputError
+from foldless.io.checks import check_finite, existing_file
 from foldless.io.files import suffix, write_whole
 from foldless.io.geometry import Geometry
-from foldless.io.headers import check_finite, existing_file, read_image
+from foldless.io.headers import read_image
+from foldless.io.nifti import slope_of
 
 LUMINANCE = (0.299, 0.587, 0.114)
 """How red, green and blue become grey (ITU-R BT.601)."""
+
+NEARLY_WHOLE = 0.02
+"""How far off whole numbers labels may be read, which a scale factor in the header makes of them."""
+
+COARSEST_SLOPE = 0.9
+"""Steps of stored numbers above which whole labels cannot be told from others."""
 
 LITTLE_OVERLAP = 0.1
 """Share of the smaller image inside the other, below which the headers deserve a word."""
@@ -79,13 +87,13 @@ def read_volume(path: Path | str, labels: bool = False) -> Volume:
     array = sitk.GetArrayViewFromImage(image)
     check_finite(array, path)
     if labels:
-        _check_whole_numbers(array, path)
-    elif array.min() == array.max():
+        return Volume(_whole_numbers(image, path), path)
+    if array.min() == array.max():
         raise InputError(
             f"{path} has the value {float(array.min()):g} in every voxel, so there is nothing to register; "
             "expected an image with contrast, check that it is the right file"
         )
-    return Volume(sitk.Cast(image, sitk.sitkInt32 if labels else sitk.sitkFloat32), path)
+    return Volume(sitk.Cast(image, sitk.sitkFloat32), path)
 
 
 def reoriented(volume: Volume) -> Volume:
@@ -238,8 +246,8 @@ def _one_number_a_voxel(image: sitk.Image, path: Path, labels: bool) -> sitk.Ima
     kind = image.GetPixelIDTypeAsString()
     if "complex" in kind:
         raise InputError(f"{path} holds complex numbers, but one real number a voxel was expected; save the magnitude")
-    if components == 1:
-        return image
+    if components == 1:  # a vector of one number is that number
+        return sitk.VectorIndexSelectionCast(image, 0) if "vector" in kind else image
     colour = components in (3, 4) and image.GetDimension() == 2 and "unsigned integer" in kind
     if colour and not labels:
         bands = [sitk.VectorIndexSelectionCast(image, band, sitk.sitkFloat32) for band in range(3)]
@@ -252,18 +260,24 @@ def _one_number_a_voxel(image: sitk.Image, path: Path, labels: bool) -> sitk.Ima
     )
 
 
-def _check_whole_numbers(array: np.ndarray, path: Path) -> None:
+def _whole_numbers(image: sitk.Image, path: Path) -> sitk.Image:
+    """Labels as int32; what a scale factor left beside whole numbers is rounded away."""
+    array = sitk.GetArrayViewFromImage(image)
+    if float(array.max()) > np.iinfo(np.int32).max or float(array.min()) < np.iinfo(np.int32).min:
+        raise InputError(
+            f"{path} holds the label {float(array.max()):g}; expected labels that fit in 32 bits, renumber them"
+        )
     if np.issubdtype(array.dtype, np.floating):
-        broken = array != np.rint(array)
+        near = NEARLY_WHOLE + (slope / 2 if (slope := slope_of(path)) < COARSEST_SLOPE else 0.0)
+        broken = np.abs(array - np.rint(array)) > near
         if broken.any():
             raise InputError(
                 f"{path} holds labels that are not whole numbers, such as {float(array[broken][0]):g}; expected whole "
                 "numbers, resample label maps with nearest neighbours"
             )
-    if float(array.max()) > np.iinfo(np.int32).max or float(array.min()) < np.iinfo(np.int32).min:
-        raise InputError(
-            f"{path} holds the label {float(array.max()):g}; expected labels that fit in 32 bits, renumber them"
-        )
+        image = sitk.Round(image)
+    whole: sitk.Image = sitk.Cast(image, sitk.sitkInt32)
+    return whole
 
 
 def _outside(volume: Volume) -> float:
