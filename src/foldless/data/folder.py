@@ -14,7 +14,7 @@ import torch
 from foldless.data.images import ImageSet, Split
 from foldless.data.prepare import Placement, Preparation
 from foldless.errors import InputError
-from foldless.io import Geometry, Volume, read_volume, reoriented
+from foldless.io import Geometry, Volume, on_lattice_of, read_volume, reoriented
 from foldless.io.headers import header_shape
 
 VALIDATION_SHARE, TEST_SHARE = 0.05, 0.15
@@ -168,9 +168,7 @@ def _read_labels(folder: Path, volumes: dict[str, Volume], preparation: Preparat
     arrays = []
     for file, volume in zip(files, volumes.values(), strict=True):
         assert file is not None
-        labels = reoriented(read_volume(file, labels=True))
-        if not labels.geometry.fits(volume.geometry):
-            raise InputError(f"the labels {file} do not lie on the lattice of their image {volume.path}; resample them")
+        labels = on_lattice_of(volume, read_volume(file, labels=True))
         arrays.append(torch.from_numpy(preparation.labels(labels)))
     return torch.stack(arrays).to(torch.int32)
 

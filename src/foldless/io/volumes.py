@@ -140,6 +140,28 @@ def resampled(volume: Volume, geometry: Geometry, order: int = 1, extend: bool =
     return through(sitk.Transform(volume.dim, sitk.sitkIdentity), volume, geometry, order, extend)
 
 
+def on_lattice_of(image: Volume, labels: Volume, name: str = "the labels") -> Volume:
+    """The labels of an image voxel by voxel, though their file may hold the axes in another order or direction.
+
+    Args:
+        image: whose lattice they lie on.
+        labels: its label map.
+        name: what the refusal calls them.
+
+    Raises:
+        InputError: they lie on another lattice.
+    """
+    if labels.dim == image.dim:
+        if labels.geometry.fits(image.geometry):
+            return labels
+        if reoriented(labels).geometry.fits(reoriented(image).geometry):
+            return resampled(labels, image.geometry, order=0)
+    raise InputError(
+        f"{name} {labels.path} have shape {labels.geometry.shape} and do not lie on the lattice of {image.path} with "
+        f"shape {image.geometry.shape}; resample them with nearest neighbour"
+    )
+
+
 def through(transform: sitk.Transform, volume: Volume, geometry: Geometry, order: int, extend: bool = False) -> Volume:
     """The volume read where `transform` sends the voxel centres of `geometry`; outside as in `resampled`.
 
