@@ -167,21 +167,27 @@ def through(transform: sitk.Transform, volume: Volume, geometry: Geometry, order
 
     Raises:
         ValueError: volume, transform and lattice differ in dimension.
+        MemoryError: the lattice is too large.
     """
     dims = (volume.dim, transform.GetDimension(), geometry.dim)
     if len(set(dims)) > 1:
         raise ValueError(f"volume, transform and lattice must have one dimension; got {dims}")
-    image = sitk.Resample(
-        volume.image,
-        geometry.size,
-        transform,
-        sitk.sitkLinear if order else sitk.sitkNearestNeighbor,
-        geometry.origin,
-        geometry.spacing,
-        geometry.direction,
-        _outside(volume),
-        useNearestNeighborExtrapolator=extend,
-    )
+    try:
+        image = sitk.Resample(
+            volume.image,
+            geometry.size,
+            transform,
+            sitk.sitkLinear if order else sitk.sitkNearestNeighbor,
+            geometry.origin,
+            geometry.spacing,
+            geometry.direction,
+            _outside(volume),
+            useNearestNeighborExtrapolator=extend,
+        )
+    except RuntimeError as error:
+        if "allocate memory" not in str(error):
+            raise
+        raise MemoryError(f"{volume.path} does not fit in memory on a lattice of {geometry.shape} nodes") from error
     return replace(volume, image=image)
 
 
