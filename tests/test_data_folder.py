@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import asdict
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -172,6 +173,15 @@ def test_natural_order_and_hidden_files(tmp_path):
     assert list(case_names(tmp_path)) == [f"case_{k}" for k in range(1, 12)]
 
 
+def test_natural_order_of_figures_that_are_no_decimals(tmp_path):
+    """A superscript is a digit to Python, but no number."""
+    for name in ("case²", "case1²", "case²1", "case٢", "case_1"):
+        save_image(blob((8, 8), 1).astype(np.float32), tmp_path / f"images/{name}.mha")
+    names = list(case_names(tmp_path))
+    assert sorted(names) == sorted(["case²", "case1²", "case²1", "case٢", "case_1"])
+    assert names.index("case1²") < names.index("case٢")
+
+
 def test_two_images_of_one_name(tmp_path):
     save_cases(tmp_path, 2, (8, 8), ".mha")
     shutil.copy(tmp_path / "images/case_1.mha", tmp_path / "images/case_1.nrrd")
@@ -257,6 +267,16 @@ def test_labels_on_another_lattice(tmp_path):
         folder_split(tmp_path)
 
 
+def test_labels_in_another_order_of_voxels(tmp_path):
+    """Some tools write their label maps in an orientation of their own."""
+    save_cases(tmp_path, 3, (16, 18, 20))
+    expected, _ = folder_split(tmp_path)
+    file = str(tmp_path / "labels/case_2.nii.gz")
+    sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(file), "SAR"), file)
+    split, _ = folder_split(tmp_path)
+    assert torch.equal(split.train.labels, expected.train.labels)
+
+
 def test_labels_shifted_in_the_world(tmp_path):
     save_cases(tmp_path, 3, (16, 16, 16))
     save_image(blob((16, 16, 16), 1).astype(np.uint8), tmp_path / "labels/case_2.nii.gz", Origin=(3.0, 0, 0))
@@ -282,6 +302,27 @@ def test_one_image_no_image_no_folder(tmp_path):
     save_case(tmp_path, "lonely", (8, 8), 0)
     with pytest.raises(InputError, match="one image only"):
         folder_split(tmp_path)
+
+
+# Going on with a run
+
+
+def test_other_labels_are_other_data_and_earlier_records_hold(foldless, tmp_path):
+    save_cases(tmp_path / "data", 4, (12, 12))
+    tiny = ("--widths", 4, 8, "--widths-up", 4, 4, "--levels", 1, "--batch", 2, "--steps", 1, "--precision", "float32")
+    assert foldless("train", "--data", tmp_path / "data", *tiny, "--output", tmp_path / "run")[0] == 0
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    images = folder_split(tmp_path / "data")[0].train.images
+    record["data_sha256"] = dict.fromkeys(("train", "val", "test"), sha256(images.numpy().tobytes()).hexdigest())
+    (tmp_path / "earlier").mkdir()
+    for file in (tmp_path / "run").glob("*.*"):
+        shutil.copy(file, tmp_path / "earlier")
+    (tmp_path / "earlier/run.json").write_text(json.dumps(record))
+    save_image(blob((12, 12), 9).astype(np.uint8), tmp_path / "data/labels/case_2.nii.gz")
+    assert foldless("train", "--resume", tmp_path / "earlier")[0] == 0, "its record knows of images only"
+    code, _, complained = foldless("train", "--resume", tmp_path / "run")
+    assert code == 2
+    assert "are not those that" in complained
 
 
 # The description that a model keeps

@@ -1,5 +1,9 @@
 """Pairs: random ones never pair an image with itself, held-out ones are fixed and different."""
 
+import hashlib
+import json
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -58,6 +62,21 @@ def test_the_digest_tells_images_apart():
     assert images.digest() == numbered(3).digest()
     assert images.digest() != images.pick([0, 2, 1]).digest()
     assert images.pick([2, 0]).names == ("2", "0")
+
+
+def test_the_digest_tells_labels_apart_and_knows_records_without_them():
+    images = numbered(3)
+    labels = images.images[:, 0].int()
+    marked, other = replace(images, labels=labels), replace(images, labels=labels + 1)
+    assert marked.digest() == replace(images, labels=labels.long()).digest() == json.loads(json.dumps(marked.digest()))
+    assert marked.digest() != other.digest()
+    assert str(marked.digest()) != json.loads(json.dumps(other.digest()))
+    assert json.dumps(marked.digest()) != json.dumps(images.digest())
+    earlier = hashlib.sha256(images.images.numpy().tobytes()).hexdigest()
+    assert marked.digest() == earlier, "what commits recorded that left labels out"
+    assert (marked.digest() != earlier) is False
+    assert images.pick([0, 2, 1]).digest() != earlier
+    assert marked.digest() != 3
 
 
 def test_a_pair_is_mirrored_alike():

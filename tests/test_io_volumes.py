@@ -18,6 +18,7 @@ from foldless.io import (
     check_overlap,
     describe_mismatch,
     like,
+    on_lattice_of,
     read_volume,
     reoriented,
     resampled,
@@ -243,6 +244,29 @@ def test_reorienting_agrees_with_dicom_orient(code: str) -> None:
     straight = reoriented(volume(image))
     np.testing.assert_array_equal(straight.array, sitk.GetArrayFromImage(judged))
     assert straight.geometry.fits(Geometry.of(judged), 1e-9)
+
+
+@pytest.mark.parametrize("code", ["LAS", "LIA", "RAS", "PIR", "ASL", "LPS"])
+@pytest.mark.parametrize("seed", range(3))
+def test_labels_in_another_order_of_voxels_come_to_their_image(seed: int, code: str) -> None:
+    image = turned(seed)
+    image.SetDirection(Rotation.from_euler("zyx", [0.3, 0.2, -0.4]).as_matrix().ravel().tolist())
+    marks = like(np.arange(210).reshape(5, 6, 7) + 1, volume(image))
+    other = Volume(sitk.DICOMOrient(marks.image, code), Path("labels"))
+    there = on_lattice_of(volume(image), other)
+    assert there.geometry.fits(Geometry.of(image), 1e-9)
+    np.testing.assert_array_equal(there.array, marks.array)
+    np.testing.assert_array_equal(on_lattice_of(volume(other.image), marks).array, other.array)
+
+
+def test_labels_of_another_lattice_are_refused_in_any_order() -> None:
+    image = turned(1)
+    marks = like(np.ones((5, 6, 7), int), volume(image))
+    moved = sitk.Image(sitk.DICOMOrient(marks.image, "RAS"))
+    moved.SetOrigin((np.array(moved.GetOrigin()) + 3).tolist())
+    for other in (moved, marks.image[1:], sitk.Image(5, 6, sitk.sitkInt32)):
+        with pytest.raises(InputError, match=r"its labels made up .* do not lie on the lattice of made up"):
+            on_lattice_of(volume(image), volume(other), "its labels")
 
 
 def test_a_header_of_no_patient_cannot_be_reoriented() -> None:

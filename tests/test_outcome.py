@@ -12,7 +12,7 @@ from foldless.build import build_registration
 from foldless.data.prepare import Preparation
 from foldless.errors import InputError
 from foldless.grid import Grid
-from foldless.io import read_volume
+from foldless.io import Volume, read_volume
 from foldless.metrics import FOLD_RULES
 from foldless.model import Model
 from foldless.outcome import Fields, Outcome, field_scores, headline, padded, predict, register_volumes, same_lattice
@@ -127,6 +127,9 @@ def test_labels_of_another_lattice(tmp_path):
     image = volume(tmp_path / "a.nii.gz", (12, 12, 12))
     good = read_volume(save_image(blob((12, 12, 12), 0).astype(np.uint8), tmp_path / "s.nii.gz"), labels=True)
     assert same_lattice(good, image, "moving") is good
+    turned = Volume(sitk.DICOMOrient(good.image, "RAI"), good.path)
+    assert same_lattice(turned, image, "moving").geometry.fits(image.geometry)
+    np.testing.assert_array_equal(same_lattice(turned, image, "moving").array, good.array)
     for header in ({"Origin": (1.0, 0, 0)}, {"spacing": (1.0, 1.0, 1.1)}):
         other = save_image(blob((12, 12, 12), 0).astype(np.uint8), tmp_path / "t.nii.gz", **header)
         with pytest.raises(InputError, match="moving labels"):

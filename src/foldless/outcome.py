@@ -29,7 +29,7 @@ from foldless.io import (
     sitk_transform,
     voxel_displacement,
 )
-from foldless.io.volumes import check_overlap, through
+from foldless.io.volumes import check_overlap, on_lattice_of, through
 from foldless.maps import Identity, Map
 from foldless.metrics import (
     FOLD_RULES,
@@ -365,14 +365,9 @@ def overlap_scores(
 
 
 def same_lattice(labels: Volume, image: Volume, what: str) -> Volume:
-    """`labels`, once it is sure that they lie on their image's lattice.
+    """`labels` voxel by voxel on their image's lattice.
 
     Raises:
-        InputError: they do not.
+        InputError: they lie on another one.
     """
-    if labels.dim != image.dim or not labels.geometry.fits(image.geometry):
-        raise InputError(
-            f"the {what} labels {labels.path} have shape {labels.geometry.shape} and do not lie on the lattice of "
-            f"{image.path} with shape {image.geometry.shape}; resample them with nearest neighbour"
-        )
-    return labels
+    return on_lattice_of(image, labels, f"the {what} labels")

@@ -11,10 +11,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from foldless.data.checks import (
+    is_there,
+    note_left_out,
+    note_missing_labels,
+    note_nameless_labels,
+    refuse_broken_links,
+    refuse_far_off,
+    refuse_outsized,
+)
 from foldless.data.images import ImageSet, Split
 from foldless.data.prepare import Placement, Preparation
 from foldless.errors import InputError
-from foldless.io import Geometry, Volume, read_volume, reoriented
+from foldless.io import Geometry, Volume, on_lattice_of, read_volume, reoriented
 from foldless.io.headers import header_shape
 
 VALIDATION_SHARE, TEST_SHARE = 0.05, 0.15
@@ -27,22 +36,28 @@ def case_names(folder: Path) -> dict[str, Path]:
     """Case name -> image file, in natural order (case_2 before case_10).
 
     Raises:
-        InputError: there is no `images/` in the folder, or nothing in it that can be read.
+        InputError: there is no `images/` in the folder, nothing in it that can be read, or a link to nowhere.
     """
     if not folder.is_dir():
         raise InputError(f"the data folder {folder} does not exist")
     images = folder / "images"
     if not images.is_dir():
         raise InputError(f"{folder} has no folder images/; put the volumes there, labels of the same names in labels/")
+    entries = [path for path in sorted(images.iterdir()) if not path.name.startswith(".")]
+    refuse_broken_links(images, entries)
     files: dict[str, Path] = {}
-    for path in sorted(images.iterdir()):
-        if path.name.startswith(".") or not path.name.lower().endswith(SUFFIXES) or not path.is_file():
+    for path in entries:
+        if not _is_image(path):
             continue
         if (name := _stem(path)) in files:
             raise InputError(f"{images} holds {files[name].name} and {path.name}, two images of one name; keep one")
         files[name] = path
+    note_left_out(images, [path.name for path in entries if not _is_image(path)])
     if not files:
         raise InputError(f"{images} holds no image ({', '.join(SUFFIXES)})")
+    labels = folder / "labels"
+    if labels.is_dir() and not any(label_file(folder, path) for path in files.values()):
+        note_nameless_labels(labels, [path.name for path in sorted(labels.iterdir()) if _is_image(path)])
     return dict(sorted(files.items(), key=lambda item: _natural(item[0])))
 
 
@@ -65,7 +80,7 @@ def split_names(folder: Path, names: Iterable[str]) -> dict[str, list[str]]:
     if len(names) < 2:
         raise InputError(f"{folder / 'images'} holds one image only; registration learns from pairs, so add more")
     file = folder / "split.json"
-    if file.is_file():
+    if is_there(file):
         return _read_split(file, set(names))
     if len(names) < FEWEST_TO_SPLIT:
         return {"train": names, "val": names, "test": names}
@@ -123,7 +138,7 @@ def read_images(folder: Path, files: dict[str, Path]) -> dict[str, Volume]:
 
 
 def image_set(folder: Path, volumes: dict[str, Volume], preparation: Preparation) -> ImageSet:
-    """The cases prepared for a network, with their labels where `labels/` has them all."""
+    """The cases prepared for a network, with the labels that are there; without its own, a case is background alone."""
     images = torch.stack([torch.from_numpy(preparation.image(v)[0])[None] for v in volumes.values()])
     return ImageSet(images, tuple(volumes), preparation.spacing, _read_labels(folder, volumes, preparation))
 
@@ -143,7 +158,14 @@ def folder_split(
     used = {name for names in parts.values() for name in names}
     volumes = read_images(folder, {name: path for name, path in files.items() if name in used})
     lay = {"centre": fitting_preparation, "world": world_preparation}[placement]
-    preparation = lay((volumes[name].geometry for name in parts["train"]), percentiles)
+    training = {name: volumes[name] for name in parts["train"]}
+    preparation = lay((volume.geometry for volume in training.values()), percentiles)
+    if placement == "world":
+        refuse_far_off(volumes, parts["train"], preparation.geometry(next(iter(volumes.values())).geometry))
+    shapes = [volume.geometry.shape for volume in training.values()]
+    refuse_outsized(training, preparation, padded(map(max, zip(*shapes, strict=True))))
+    bare = [name for name, volume in volumes.items() if label_file(folder, volume.path) is None]
+    note_missing_labels(folder / "labels", bare, len(volumes))
     chosen = {part: tuple(parts[part]) for part in ("train", "val", "test")}
     sets = {
         names: image_set(folder, {name: volumes[name] for name in names}, preparation)
@@ -153,26 +175,32 @@ def folder_split(
 
 
 def label_file(folder: Path, image: Path) -> Path | None:
-    """The label map of an image: the same case name under `labels/`."""
+    """The label map of an image under `labels/`: of the same case name, or of the one that nnU-Net or BIDS gives it.
+
+    nnU-Net's labels of case_0000 are case, BIDS' of sub-1_T1w are sub-1_dseg.
+
+    Raises:
+        InputError: it is a link to nowhere.
+    """
     folder, name = folder / "labels", _stem(image)
-    for path in (folder / image.name, *(folder / (name + suffix) for suffix in SUFFIXES)):
-        if path.is_file():
-            return path
-    return None
+    names = [name, re.sub(r"_\d{4}$", "", name), f"{name}_dseg"]
+    if name.startswith("sub-"):
+        names.append(re.sub(r"_[A-Za-z0-9]+$", "_dseg", name))
+    files = (folder / (some + suffix) for some in dict.fromkeys(names) for suffix in SUFFIXES)
+    return next((path for path in (folder / image.name, *files) if is_there(path)), None)
 
 
 def _read_labels(folder: Path, volumes: dict[str, Volume], preparation: Preparation) -> torch.Tensor | None:
     files = [label_file(folder, volume.path) for volume in volumes.values()]
-    if not files or any(file is None for file in files):
+    if not any(files):
         return None
-    arrays = []
-    for file, volume in zip(files, volumes.values(), strict=True):
-        assert file is not None
-        labels = reoriented(read_volume(file, labels=True))
-        if not labels.geometry.fits(volume.geometry):
-            raise InputError(f"the labels {file} do not lie on the lattice of their image {volume.path}; resample them")
-        arrays.append(torch.from_numpy(preparation.labels(labels)))
-    return torch.stack(arrays).to(torch.int32)
+    arrays = [
+        np.zeros(preparation.lattice, np.int32)
+        if file is None
+        else preparation.labels(on_lattice_of(volume, read_volume(file, labels=True)))
+        for file, volume in zip(files, volumes.values(), strict=True)
+    ]
+    return torch.from_numpy(np.stack(arrays))
 
 
 def _read_split(file: Path, names: set[str]) -> dict[str, list[str]]:
@@ -206,6 +234,10 @@ def _list_of(content: object, part: str) -> list[object]:
     return names
 
 
+def _is_image(path: Path) -> bool:
+    return path.name.lower().endswith(SUFFIXES) and path.is_file()
+
+
 def _stem(path: Path) -> str:
     name = path.name
     for suffix in SUFFIXES:
@@ -215,4 +247,4 @@ def _stem(path: Path) -> str:
 
 
 def _natural(name: str) -> list[tuple[int, int | str]]:
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name) if part]
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", name) if part]

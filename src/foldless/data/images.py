@@ -16,6 +16,26 @@ from foldless.grid import Grid, sample
 from foldless.maps import Affine
 
 
+class Digest(str):
+    """SHA-256 of images and labels; it equals that of the images alone too, which earlier commits recorded."""
+
+    __slots__ = ("of_images",)
+    of_images: str
+
+    def __new__(cls, whole: str, of_images: str) -> Digest:
+        self = super().__new__(cls, whole)
+        self.of_images = of_images
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, str) and (str.__eq__(self, other) or str.__eq__(self.of_images, other))
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = str.__hash__
+
+
 @dataclass(frozen=True, eq=False)
 class ImageSet:
     """Images of one lattice.
@@ -48,9 +68,13 @@ class ImageSet:
         names = tuple(self.names[i] for i in index)
         return ImageSet(self.images[index], names, self.spacing, labels, self.foreground)
 
-    def digest(self) -> str:
-        """SHA-256 of the prepared images, for the run record."""
-        return hashlib.sha256(self.images.contiguous().numpy().tobytes()).hexdigest()
+    def digest(self) -> Digest:
+        """SHA-256 of the prepared images and their labels, for the run record."""
+        content = hashlib.sha256(self.images.contiguous().numpy().tobytes())
+        of_images = content.hexdigest()
+        if self.labels is not None:
+            content.update(self.labels.int().contiguous().numpy().tobytes())
+        return Digest(content.hexdigest(), of_images)
 
 
 @dataclass(frozen=True, eq=False)

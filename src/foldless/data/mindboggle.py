@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from foldless.errors import InputError
-from foldless.io import Volume, read_volume, resampled, write_volume
+from foldless.io import Volume, on_lattice_of, read_volume, resampled, write_volume
 from foldless.io.geometry import centred_lattice
 
 SUBSETS = ("NKI-RS-22", "NKI-TRT-20", "OASIS-TRT-20")
@@ -65,7 +65,8 @@ def _prepare(subject: Path, output: Path, name: str) -> None:
     if not (subject / LABELS).is_file():
         raise InputError(f"{subject} holds no {LABELS}; unpack the subset's volumes in MNI152 space with their labels")
     whole = read_volume(subject / IMAGE)
-    image, labels = _cropped(whole), _cropped(read_volume(subject / LABELS, labels=True))
+    marks = on_lattice_of(whole, read_volume(subject / LABELS, labels=True))
+    image, labels = _cropped(whole), _cropped(marks)
     write_volume(image.array / whole.array.max(), image.geometry, image_file, np.float32)
     write_volume(labels.array, labels.geometry, label_file, np.int16)
 

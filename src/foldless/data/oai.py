@@ -22,7 +22,7 @@ import numpy as np
 from foldless.data.folder import case_names, label_file
 from foldless.data.prepare import normalised
 from foldless.errors import InputError
-from foldless.io import Geometry, Volume, read_volume, write_volume
+from foldless.io import Geometry, Volume, on_lattice_of, read_volume, write_volume
 
 SLICES, SIDE = 160, 384
 """Voxels across the knee's slices and along either side of one."""
@@ -69,10 +69,9 @@ def _prepare(folder: Path, file: Path, output: Path, name: str, mirrored: bool) 
     written = [output / part / f"{name}.nii.gz" for part in ("images", "labels", FULL)]
     if all(path.is_file() for path in written):
         return
-    image, labels = read_volume(file), read_volume(_labels_of(folder, file), labels=True)
+    image = read_volume(file)
     axis = _slice_axis(image)
-    if not labels.geometry.fits(image.geometry):
-        raise InputError(f"the labels {labels.path} do not lie on the voxels of {image.path}; resample them")
+    labels = on_lattice_of(image, read_volume(_labels_of(folder, file), labels=True))
     if strange := set(np.unique(labels.array).tolist()) - {0, *CARTILAGES}:
         raise InputError(
             f"{labels.path} holds the labels {sorted(strange)}; expected 1 for femoral, 2 for tibial cartilage"

@@ -5,6 +5,7 @@ The same description prepares the training images and, at registration, the two 
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Literal, get_args
@@ -79,6 +80,7 @@ class Preparation:
         """
         volume = reoriented(volume)
         geometry = self.geometry(volume.geometry)
+        _note_size(volume, geometry)
         low, high = self.intensities
         scaled = normalised(resampled(volume, geometry, order=1, extend=True).array, volume.array, self.percentiles)
         return np.float32(low) + np.float32(high - low) * scaled, geometry
@@ -87,6 +89,22 @@ class Preparation:
         """A label map on the same lattice, nearest neighbour."""
         volume = reoriented(volume)
         return resampled(volume, self.geometry(volume.geometry), order=0).array
+
+
+def in_mm(sides: NDArray[np.float64]) -> str:
+    """The sides of an image (dim,), mm, in a sentence."""
+    return " x ".join(f"{side:.3g}" for side in sides) + " mm"
+
+
+def _note_size(volume: Volume, lattice: Geometry) -> None:
+    """Warn if an image and the lattice that it is laid on differ tenfold in all their sides."""
+    own, seen = (np.array(geometry.size) * geometry.spacing for geometry in (volume.geometry, lattice))
+    if (own / seen).max() <= 0.1 or (own / seen).min() >= 10:
+        warnings.warn(
+            f"{volume.path} measures {in_mm(own)}, but the lattice that it is laid on {in_mm(seen)}: check the voxel "
+            "sizes in the headers (dots per inch of a picture count as millimetres, pixels without them as 1 mm)",
+            stacklevel=3,
+        )
 
 
 def normalised(

@@ -19,9 +19,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from foldless.errors import InputError
+from foldless.io.checks import existing_file
 from foldless.io.files import suffix, write_whole
 from foldless.io.geometry import Geometry
-from foldless.io.headers import LPS, existing_file, is_nifti, open_nifti, straightened
+from foldless.io.nifti import is_nifti, open_nifti, placed
 from foldless.io.volumes import Volume, through, to_image
 from foldless.maps import Map
 
@@ -95,16 +96,21 @@ def write_warp(field: Field, geometry: Geometry, path: Path | str) -> None:
         raise InputError(f"{path}: a warp is written as .nii.gz or as .h5; give a name that ends in one of them")
 
 
-def read_warp(path: Path | str) -> tuple[Field, Geometry]:
+def read_warp(path: Path | str, on: Geometry | None = None) -> tuple[Field, Geometry]:
     """What `write_warp` wrote: the displacement (*shape, dim), components x, y(, z), LPS millimetres; and its lattice.
 
+    Args:
+        path: the file.
+        on: where ITK transforms of other kinds (an affine one, a composite of several) are evaluated, point by point;
+            they have no lattice of their own, and are refused where none is given.
+
     Raises:
-        InputError: the file is missing or unreadable, or holds something else: an image, FSL's kind of warp, an affine.
+        InputError: the file is missing or unreadable, or holds something else: an image, FSL's kind of warp.
     """
     path = existing_file(path, "warp")
     if not is_nifti(path) and suffix(path) != ".h5":
         raise InputError(f"{path} is not a warp that can be read; {EXPECTED}")
-    image = _read_nifti(path) if is_nifti(path) else _read_composite(path)
+    image = _read_nifti(path) if is_nifti(path) else _read_itk(path, on)
     field: np.ndarray = sitk.GetArrayFromImage(image)
     if not np.isfinite(field).all():
         raise InputError(f"{path} holds displacements that are not finite; write it again")
@@ -121,7 +127,7 @@ def apply_warp(moving: Volume, warp_path: Path | str, reference: Geometry, label
 
     Args:
         moving: the image or label map in its own space, in any orientation.
-        warp_path: what `write_warp` wrote.
+        warp_path: what `write_warp` wrote, or another ITK transform in `.h5`.
         reference: the lattice wanted, usually the fixed image's. Where it reaches outside the warp's lattice, ITK
             leaves points where they are.
         labels: whether to take the nearest voxel instead of interpolating. Outside the moving volume lie 0 (labels)
@@ -130,7 +136,7 @@ def apply_warp(moving: Volume, warp_path: Path | str, reference: Geometry, label
     Raises:
         InputError: the warp cannot be read, or has another dimension.
     """
-    field, geometry = read_warp(warp_path)
+    field, geometry = read_warp(warp_path, on=reference)
     if geometry.dim != moving.dim or geometry.dim != reference.dim:
         raise InputError(
             f"{warp_path} is a {geometry.dim}-D warp, but {moving.path} is {moving.dim}-D and the reference "
@@ -181,28 +187,47 @@ def _read_nifti(path: Path) -> sitk.Image:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
         raise InputError(f"{path} cannot be read by SimpleITK; {EXPECTED}") from error
-    return image if image.GetDimension() == shape[4] else _one_slice(image, file.affine, path)
+    if image.GetDimension() == shape[4]:
+        return image
+    lattice = placed(path, file, shape[:3])  # of one slice ITK makes a 2-D image of three components
+    return to_image(sitk.GetArrayFromImage(image)[None], lattice, components=True)
 
 
-def _one_slice(flat: sitk.Image, affine: np.ndarray, path: Path) -> sitk.Image:
-    """A 3-D field of one slice, of which ITK makes a 2-D image of three components."""
-    matrix = LPS @ affine[:3, :3]
-    spacing = np.linalg.norm(matrix, axis=0)
-    direction = straightened(matrix / spacing, path).ravel()
-    origin = LPS @ affine[:3, 3]
-    geometry = Geometry((*flat.GetSize(), 1), *(tuple(map(float, values)) for values in (spacing, origin, direction)))
-    return to_image(sitk.GetArrayFromImage(flat)[None], geometry, components=True)
-
-
-def _read_composite(path: Path) -> sitk.Image:
+def _read_itk(path: Path, on: Geometry | None) -> sitk.Image:
     try:
         transform = sitk.ReadTransform(str(path))
     except RuntimeError as error:
         raise InputError(f"{path} cannot be read as an ITK transform; {EXPECTED}") from error
-    parts = [transform]
-    if isinstance(transform, sitk.CompositeTransform):
-        parts = [transform.GetNthTransform(n) for n in range(transform.GetNumberOfTransforms())]
-    if len(parts) != 1 or not isinstance(parts[0], sitk.DisplacementFieldTransform):
-        raise InputError(f"{path} holds {', '.join(part.GetName() for part in parts) or 'nothing'}; {EXPECTED}")
-    field: sitk.Image = parts[0].GetDisplacementField()
+    parts = _parts(transform)
+    if len(parts) == 1 and isinstance(parts[0], sitk.DisplacementFieldTransform):
+        field: sitk.Image = parts[0].GetDisplacementField()
+        return field
+    if on is None or not parts:
+        names = ", ".join("a part that SimpleITK does not know" if p is None else p.GetName() for p in parts)
+        raise InputError(f"{path} holds {names or 'nothing'}; {EXPECTED}")
+    return _evaluated(path, transform, on)
+
+
+def _parts(transform: sitk.Transform) -> list[sitk.Transform | None]:
+    """What a transform is composed of, or itself; None for a part that SimpleITK applies, but has no class for."""
+    if not isinstance(transform, sitk.CompositeTransform):
+        return [transform]
+    parts: list[sitk.Transform | None] = []
+    for n in range(transform.GetNumberOfTransforms()):
+        try:
+            parts.append(transform.GetNthTransform(n))
+        except RuntimeError:
+            parts.append(None)
+    return parts
+
+
+def _evaluated(path: Path, transform: sitk.Transform, on: Geometry) -> sitk.Image:
+    """The displacement of a transform at every voxel centre of a lattice."""
+    if transform.GetDimension() != on.dim:
+        raise InputError(f"{path} is a {transform.GetDimension()}-D transform, but the reference is {on.dim}-D")
+    lattice = (on.size, on.origin, on.spacing, on.direction)
+    try:
+        field: sitk.Image = sitk.TransformToDisplacementField(transform, sitk.sitkVectorFloat64, *lattice)
+    except RuntimeError as error:
+        raise InputError(f"{path} holds a transform that SimpleITK reads, but cannot apply; {EXPECTED}") from error
     return field

@@ -15,12 +15,20 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813
 
 from foldless.errors import InputError
+from foldless.io.checks import check_finite, existing_file
 from foldless.io.files import suffix, write_whole
 from foldless.io.geometry import Geometry
-from foldless.io.headers import check_finite, existing_file, read_image
+from foldless.io.headers import read_image
+from foldless.io.nifti import slope_of
 
 LUMINANCE = (0.299, 0.587, 0.114)
 """How red, green and blue become grey (ITU-R BT.601)."""
+
+NEARLY_WHOLE = 0.02
+"""How far off whole numbers labels may be read, which a scale factor in the header makes of them."""
+
+COARSEST_SLOPE = 0.9
+"""Steps of stored numbers above which whole labels cannot be told from others."""
 
 LITTLE_OVERLAP = 0.1
 """Share of the smaller image inside the other, below which the headers deserve a word."""
@@ -79,13 +87,13 @@ def read_volume(path: Path | str, labels: bool = False) -> Volume:
     array = sitk.GetArrayViewFromImage(image)
     check_finite(array, path)
     if labels:
-        _check_whole_numbers(array, path)
-    elif array.min() == array.max():
+        return Volume(_whole_numbers(image, path), path)
+    if array.min() == array.max():
         raise InputError(
             f"{path} has the value {float(array.min()):g} in every voxel, so there is nothing to register; "
             "expected an image with contrast, check that it is the right file"
         )
-    return Volume(sitk.Cast(image, sitk.sitkInt32 if labels else sitk.sitkFloat32), path)
+    return Volume(sitk.Cast(image, sitk.sitkFloat32), path)
 
 
 def reoriented(volume: Volume) -> Volume:
@@ -132,26 +140,54 @@ def resampled(volume: Volume, geometry: Geometry, order: int = 1, extend: bool =
     return through(sitk.Transform(volume.dim, sitk.sitkIdentity), volume, geometry, order, extend)
 
 
+def on_lattice_of(image: Volume, labels: Volume, name: str = "the labels") -> Volume:
+    """The labels of an image voxel by voxel, though their file may hold the axes in another order or direction.
+
+    Args:
+        image: whose lattice they lie on.
+        labels: its label map.
+        name: what the refusal calls them.
+
+    Raises:
+        InputError: they lie on another lattice.
+    """
+    if labels.dim == image.dim:
+        if labels.geometry.fits(image.geometry):
+            return labels
+        if reoriented(labels).geometry.fits(reoriented(image).geometry):
+            return resampled(labels, image.geometry, order=0)
+    raise InputError(
+        f"{name} {labels.path} have shape {labels.geometry.shape} and do not lie on the lattice of {image.path} with "
+        f"shape {image.geometry.shape}; resample them with nearest neighbour"
+    )
+
+
 def through(transform: sitk.Transform, volume: Volume, geometry: Geometry, order: int, extend: bool = False) -> Volume:
     """The volume read where `transform` sends the voxel centres of `geometry`; outside as in `resampled`.
 
     Raises:
         ValueError: volume, transform and lattice differ in dimension.
+        MemoryError: the lattice is too large.
     """
     dims = (volume.dim, transform.GetDimension(), geometry.dim)
     if len(set(dims)) > 1:
         raise ValueError(f"volume, transform and lattice must have one dimension; got {dims}")
-    image = sitk.Resample(
-        volume.image,
-        geometry.size,
-        transform,
-        sitk.sitkLinear if order else sitk.sitkNearestNeighbor,
-        geometry.origin,
-        geometry.spacing,
-        geometry.direction,
-        _outside(volume),
-        useNearestNeighborExtrapolator=extend,
-    )
+    try:
+        image = sitk.Resample(
+            volume.image,
+            geometry.size,
+            transform,
+            sitk.sitkLinear if order else sitk.sitkNearestNeighbor,
+            geometry.origin,
+            geometry.spacing,
+            geometry.direction,
+            _outside(volume),
+            useNearestNeighborExtrapolator=extend,
+        )
+    except RuntimeError as error:
+        if "allocate memory" not in str(error):
+            raise
+        raise MemoryError(f"{volume.path} does not fit in memory on a lattice of {geometry.shape} nodes") from error
     return replace(volume, image=image)
 
 
@@ -238,8 +274,8 @@ def _one_number_a_voxel(image: sitk.Image, path: Path, labels: bool) -> sitk.Ima
     kind = image.GetPixelIDTypeAsString()
     if "complex" in kind:
         raise InputError(f"{path} holds complex numbers, but one real number a voxel was expected; save the magnitude")
-    if components == 1:
-        return image
+    if components == 1:  # a vector of one number is that number
+        return sitk.VectorIndexSelectionCast(image, 0) if "vector" in kind else image
     colour = components in (3, 4) and image.GetDimension() == 2 and "unsigned integer" in kind
     if colour and not labels:
         bands = [sitk.VectorIndexSelectionCast(image, band, sitk.sitkFloat32) for band in range(3)]
@@ -252,18 +288,24 @@ def _one_number_a_voxel(image: sitk.Image, path: Path, labels: bool) -> sitk.Ima
     )
 
 
-def _check_whole_numbers(array: np.ndarray, path: Path) -> None:
+def _whole_numbers(image: sitk.Image, path: Path) -> sitk.Image:
+    """Labels as int32; what a scale factor left beside whole numbers is rounded away."""
+    array = sitk.GetArrayViewFromImage(image)
+    if float(array.max()) > np.iinfo(np.int32).max or float(array.min()) < np.iinfo(np.int32).min:
+        raise InputError(
+            f"{path} holds the label {float(array.max()):g}; expected labels that fit in 32 bits, renumber them"
+        )
     if np.issubdtype(array.dtype, np.floating):
-        broken = array != np.rint(array)
+        near = NEARLY_WHOLE + (slope / 2 if (slope := slope_of(path)) < COARSEST_SLOPE else 0.0)
+        broken = np.abs(array - np.rint(array)) > near
         if broken.any():
             raise InputError(
                 f"{path} holds labels that are not whole numbers, such as {float(array[broken][0]):g}; expected whole "
                 "numbers, resample label maps with nearest neighbours"
             )
-    if float(array.max()) > np.iinfo(np.int32).max or float(array.min()) < np.iinfo(np.int32).min:
-        raise InputError(
-            f"{path} holds the label {float(array.max()):g}; expected labels that fit in 32 bits, renumber them"
-        )
+        image = sitk.Round(image)
+    whole: sitk.Image = sitk.Cast(image, sitk.sitkInt32)
+    return whole
 
 
 def _outside(volume: Volume) -> float:

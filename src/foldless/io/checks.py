@@ -1,0 +1,73 @@
+"""What is checked of every file: that it is there, that its axes are at right angles, that its numbers are finite."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64
+
+from foldless.errors import InputError
+
+ORTHONORMAL = 1e-4
+"""Direction cosines this far off orthonormal are taken as they are: 0.03 mm across a head."""
+
+REPAIRABLE = 1e-2
+"""Direction cosines up to this far off orthonormal are straightened, with a warning; further off, refused."""
+
+
+def existing_file(path: Path | str, kind: str) -> Path:
+    """The path, if a file is there.
+
+    Raises:
+        InputError: nothing is there, or a folder.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(
+            f"{path} is a folder, but one {kind} file was expected; name the file itself "
+            "(a folder of DICOM slices must be converted first, for example with dcm2niix)"
+        )
+    if not path.exists():
+        raise InputError(f"{path} does not exist; check the name of the {kind} file")
+    return path
+
+
+def straightened(direction: np.ndarray, path: Path) -> Float64[np.ndarray, "dim dim"]:
+    """The orthonormal matrix nearest to a direction (dim * dim cosines), if that is near enough.
+
+    Raises:
+        InputError: some cosine is more than `REPAIRABLE` away from the orthonormal one.
+    """
+    dim = round(direction.size**0.5)
+    cosines = direction.reshape(dim, dim).astype(np.float64)
+    left, _, right = np.linalg.svd(cosines)
+    nearest: np.ndarray = left @ right
+    off = float(np.abs(nearest - cosines).max())
+    if not off <= REPAIRABLE:
+        raise InputError(
+            f"{path}: the axes of an image must be at right angles, but its header's direction cosines are {off:.2g} "
+            f"off (at most {REPAIRABLE:g} can be repaired); resample the image onto an unsheared lattice first"
+        )
+    if off <= ORTHONORMAL:
+        return cosines
+    warnings.warn(
+        f"{path}: the header's direction cosines are {off:.1g} off orthonormal; straightened them", stacklevel=4
+    )
+    return nearest
+
+
+def check_finite(voxels: np.ndarray, path: Path) -> None:
+    """Refuse voxels that are not finite in float32.
+
+    Raises:
+        InputError: some are not.
+    """
+    with np.errstate(over="ignore"):
+        bad = voxels.size - int(np.isfinite(voxels.astype(np.float32)).sum()) if voxels.dtype.kind != "c" else 0
+    if bad:
+        raise InputError(
+            f"{path} holds {bad} voxels that are NaN, infinite or beyond float32; expected finite numbers, "
+            "replace them (by 0 in the background, for example)"
+        )
