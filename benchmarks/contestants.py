@@ -12,7 +12,12 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Literal
+
+import tyro
+from tyro.conf import Positional
 
 Step = Callable[[], None]
 
@@ -121,10 +126,24 @@ def wait_for(device: str) -> None:
         torch.cuda.synchronize()
 
 
+@dataclass(frozen=True)
+class Contestant:
+    """Take a training step, or an inference, for every line on standard input; print its seconds and memory in MiB."""
+
+    task: Positional[Literal["icon", "gradicon", "voxelmorph", "inference"]]
+    name: Positional[str]
+    """foldless, foldless-float32, or a peer of the task."""
+    shape: Positional[str]
+    """Voxels an axis, as 80x80x80."""
+    batch: Positional[int] = 1
+    device: Positional[str] = "cpu"
+
+
 def main() -> None:
     warnings.simplefilter("ignore")
-    task, name, size, batch, *rest = sys.argv[1:]
-    device = rest[0] if rest else "cpu"
+    options = tyro.cli(Contestant)
+    name, device = options.name, options.device
+    shape = tuple(map(int, options.shape.split("x")))
     import torch
     import torch._dynamo  # noqa: F401  the optimisers import it when they are made
 
@@ -134,7 +153,7 @@ def main() -> None:
         import benchmarks.monai_voxelmorph  # noqa: F401
     else:
         import foldless.build  # noqa: F401
-    serve(lambda: contestant(task, name, tuple(map(int, size.split("x"))), int(batch), device), device)
+    serve(lambda: contestant(options.task, name, shape, options.batch, device), device)
 
 
 def serve(prepare: Callable[[], Step], device: str = "cpu") -> None:

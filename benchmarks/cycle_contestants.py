@@ -5,13 +5,15 @@ Run as `python -m benchmarks.cycle_contestants NAME SHAPE BATCH`; `benchmarks.cy
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+import tyro
 from torch import Tensor, nn
+from tyro.conf import Positional
 
 import foldless.build
 from benchmarks.contestants import serve
@@ -95,7 +97,18 @@ def objective_of(shape: tuple[int, ...], precision: str) -> foldless.BaseObjecti
     return foldless.build_objective(recipe, shape)
 
 
+@dataclass(frozen=True)
+class CycleContestant:
+    """Take a step of the cycle for every line on standard input; print its seconds and its memory in MiB."""
+
+    name: Positional[str]
+    """One of `benchmarks.cycle_step`'s names."""
+    shape: Positional[str]
+    """Voxels an axis, as 80x80x80."""
+    batch: Positional[int] = 1
+
+
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    name, size, batch = sys.argv[1:]
-    serve(lambda: contestant(name, tuple(map(int, size.split("x"))), int(batch)))
+    options = tyro.cli(CycleContestant)
+    serve(lambda: contestant(options.name, tuple(map(int, options.shape.split("x"))), options.batch))

@@ -1,4 +1,4 @@
-"""foldless' operations beside those a user would pick instead, in turn: `python -m benchmarks.operations [SHAPE]`.
+"""foldless' operations beside those a user would pick instead, in turn: `python -m benchmarks.operations`.
 
 Every operation is timed forward and backward (but NDV, which has no gradient), on one float32 sample and a smooth
 displacement of a few voxels. GB/s counts each input and each output once, as if nothing else went through memory; the
@@ -8,7 +8,6 @@ share is of what a copy of 256 MiB reaches here. MONAI is optional.
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from statistics import median
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
+import tyro
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -186,8 +186,16 @@ def show(found: list[tuple[Operation, float, float | None]], shape: tuple[int, .
     Console(width=110).print(table)
 
 
+@dataclass(frozen=True)
+class Operations:
+    """Time foldless' operations beside those a user would pick instead."""
+
+    size: tuple[int, ...] = SHAPE
+    """Voxels an axis, one to three of them."""
+
+
 def main() -> None:
-    shape = tuple(map(int, sys.argv[1].split("x"))) if len(sys.argv) > 1 else SHAPE
+    shape = tyro.cli(Operations).size
     show(timed(shape), shape)
 
 

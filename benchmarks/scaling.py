@@ -6,9 +6,11 @@ Every size is measured in a process of its own, so that its peak memory is its o
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from math import prod
 
 import numpy as np
+import tyro
 from rich.console import Console
 from rich.table import Table
 
@@ -75,5 +77,16 @@ def show(found: Sequence[Result], device: str = "cpu") -> None:
         console.print(f"seconds grow as voxels^{p:.2f}")
 
 
+@dataclass(frozen=True)
+class Scaling:
+    """Time a training step by voxels and by batch, and a pair's inference, and their memory."""
+
+    steps: int = STEPS
+    """Timed steps of each size, after two to warm up."""
+    device: str = "cpu"
+    """Where they run."""
+
+
 if __name__ == "__main__":
-    show(list(results()))
+    options = tyro.cli(Scaling)
+    show(list(results(steps=options.steps, device=options.device)), options.device)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+import tyro
 from rich.console import Console
 from rich.table import Table
 
@@ -116,5 +117,16 @@ def _peer(found: Sequence[Result], case: str) -> Result | None:
     return next(peers, None)
 
 
+@dataclass(frozen=True)
+class TrainingStep:
+    """Time a training step of foldless and of its peers, in turn, and its memory."""
+
+    steps: int = STEPS
+    """Timed steps of each, after two to warm up."""
+    device: str = "cpu"
+    """Where they run."""
+
+
 if __name__ == "__main__":
-    show(list(results()))
+    options = tyro.cli(TrainingStep)
+    show(list(results(CASES, options.steps, options.device)), options.device)

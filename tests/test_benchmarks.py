@@ -1,11 +1,19 @@
 """The benchmarks measure what they say: the same network, the same loss, the right exponent, lines that are plotted."""
 
+import importlib.util
 import json
+import pkgutil
+import runpy
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 import torch
 
+import benchmarks
 from benchmarks import contestants, results, scaling
 from benchmarks.__main__ import Benchmarks, run
 from benchmarks.cycle_contestants import DenseLNCC, contestant, objective_of, plain_cycle
@@ -119,3 +127,20 @@ def test_a_missing_peer_says_so(monkeypatch):
     monkeypatch.setattr(contestants, "find_spec", lambda name: None)
     assert contestants.missing("monai") == "not installed"
     assert contestants.missing("foldless-float32") == ""
+
+
+@pytest.mark.parametrize("module", sorted(name for _, name, _ in pkgutil.iter_modules(benchmarks.__path__)))
+def test_every_benchmark_answers_help(module, monkeypatch, capsys):
+    """Modules that are no programs do nothing at all."""
+    monkeypatch.setattr(sys, "argv", [module, "--help"])
+    monkeypatch.setattr(subprocess, "Popen", None)
+    name = f"benchmarks.{module}"
+    source = Path(importlib.util.find_spec(name).origin).read_text(encoding="utf-8")
+    if "import monai" in source or "from monai" in source:
+        pytest.importorskip("monai")
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    with suppress(SystemExit):
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+    said = capsys.readouterr().out
+    assert ("usage:" in said) == ('__name__ == "__main__"' in source)
+    assert "seconds a step" not in said

@@ -198,7 +198,8 @@ def test_a_real_pair(foldless, real_data, tmp_path):
     carried = tmp_path / "carried.nii.gz"
     words = ("apply", out / "warp.nii.gz", inputs["moving"], "--reference", inputs["fixed"], "--output", carried)
     assert foldless(*words)[0] == 0
-    assert np.array_equal(read(carried), warped)
+    assert read(carried).dtype == np.uint8, "as the image stores it"
+    assert np.array_equal(read(carried), np.rint(warped))
     words = (
         "apply", out / "warp.nii.gz", inputs["moving_labels"], "--reference", inputs["fixed"], "--output", carried,
         "--labels", "--overwrite",
@@ -253,7 +254,9 @@ def test_apply_refuses(foldless, pairs, tmp_path):
         ),
         ((warp, inputs["moving"], "--reference", pairs[3]["fixed"], "--output", tmp_path / "x.mha"), "2-D"),
         ((warp, inputs["moving"], "--reference", inputs["fixed"], "--output", tmp_path / "x.abc"), "written"),
-        ((warp, inputs["moving"], "--reference", inputs["fixed"], "--output", tmp_path / "no/x.mha"), "no does not"),
+        ((warp, inputs["moving"], "--reference", inputs["fixed"], "--output", tmp_path / "no/x.abc"), "written"),
+        ((warp, inputs["moving"], "--reference", inputs["fixed"], "--output", there / "x.mha"), "cannot be made"),
+        ((warp, inputs["moving"], "--reference", inputs["fixed"], "--output", tmp_path / "x.png"), "float32"),
     ):
         before = sorted(tmp_path.rglob("*"))
         code, _, complained = foldless("apply", *words)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from foldless.cli.console import say
+from foldless.cli.console import made_parents, say
 from foldless.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from foldless.io import Volume
+
+PIECEWISE = 0.5
+"""Share of neighbours in the foreground that are equal, from which whole numbers look like labels."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +30,9 @@ class Apply:
     image: Annotated[Positional[Path], arg(metavar="IMAGE")]
     """What to warp: the moving image, or anything in its space."""
     reference: Path
-    """The image whose lattice the result gets, usually the fixed one."""
+    """The image whose lattice the result gets, usually the fixed one; its intensities do not matter."""
     output: Path
-    """File of the result; its suffix names the format."""
+    """File of the result; its suffix names the format. Whole numbers stay whole, of the type that IMAGE stores."""
     labels: bool = False
     """The image holds labels: take the nearest voxel instead of interpolating."""
     overwrite: bool = False
@@ -35,11 +44,44 @@ class Apply:
         if self.output.resolve() in {path.resolve() for path in (self.warp, self.image, self.reference)}:
             raise InputError(f"the output {self.output} is one of the inputs; choose another name")
 
-        from foldless.io import apply_warp, read_volume, write_volume
+        import numpy as np
+
+        from foldless.io import apply_warp, check_format, read_geometry, read_volume, stored_dtype, write_volume
 
         volume = read_volume(self.image, labels=self.labels)
-        reference = read_volume(self.reference).geometry
+        reference = read_geometry(self.reference)
+        dtype = stored_dtype(self.image)
+        kept = dtype if np.issubdtype(dtype, np.integer) else volume.array.dtype
+        check_format(self.output, kept, reference.dim, self.labels)
+        if not self.labels and _looks_like_labels(volume):
+            warnings.warn(
+                f"{self.image} looks like a label map, and its labels were mixed where they meet; add --labels to take "
+                "the nearest voxel instead"
+            )
         warped = apply_warp(volume, self.warp, reference, labels=self.labels)
-        write_volume(warped.array, warped.geometry, self.output)
+        with made_parents(self.output):
+            write_volume(_within(warped.array, kept), warped.geometry, self.output, kept)
         shape = " x ".join(map(str, warped.geometry.size))
         say(f"{self.output}: {shape} voxels on the lattice of {self.reference}")
+
+
+def _within(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The numbers, rounding errors at the ends of an integer type cut off."""
+    import numpy as np
+
+    if not np.issubdtype(dtype, np.integer):
+        return array
+    ends = np.iinfo(dtype)
+    return array.clip(ends.min, ends.max)
+
+
+def _looks_like_labels(volume: Volume) -> bool:
+    """Whether its numbers are whole and most neighbours in the foreground equal, as in no image with noise."""
+    import numpy as np
+
+    array = volume.array
+    if not np.array_equal(array, np.rint(array)):
+        return False
+    here, there = array[..., :-1], array[..., 1:]
+    inside = (here != array.min()) & (there != array.min())
+    return bool(inside.any() and (here == there)[inside].mean() >= PIECEWISE)

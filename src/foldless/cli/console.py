@@ -137,26 +137,45 @@ def results_in(output: Path, overwrite: bool, inputs: Sequence[Path] = ()) -> It
     """
     check_output(output, overwrite, inputs)
     output = output.resolve()
-    made = [folder for folder in output.parents if not folder.exists()]
+    with made_parents(output):
+        try:
+            fresh = Path(mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+        except OSError as error:
+            raise InputError(f"the output folder {output} cannot be made: {error.strerror}") from error
+        fresh.chmod(0o755)
+        try:
+            yield fresh
+        except BaseException:
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise
+        try:
+            with Replaced(output):
+                fresh.rename(output)
+        except OSError as error:
+            raise InputError(
+                f"{output} cannot be replaced ({error.strerror}); the new results are in {fresh}"
+            ) from error
+
+
+@contextmanager
+def made_parents(output: Path) -> Iterator[None]:
+    """The folder that `output` goes to, made with all above it; on any failure what was made is removed again.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    made = [folder for folder in output.resolve().parents if not folder.exists()]
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+        output.resolve().parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"the output folder {output} cannot be made: {error.strerror}") from error
-    fresh.chmod(0o755)
+        raise InputError(f"the folder of {output} cannot be made: {error.strerror}") from error
     try:
-        yield fresh
+        yield
     except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
         for folder in made:
             with suppress(OSError):
                 folder.rmdir()
         raise
-    try:
-        with Replaced(output):
-            fresh.rename(output)
-    except OSError as error:
-        raise InputError(f"{output} cannot be replaced ({error.strerror}); the new results are in {fresh}") from error
 
 
 class Replaced:

@@ -2,6 +2,7 @@
 
 from foldless.io.fields import inverse_consistency_of_files, physical_jacobian, voxel_displacement
 from foldless.io.geometry import Geometry, centred_lattice, spanning_lattice
+from foldless.io.stored import check_format, read_geometry, stored_dtype
 from foldless.io.transforms import (
     apply_warp,
     displacement_mm,
@@ -27,6 +28,7 @@ __all__ = [
     "Volume",
     "apply_warp",
     "centred_lattice",
+    "check_format",
     "check_overlap",
     "describe_mismatch",
     "displacement_mm",
@@ -35,12 +37,14 @@ __all__ = [
     "on_lattice_of",
     "opening_lines",
     "physical_jacobian",
+    "read_geometry",
     "read_volume",
     "read_warp",
     "reoriented",
     "resampled",
     "sitk_transform",
     "spanning_lattice",
+    "stored_dtype",
     "voxel_displacement",
     "write_volume",
     "write_warp",

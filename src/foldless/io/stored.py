@@ -1,0 +1,87 @@
+"""What image files are beyond their intensities: the lattice alone, the numbers stored, what a format can hold."""
+
+# mypy: untyped-calls-exclude="SimpleITK,nibabel"
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk  # noqa: N813
+
+from foldless.errors import InputError
+from foldless.io.files import suffix
+from foldless.io.geometry import Geometry
+from foldless.io.headers import existing_file, read_image, straightened
+
+PICTURES: dict[str, tuple[type[np.generic], ...]] = {
+    ".png": (np.uint8, np.uint16),
+    ".jpg": (np.uint8,),
+    ".jpeg": (np.uint8,),
+    ".bmp": (np.uint8,),
+}
+"""Formats of 2-D pictures, and the numbers that they hold."""
+
+BLURRING = (".jpg", ".jpeg", ".bmp")
+"""Formats that give other numbers back than were stored, or colours."""
+ANY_NUMBERS = ".nii.gz, .nrrd, .mha or .tif"
+
+
+def read_geometry(path: Path | str) -> Geometry:
+    """The lattice of any image: of one without contrast, of voxels that are not finite, of the first of many volumes.
+
+    Raises:
+        InputError: no file is there, or nothing in it tells of a lattice.
+    """
+    path = existing_file(path, "reference image")
+    try:
+        return Geometry.of(read_image(path))
+    except InputError as error:
+        reader = _header(path)
+        if reader is None or reader.GetDimension() not in (2, 3, 4):
+            raise
+        dim = min(reader.GetDimension(), 3)
+        cosines = np.array(reader.GetDirection()).reshape(reader.GetDimension(), -1)[:dim, :dim]
+        where = (reader.GetSize()[:dim], reader.GetSpacing()[:dim], reader.GetOrigin()[:dim])
+        try:
+            return Geometry(*where, tuple(straightened(cosines, path).ravel().tolist()))
+        except ValueError:
+            raise error from None
+
+
+def stored_dtype(path: Path | str) -> np.dtype:
+    """The type of the numbers that an image file stores, of one component; float32 where its header tells none."""
+    reader = _header(Path(path))
+    if reader is None:
+        return np.dtype(np.float32)
+    one = sitk.Image([1, 1], reader.GetPixelID(), reader.GetNumberOfComponents())
+    dtype: np.dtype = sitk.GetArrayViewFromImage(one).dtype
+    return dtype
+
+
+def check_format(path: Path, dtype: np.dtype, dim: int, labels: bool = False) -> None:
+    """Make sure before any computing that a picture format can hold a result.
+
+    Raises:
+        InputError: it cannot: the numbers are others, the image is 3-D, or the format would blur labels.
+    """
+    kinds = PICTURES.get(suffix(path))
+    if kinds is None:
+        return
+    if dim != 2:
+        raise InputError(f"{path}: a {suffix(path)} is a 2-D picture, but the result is {dim}-D; give {ANY_NUMBERS}")
+    if labels and suffix(path) in BLURRING:
+        raise InputError(f"{path}: a {suffix(path)} does not give labels back as they are stored; give .png")
+    if dtype not in kinds:
+        held = " or ".join(np.dtype(kind).name for kind in kinds)
+        raise InputError(f"{path}: a {suffix(path)} holds {held}, but the image is of {dtype.name}; give {ANY_NUMBERS}")
+
+
+def _header(path: Path) -> sitk.ImageFileReader | None:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return None
+    return reader

@@ -1,0 +1,183 @@
+"""`foldless apply`: types and formats of what it writes, what may be a reference, labels that nobody named."""
+
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813
+from samples import blob, save_image
+
+from foldless.errors import InputError
+from foldless.io import Geometry, check_format, read_geometry, stored_dtype, write_warp
+
+SHAPE = {2: (14, 15), 3: (9, 10, 11)}
+INTEGERS = (np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32)
+
+
+def read(path):
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+def still(path, dim, shift=0.0):
+    """A warp that moves everything by `shift` mm along x."""
+    field = np.zeros((*SHAPE[dim], dim), np.float32)
+    field[..., 0] = shift
+    geometry = Geometry.of(sitk.GetImageFromArray(np.zeros(SHAPE[dim], np.float32)))
+    write_warp(field, geometry, path)
+    return path
+
+
+def noisy(dim, dtype=np.uint8, seed=0):
+    return np.random.default_rng(seed).integers(0, 120, SHAPE[dim]).astype(dtype)
+
+
+@pytest.fixture
+def warps(tmp_path):
+    return {dim: still(tmp_path / f"warp{dim}.nii.gz", dim, shift=0.5) for dim in (2, 3)}
+
+
+def apply(foldless, warp, image, output, *more, reference=None):
+    return foldless("apply", warp, image, "--reference", reference or image, "--output", output, *more)
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_whole_numbers_stay_whole_and_of_their_type(foldless, warps, tmp_path, dtype):
+    array = noisy(3, dtype)
+    image = save_image(array, tmp_path / "a.nii.gz")
+    code, _, complained = apply(foldless, warps[3], image, tmp_path / "b.nii.gz")
+    assert (code, complained) == (0, "")
+    found = read(tmp_path / "b.nii.gz")
+    assert found.dtype == dtype
+    between = (array[..., :-1].astype(float) + array[..., 1:]) / 2
+    assert np.abs(found[..., :-1] - between).max() <= 0.5
+
+
+def test_real_numbers_stay_real(foldless, warps, tmp_path):
+    image = save_image(noisy(3, np.float64) / 7, tmp_path / "a.nii.gz")
+    assert apply(foldless, warps[3], image, tmp_path / "b.nrrd")[0] == 0
+    assert read(tmp_path / "b.nrrd").dtype == np.float32
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".jpg", ".tif", ".nii.gz", ".mha"])
+@pytest.mark.parametrize("colour", [False, True])
+def test_pictures_come_out_as_pictures(foldless, warps, tmp_path, suffix, colour):
+    grey = noisy(2)
+    array = np.stack([grey] * 3, -1) if colour else grey
+    sitk.WriteImage(sitk.GetImageFromArray(array, isVector=colour), str(tmp_path / "a.png"))
+    code, _, complained = apply(foldless, still(tmp_path / "still.h5", 2), tmp_path / "a.png", tmp_path / f"b{suffix}")
+    assert (code, complained) == (0, "")
+    found = read(tmp_path / f"b{suffix}")
+    assert found.dtype == np.uint8
+    if suffix != ".jpg":
+        assert np.array_equal(found[..., 0] if suffix == ".bmp" else found, grey)
+
+
+def test_labels_keep_their_type(foldless, warps, tmp_path):
+    labels = blob(SHAPE[2], 0).astype(np.uint8)
+    image = save_image(labels, tmp_path / "a.png")
+    code, _, complained = apply(foldless, warps[2], image, tmp_path / "b.png", "--labels")
+    assert (code, complained) == (0, "")
+    assert read(tmp_path / "b.png").dtype == np.uint8
+    assert set(np.unique(read(tmp_path / "b.png"))) <= {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "dim", "name", "more", "says"),
+    [
+        (np.float32, 2, "b.png", (), "holds uint8 or uint16, but the image is of float32"),
+        (np.int16, 2, "b.png", (), "int16"),
+        (np.uint16, 2, "b.jpg", (), "uint16"),
+        (np.uint8, 2, "b.jpg", ("--labels",), "does not give labels back"),
+        (np.uint8, 2, "b.bmp", ("--labels",), "does not give labels back"),
+        (np.uint8, 3, "b.png", (), "2-D picture"),
+    ],
+)
+def test_formats_that_cannot_hold_the_result(foldless, warps, tmp_path, dtype, dim, name, more, says):
+    image = save_image(noisy(dim, dtype), tmp_path / "a.nii.gz")
+    code, _, complained = apply(foldless, warps[dim], image, tmp_path / "new" / name, *more)
+    assert code == 2
+    assert says in complained
+    assert complained.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_folder_of_the_output_is_made(foldless, warps, tmp_path):
+    image = save_image(noisy(3), tmp_path / "a.nii.gz")
+    assert apply(foldless, warps[3], image, tmp_path / "new/deep/b.nii.gz")[0] == 0
+    assert [path.name for path in (tmp_path / "new/deep").iterdir()] == ["b.nii.gz"]
+
+
+def references(folder):
+    """By name: files that have the lattice of the 3-D images here, and something else wrong with them."""
+    plain = sitk.GetImageFromArray(noisy(3, np.float32))
+    plain.SetSpacing((1.0, 2.0, 1.5))
+    plain.SetOrigin((3.0, -4.0, 5.0))
+    plain.SetDirection((0, -1, 0, 1, 0, 0, 0, 0, 1))
+    blank = plain * 0
+    holes = sitk.GetArrayFromImage(plain)
+    holes[0] = np.nan
+    nan = sitk.GetImageFromArray(holes)
+    nan.CopyInformation(plain)
+    images = {
+        "plain": plain,
+        "constant": blank,
+        "nan": nan,
+        "many volumes": sitk.JoinSeries([plain, plain, plain]),
+        "vectors": sitk.Compose([plain, plain]),
+    }
+    for name, image in images.items():
+        sitk.WriteImage(image, str(folder / f"{name}.nii.gz"))
+    sitk.WriteImage(nan, str(folder / "nan.mha"))
+    return Geometry.of(plain)
+
+
+@pytest.mark.parametrize("name", ["constant.nii.gz", "nan.nii.gz", "nan.mha", "many volumes.nii.gz", "vectors.nii.gz"])
+def test_only_the_lattice_of_a_reference_counts(foldless, tmp_path, warps, name):
+    lattice = references(tmp_path)
+    assert read_geometry(tmp_path / name).fits(lattice)
+    image = save_image(noisy(3), tmp_path / "a.nii.gz")
+    for reference, output in (("plain.nii.gz", "one"), (name, "other")):
+        words = (warps[3], image, tmp_path / f"{output}.mha")
+        assert apply(foldless, *words, reference=tmp_path / reference)[0] == 0
+    assert np.array_equal(read(tmp_path / "one.mha"), read(tmp_path / "other.mha"))
+
+
+def test_what_is_no_reference(tmp_path):
+    (tmp_path / "text.nii.gz").write_text("no image")
+    for name, says in (("text.nii.gz", "cannot be read"), ("none.nii.gz", "does not exist")):
+        with pytest.raises(InputError, match=says):
+            read_geometry(tmp_path / name)
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
+def test_a_note_where_labels_are_interpolated(foldless, warps, tmp_path, dtype):
+    labels = save_image(blob(SHAPE[3], 0).astype(dtype), tmp_path / "labels.nii.gz")
+    code, _, complained = apply(foldless, warps[3], labels, tmp_path / "b.nii.gz")
+    assert code == 0
+    assert "add --labels" in complained
+    assert complained.count("\n") == 1
+    assert apply(foldless, warps[3], labels, tmp_path / "c.nii.gz", "--labels") == (
+        0,
+        f"{tmp_path / 'c.nii.gz'}: 11 x 10 x 9 voxels on the lattice of {labels}\n",
+        "",
+    )
+    image = save_image(noisy(3, dtype), tmp_path / "image.nii.gz")
+    assert apply(foldless, warps[3], image, tmp_path / "d.nii.gz")[2] == ""
+
+
+@pytest.mark.filterwarnings("default")
+def test_real_images_are_no_labels(foldless, real_data, tmp_path):
+    """No note on an image, one on its labels."""
+    for part, note in (("images", False), ("labels", True)):
+        image = real_data / "hippocampus" / part / "hippocampus_033.nii.gz"
+        geometry = read_geometry(image)
+        write_warp(np.zeros((*geometry.shape, 3), np.float32), geometry, tmp_path / "warp.nii.gz")
+        code, _, complained = apply(foldless, tmp_path / "warp.nii.gz", image, tmp_path / f"{part}.nii.gz")
+        assert (code, "--labels" in complained) == (0, note)
+
+
+def test_stored_types(tmp_path):
+    for dtype in (*INTEGERS, np.float32, np.float64):
+        save_image(noisy(2, dtype), tmp_path / "a.mha")
+        assert stored_dtype(tmp_path / "a.mha") == dtype
+    assert stored_dtype(tmp_path / "nowhere.mha") == np.float32
+    check_format(tmp_path / "a.nii.gz", np.dtype(np.float32), 3)
