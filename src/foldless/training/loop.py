@@ -47,7 +47,7 @@ def train(
     part, and it may skip the stages before `first_stage`.
 
     Raises:
-        TrainingError: the objective is no longer finite, or the disk is full.
+        TrainingError: the objective is no longer finite, that of held-out pairs never was, or the disk is full.
         InputError: fewer than two images, images pooled to one node, nothing to resume, or no such start.
     """
     if not 1 <= first_stage <= len(recipe.plan):
@@ -110,6 +110,9 @@ def _run_stage(state: State, settings: Recipe, pairs: RandomPairs, run: Run, log
                 check_weights(state)
             held = state.objective.weight().item() if settings.increase else 0.0
             _save(replace(run.model, weight=held), state, run.folder, improved, last)
+    if not isfinite(state.best):
+        with _finite(state.step, settings, run.folder):
+            raise FloatingPointError("no look at the held-out pairs found a finite objective, so there is no best")
 
 
 def training_step(state: State, recipe: Recipe, *images: Tensor) -> Terms:
