@@ -149,9 +149,15 @@ def test_a_broken_case_is_known_before_computing(foldless, cohort, tmp_path, mon
 
 
 def test_missing_scores_do_not_count():
-    means = mean_scores([{"dice": 0.5, "n": {"a": 1.0}}, {"n": {"a": 3.0, "b": 2}}, {"dice": float("nan"), "n": {}}])
+    means = mean_scores([{"dice": 0.5, "n": {"a": 1.0}}, {"n": {"a": 3.0, "b": 2}}, {"dice": None, "n": {}}])
     assert means == {"dice": 0.5, "n": {"a": 2.0, "b": 2.0}}
-    assert mean_scores([{"dice": float("nan")}]) == {"dice": None}
+    assert mean_scores([{"dice": None}]) == {"dice": None}
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_a_score_that_is_not_finite_is_not_left_out_of_the_mean(wrong):
+    mean = mean_scores([{"n": {"a": 1.0}}, {"n": {"a": wrong}}])["n"]["a"]
+    assert mean == wrong or (mean != mean and wrong != wrong)
 
 
 def test_a_model_for_another_lattice(foldless, tmp_path):

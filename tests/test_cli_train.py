@@ -263,6 +263,19 @@ def test_beginning_with_a_later_stage(foldless, tmp_path):
     assert same(after, weights(tmp_path / "again"))
 
 
+@pytest.mark.parametrize("stages", [1, 2])
+def test_a_start_that_was_not_beaten_is_said_to_be_the_best(foldless, tmp_path, stages):
+    save_cases(tmp_path / "data", 4, (12, 12))
+    words = ("train", "--data", tmp_path / "data", *TINY, "--stages", stages)
+    foldless(*words, "--output", tmp_path / "run")
+    more = ("--start", tmp_path / "run", "--first-stage", stages, "--rate", 3.0, "--output", tmp_path / "more")
+    code, said, complained = foldless(*words, *more)
+    assert (code, complained) == (0, "")
+    begun = min(int(row["step"]) for row in read_log(tmp_path / "more/log.csv"))
+    assert f"Best at step {begun}:" in said
+    assert same(weights(tmp_path / "run", "best"), weights(tmp_path / "more", "best"))
+
+
 @pytest.mark.parametrize(
     ("method", "parts", "steps"), [("baseline", 1, 2), ("cycle", 1, 2), ("three-images", 1, 2), ("refinement", 2, 16)]
 )

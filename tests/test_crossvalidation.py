@@ -111,6 +111,20 @@ def test_means_and_both_deviations():
     assert alone["sd_n"] == 0
 
 
+def test_a_pair_without_a_number_is_in_the_mean_and_in_the_test():
+    """As pairs.json has it, null; a score that is not there at all is no such pair."""
+    rows = {name: rows_of(0.1, 0.3, 0.5) for name in ("first", "second")}
+    rows["second"][1]["dice"] = None
+    del rows["second"][2]["dice"]
+    results = {name: {"a": some} for name, some in rows.items()}
+    assert summarised(results)["first"]["dice"]["mean"] == pytest.approx(0.3)
+    assert np.isnan(summarised(results)["second"]["dice"]["mean"])
+    (row,) = compared(results, ["dice"])
+    assert row["pairs"] == 2
+    assert np.isnan(row["difference"])
+    assert np.isnan(row["p"])
+
+
 def test_methods_are_tested_pair_by_pair():
     random = np.random.default_rng(0)
     one, other = random.uniform(size=(2, 3, 8))

@@ -263,6 +263,63 @@ def test_starting_from_fewer_networks(tmp_path):
     assert same(parts_of(tmp_path / "one/last.safetensors")[0], parts_of(tmp_path)[0])
 
 
+@pytest.fixture
+def learnt(tmp_path):
+    """A training that a start goes on from."""
+    (tmp_path / "learnt").mkdir()
+    train(replace(SMALL, steps=9), data(2), PREPARED[2], tmp_path / "learnt")
+    return tmp_path / "learnt"
+
+
+def begun(folder, start, on_step=lambda step, terms: None, **settings):
+    """A training from the best of another, at a rate at which nothing is learnt."""
+    folder.mkdir(exist_ok=True)
+    recipe = replace(SMALL, **{"rate": 3.0, **settings})
+    return train(recipe, data(2), PREPARED[2], folder, on_step=on_step, start=Model.load(start))
+
+
+def looks_of(folder):
+    return [(int(row["step"]), row["val_total"]) for row in read_log(folder / "log.csv") if "val_total" in row]
+
+
+def test_what_was_learnt_before_is_not_lost(learnt, tmp_path):
+    """The first look is the one that chose the weights, and they stay the best where none beats them."""
+    begun(tmp_path / "more", learnt)
+    (first, start), *others = looks_of(tmp_path / "more")
+    assert first == 0
+    assert start == pytest.approx(min(total for _, total in looks_of(learnt)), rel=1e-5)
+    assert all(total > start for _, total in others)
+    assert same(parts_of(learnt / "best.safetensors")[0], parts_of(tmp_path / "more/best.safetensors")[0])
+    assert not same(parts_of(learnt / "best.safetensors")[0], parts_of(tmp_path / "more/last.safetensors")[0])
+
+
+def test_a_start_is_beaten_by_what_is_better(learnt, tmp_path):
+    begun(tmp_path / "more", learnt, rate=1e-3, steps=30, validate_every=10)
+    (_, start), *others = looks_of(tmp_path / "more")
+    assert min(total for _, total in others) < start
+    assert not same(parts_of(learnt / "best.safetensors")[0], parts_of(tmp_path / "more/best.safetensors")[0])
+
+
+@pytest.mark.parametrize("step", [1, 5])
+def test_a_start_is_resumed_as_any_training(learnt, tmp_path, step):
+    """Killed before its first own checkpoint, too."""
+
+    def kill(now, terms):
+        if now == step:
+            raise Killed
+
+    begun(tmp_path / "straight", learnt, save_every=4)
+    with pytest.raises(Killed):
+        begun(tmp_path / "killed", learnt, kill, save_every=4)
+    recipe = replace(SMALL, rate=3.0, save_every=4)
+    train(recipe, data(2), PREPARED[2], tmp_path / "killed", resume=True)
+    for name in ("best", "last"):
+        one, other = (parts_of(tmp_path / f"{run}/{name}.safetensors")[0] for run in ("straight", "killed"))
+        assert same(one, other)
+    one, other = ((tmp_path / run / "log.csv").read_text() for run in ("straight", "killed"))
+    assert one == other
+
+
 def test_a_start_that_does_not_fit(tmp_path):
     (tmp_path / "one").mkdir()
     train(replace(SMALL, steps=1), data(2), PREPARED[2], tmp_path / "one")

@@ -353,6 +353,55 @@ def test_an_objective_that_is_no_longer_finite(tmp_path):
     assert all(tensor.isfinite().all() for tensor in weights.values())
 
 
+class Costs:
+    """A pair of the first look costs nothing, later ones 1; those counted in `without_number` are NaN."""
+
+    def __init__(self, without_number):
+        self.without_number = without_number
+        self.looks = 0
+
+    def __call__(self, objective, *images):
+        terms, phi = type(objective).with_maps(objective, *images)
+        if objective.training:
+            return terms, phi
+        self.looks += 1
+        cost = float("nan") if self.looks in self.without_number else float(self.looks > 4)
+        return terms._replace(similarity=torch.tensor(cost), regularity=torch.tensor(0.0)), phi
+
+
+def looking(monkeypatch, without_number):
+    """Pair by pair, so that a look is at some with a number and at some without."""
+    monkeypatch.setattr("foldless.training.validation.BATCH", 1)
+    monkeypatch.setattr(loop, "VALIDATION_PAIRS", 4)
+    find, at_stage = Costs(without_number), loop.at_stage
+
+    def spoilt(*arguments):
+        state = at_stage(*arguments)
+        monkeypatch.setattr(state.objective, "with_maps", lambda *images: find(state.objective, *images))
+        return state
+
+    monkeypatch.setattr(loop, "at_stage", spoilt)
+
+
+@pytest.mark.parametrize("pair", [1, 4])
+def test_a_model_without_a_number_for_every_pair_is_never_the_best(tmp_path, monkeypatch, pair):
+    """Without the pair that has no number, the first look would be the better of the two."""
+    looking(monkeypatch, {pair})
+    model = run(tmp_path, settings={"save_every": 6})
+    looks = [row["val_total"] for row in read_log(tmp_path / "log.csv") if "val_total" in row]
+    assert looks == [float("inf"), 1.0]
+    last = Model.load(tmp_path / "last.safetensors").registration.state_dict()
+    assert_same(dict(last), dict(model.registration.state_dict()))
+
+
+def test_without_any_finite_look_nothing_is_called_best(tmp_path, monkeypatch):
+    looking(monkeypatch, {2, 7})
+    with pytest.raises(TrainingError, match=r"no look at the held-out pairs.*at step 6; .*intact.*smaller --rate"):
+        run(tmp_path)
+    assert not (tmp_path / "best.safetensors").exists()
+    assert (tmp_path / "last.safetensors").is_file()
+
+
 def test_weights_that_are_no_longer_finite_are_not_saved(tmp_path, monkeypatch):
     step = loop.training_step
 

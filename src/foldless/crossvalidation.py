@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -268,15 +269,21 @@ def _tested(differences: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 def _differences(first: Sequence[Scores], second: Sequence[Scores], score: str) -> np.ndarray:
     """first - second on the pairs that both judged."""
-    one, other = ({(r["moving"], r["fixed"]): flat(r).get(score) for r in rows} for rows in (first, second))
-    both = [(one[pair], other[pair]) for pair in one if one[pair] is not None and other.get(pair) is not None]
-    return np.array([a - b for a, b in both])  # type: ignore[operator]
+    one, other = (
+        {(row["moving"], row["fixed"]): found[score] for row in rows if score in (found := _numbers(row))}
+        for rows in (first, second)
+    )
+    return np.array([one[pair] - other[pair] for pair in one if pair in other])
+
+
+def _numbers(row: Scores) -> dict[str, float]:
+    """A pair's scores; one that was not finite is null in `pairs.json`, and counts as such."""
+    known = {name: nan if value is None else value for name, value in flat(row).items() if "per_label" not in name}
+    return {name: float(value) for name, value in known.items() if isinstance(value, int | float)}
 
 
 def _means(rows: Sequence[Scores]) -> dict[str, float]:
-    numbers = [
-        {k: v for k, v in flat(row).items() if isinstance(v, int | float) and "per_label" not in k} for row in rows
-    ]
+    numbers = [_numbers(row) for row in rows]
     names = dict.fromkeys(name for row in numbers for name in row)
     return {name: float(np.mean([row[name] for row in numbers if name in row])) for name in names}
 

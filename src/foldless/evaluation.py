@@ -37,7 +37,7 @@ from foldless.outcome import (
     same_lattice,
     warped_linearly,
 )
-from foldless.overlap import overlap
+from foldless.overlap import mean_overlap, overlap
 from foldless.pairwise import TEST_TIME_RATE
 from foldless.report import Pair
 
@@ -179,7 +179,7 @@ def image_scores(model: Model, images: ImageSet, i: int, j: int, phi_AB: Map, ph
     scores: Scores = {}
     if after:
         scores["dice"] = float(np.mean(list(after.values())))
-        scores["dice_before"] = float(np.mean(list(overlap(Identity(grid.dim), images, i, j).values())))
+        scores["dice_before"] = mean_overlap(Identity(grid.dim), images, i, j)
         scores["dice_per_label"] = {str(label): score for label, score in after.items()}
     return {
         **scores,
@@ -217,16 +217,21 @@ def draw_images(images: ImageSet, i: int, j: int, phi_AB: Map, phi_BA: Map, scor
 
 
 def mean_scores(judged: Sequence[Mapping[str, Any]]) -> Scores:
-    """Means over pairs, name by name and nested name by nested name; a pair without a score does not count."""
+    """Means over pairs, name by name and nested name by nested name.
+
+    A pair that lacks a score (not there, None, or a label that neither map has) does not count. One whose score is not
+    finite does: then the mean is not finite either.
+    """
     names = dict.fromkeys(name for scores in judged for name in scores)
     means: Scores = {}
     for name in names:
         values = [scores[name] for scores in judged if scores.get(name) is not None]
-        if isinstance(values[0], Mapping):
+        if not values:
+            means[name] = None
+        elif isinstance(values[0], Mapping):
             means[name] = mean_scores(values)
         else:
-            finite = [float(v) for v in values if np.isfinite(v)]
-            means[name] = float(np.mean(finite)) if finite else None
+            means[name] = float(np.mean(values))
     return means
 
 

@@ -12,7 +12,7 @@ def overlap(phi: Map, images: ImageSet, moving: int, fixed: int) -> dict[int, fl
     """Dice by label of one pair on the set's lattice, `phi` a map of one sample.
 
     Labels are read by nearest neighbour. Without labels, warped pixels above the foreground are label 1 (ICON's Dice);
-    without either there is nothing to compare.
+    without either there is nothing to compare, nor where neither image has a label.
     """
     nodes = phi.on(Grid(images.lattice)).to(images.images.dtype)
     if images.labels is not None:
@@ -20,10 +20,11 @@ def overlap(phi: Map, images: ImageSet, moving: int, fixed: int) -> dict[int, fl
     if images.foreground is None:
         return {}
     warped = sample(images.images[moving : moving + 1], nodes)[0, 0] > images.foreground
-    return dice(warped.int(), (images.images[fixed, 0] > images.foreground).int(), labels=[1])
+    scores = dice(warped.int(), (images.images[fixed, 0] > images.foreground).int(), labels=[1])
+    return {label: score for label, score in scores.items() if score == score}
 
 
 def mean_overlap(phi: Map, images: ImageSet, moving: int, fixed: int) -> float:
     """Mean of `overlap` over its labels; NaN where there is none."""
-    scores = [score for score in overlap(phi, images, moving, fixed).values() if score == score]
+    scores = overlap(phi, images, moving, fixed).values()
     return sum(scores) / len(scores) if scores else float("nan")

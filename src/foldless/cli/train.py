@@ -58,7 +58,9 @@ class Train:
     pool: int = 1
     """Train on images pooled by this number as a whole, faster for it; the map serves the full lattice all the same."""
     start: Path | None = None
-    """Begin with these weights, network by network: an earlier run, or the stage-K.safetensors of one."""
+    """Begin with these weights, network by network: an earlier run, or the stage-K.safetensors of one. They are the
+    best of the first stage until others beat them on the held-out pairs; --rate and --weight begin anew, so give a
+    --rate below the one they were learnt at (a tenth) to go on from them gently."""
     first_stage: int = 1
     """With --start: the stage to begin with, those before are left out."""
     recipe: Recipe = field(default_factory=lambda: recipe_for(TYPICAL))

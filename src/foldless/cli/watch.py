@@ -51,10 +51,13 @@ class Watch:
         say(f"step {step}: held-out pairs: {in_words(scores._asdict())}")
 
     def summarise(self, log: Path, after: int = 0) -> None:
-        """How long it took, and the best of the looks that `log` holds after a step: of the last stage."""
+        """How long it took, and the best of the looks that `log` holds after a step: of the last stage.
+
+        A look without a step's own numbers is at the weights that the training began with, and counts to what follows.
+        """
         from foldless.training.log import read_log
 
-        looks = [row for row in read_log(log) if "val_total" in row and row["step"] > after]
+        looks = [row for row in read_log(log) if "val_total" in row and row["step"] + ("total" not in row) > after]
         say(f"{self.done} steps in {duration(perf_counter() - self.started)}." if self.done else "All steps were done.")
         if looks:
             best = min(looks, key=lambda row: row["val_total"])

@@ -17,12 +17,14 @@ from foldless.training.checkpoints import what_is_left
 from foldless.training.validation import Scores
 
 COLUMNS = ("step", *Terms._fields, *(f"val_{name}" for name in Scores._fields))
+NOTHING = -1
+"""Of an earlier try is to be kept; step 0 is a look at the weights that a training begins with."""
 
 
 class Log:
     """`log.csv`, a row per step, and TensorBoard events; rows after `from_step` of an earlier try are dropped."""
 
-    def __init__(self, folder: Path, from_step: int = 0) -> None:
+    def __init__(self, folder: Path, from_step: int = NOTHING) -> None:
         self.path = folder / "log.csv"
         kept = _rows_until(self.path, from_step)
         write_whole(self.path, lambda file: _write(file, kept))
@@ -41,7 +43,7 @@ class Log:
     def scores(self, step: int, scores: Scores) -> None:
         """The validation's scores at that step."""
         values = scores._asdict()
-        self._row.update({f"val_{name}": value for name, value in values.items()})
+        self._row.update({"step": step, **{f"val_{name}": value for name, value in values.items()}})
         self._add("val", step, values)
         self.flush()
 
@@ -89,7 +91,7 @@ def read_log(path: Path) -> list[dict[str, float]]:
 
 
 def _rows_until(path: Path, step: int) -> list[dict[str, str]]:
-    if not path.is_file() or step == 0:
+    if not path.is_file():
         return []
     with path.open(newline="") as file:
         return [row for row in csv.DictReader(file) if row["step"] and int(row["step"]) <= step]

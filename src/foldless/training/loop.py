@@ -21,7 +21,7 @@ from foldless.objective import Terms
 from foldless.recipe import Recipe
 from foldless.registration import Registration, average_pool
 from foldless.training.checkpoints import load_checkpoint, save_checkpoint, what_is_left
-from foldless.training.log import Log
+from foldless.training.log import NOTHING, Log
 from foldless.training.state import State, at_stage
 from foldless.training.validation import Scores, validate
 
@@ -44,10 +44,11 @@ def train(
     `folder` receives `log.csv`, TensorBoard's events, `last.safetensors`, `best.safetensors` and `resume.pt`, and of
     each of several stages `stage-1.safetensors` and so on. With `resume` the training goes on where `resume.pt` stands
     and ends with the same bits as if it had never stopped. `start` gives a fresh training its first weights, part by
-    part, and it may skip the stages before `first_stage`.
+    part, and it may skip the stages before `first_stage`. These weights are judged before the first step and are the
+    best until others beat them, so that what they had learnt is not lost; rate and weight rule begin anew.
 
     Raises:
-        TrainingError: the objective is no longer finite, or the disk is full.
+        TrainingError: the objective is no longer finite, that of held-out pairs never was, or the disk is full.
         InputError: fewer than two images, images pooled to one node, nothing to resume, or no such start.
     """
     if not 1 <= first_stage <= len(recipe.plan):
@@ -64,7 +65,9 @@ def train(
         take_weights(registration, start.registration)
     seen = tuple(dict.fromkeys(split.train.names + split.val.names))
     run = Run(Model(registration, recipe, preparation, seen), split.val, held_out, folder, on_step, on_scores)
-    with Log(folder, from_step=state.step) as log:
+    with Log(folder, from_step=state.step if resume else NOTHING) as log:
+        if start is not None and not resume:
+            _keep_start(state, run, log)
         for place in range(state.stage, len(recipe.plan)):
             if place != state.stage:
                 state = at_stage(recipe, registration, place)
@@ -86,9 +89,15 @@ class Run:
     on_scores: Callable[[int, Scores], None]
 
 
+def _keep_start(state: State, run: Run, log: Log) -> None:
+    """The weights that a training begins with are its best, and its first checkpoint."""
+    settings = run.model.recipe.of_stage(run.model.recipe.plan[state.stage])
+    _save_stage(state, settings, run, improved=_improves(state, settings, run, log))
+
+
 def _run_stage(state: State, settings: Recipe, pairs: RandomPairs, run: Run, log: Log) -> None:
     """The steps that are left of a stage, with its looks at held-out pairs and its checkpoints."""
-    stage, end = run.model.recipe.plan[state.stage], state.begun + settings.steps
+    end = state.begun + settings.steps
     while state.step < end:
         with _finite(state.step + 1, settings, run.folder):
             terms = training_step(state, settings, *pairs.draw())
@@ -97,19 +106,34 @@ def _run_stage(state: State, settings: Recipe, pairs: RandomPairs, run: Run, log
         done, last = state.step - state.begun, state.step == end
         improved = False
         if last or done % settings.validate_every == 0:
-            with _finite(state.step, settings, run.folder):
-                check_weights(state)
-                scores = validate(state.objective, run.images, run.held_out, settings.weight, stage.level)
-            log.scores(state.step, scores)
-            run.on_scores(state.step, scores)
-            if improved := scores.total < state.best:
-                state.best = scores.total
+            improved = _improves(state, settings, run, log)
         if last or improved or done % settings.save_every == 0:
             log.flush()
-            with _finite(state.step, settings, run.folder):
-                check_weights(state)
-            held = state.objective.weight().item() if settings.increase else 0.0
-            _save(replace(run.model, weight=held), state, run.folder, improved, last)
+            _save_stage(state, settings, run, improved, last)
+    if not isfinite(state.best):
+        with _finite(state.step, settings, run.folder):
+            raise FloatingPointError("no look at the held-out pairs found a finite objective, so there is no best")
+
+
+def _improves(state: State, settings: Recipe, run: Run, log: Log) -> bool:
+    """Look at the held-out pairs: whether they were never better."""
+    level = run.model.recipe.plan[state.stage].level
+    with _finite(state.step, settings, run.folder):
+        check_weights(state)
+        scores = validate(state.objective, run.images, run.held_out, settings.weight, level)
+    log.scores(state.step, scores)
+    run.on_scores(state.step, scores)
+    if scores.total >= state.best:
+        return False
+    state.best = scores.total
+    return True
+
+
+def _save_stage(state: State, settings: Recipe, run: Run, improved: bool, last: bool = False) -> None:
+    with _finite(state.step, settings, run.folder):
+        check_weights(state)
+    held = state.objective.weight().item() if settings.increase else 0.0
+    _save(replace(run.model, weight=held), state, run.folder, improved, last)
 
 
 def training_step(state: State, recipe: Recipe, *images: Tensor) -> Terms:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
+from math import inf, isfinite, nan, prod
 from typing import NamedTuple
 
 import torch
@@ -23,7 +23,13 @@ AT_ONCE = 8_000_000
 
 
 class Scores(NamedTuple):
-    """Means over the held-out pairs; `total` is the objective, `dice` NaN where nothing is labelled."""
+    """Means over the held-out pairs.
+
+    Attributes:
+        total: the objective, lower is better; infinite where that of any pair is not finite, so that it is never best.
+        dice: higher is better, of the pairs that have labels; NaN where none has.
+        folds: forward folds a pair.
+    """
 
     total: float
     dice: float
@@ -61,7 +67,8 @@ def validate(
             overlaps += [mean_overlap(phi[k : k + 1], images, i, j) for k, (i, j, *_) in enumerate(some)]
     for module, mode in modes:
         module.training = mode
-    return Scores(_mean(totals), _mean(overlaps), _mean(folded))
+    total = sum(totals) / len(totals)
+    return Scores(total if isfinite(total) else inf, _mean_of_known(overlaps), sum(folded) / len(folded))
 
 
 def _gpus(images: Tensor) -> list[int]:
@@ -74,6 +81,7 @@ def forward_folds(phi: Map, grid: Grid) -> Tensor:
     return folds(phi.displacement_on(grid), "forward").float()
 
 
-def _mean(numbers: Sequence[float]) -> float:
-    finite = [x for x in numbers if x == x]
-    return sum(finite) / len(finite) if finite else float("nan")
+def _mean_of_known(overlaps: Sequence[float]) -> float:
+    """NaN says that a pair has no labels."""
+    known = [x for x in overlaps if x == x]
+    return sum(known) / len(known) if known else nan
