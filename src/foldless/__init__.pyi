@@ -202,6 +202,15 @@ from .metrics import (
     FOLD_RULES as FOLD_RULES,
 )
 from .metrics import (
+    Certificate as Certificate,
+)
+from .metrics import (
+    certify as certify,
+)
+from .metrics import (
+    certify_field as certify_field,
+)
+from .metrics import (
     dice as dice,
 )
 from .metrics import (
@@ -308,6 +317,9 @@ from .pairwise import (
 )
 from .pairwise import (
     optimise_weights as optimise_weights,
+)
+from .proofs import (
+    certify_warp as certify_warp,
 )
 from .published import (
     load_published as load_published,

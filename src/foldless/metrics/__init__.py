@@ -33,6 +33,7 @@ there.
 Liu et al. 2024: "On finite difference Jacobian computation in deformable image registration", IJCV; arXiv 2212.06060.
 """
 
+from foldless.metrics.certificate import Certificate, certify, certify_field
 from foldless.metrics.jacobian import (
     FOLD_RULES,
     folded,
@@ -48,6 +49,9 @@ from foldless.metrics.points import inverse_consistency_error, summary, target_r
 
 __all__ = [
     "FOLD_RULES",
+    "Certificate",
+    "certify",
+    "certify_field",
     "dice",
     "folded",
     "folds",

@@ -1,0 +1,247 @@
+"""Certificates against exact polynomials, dense sampling, rational arithmetic, and fields that are known."""
+
+import itertools
+from fractions import Fraction
+from math import comb
+
+import numpy as np
+import pytest
+import sympy
+import torch
+
+import foldless
+from foldless.io import Geometry
+from foldless.kernels.certify import can_certify, certify_cells
+from foldless.metrics.bernstein import coefficients, decide_exactly, plain_cells
+
+CORNERS = list(itertools.product((0, 1), repeat=3))
+S = sympy.symbols("s t r")
+
+
+def polynomial(corners):
+    """The determinant of a trilinear cell, expanded: shares nothing with what is judged."""
+    phi = [
+        sum(
+            sympy.Rational(str(corners[n][c]))
+            * sympy.Mul(*[x if far else 1 - x for x, far in zip(S, corner, strict=True)])
+            for n, corner in enumerate(CORNERS)
+        )
+        for c in range(3)
+    ]
+    return sympy.Poly(sympy.Matrix(3, 3, lambda c, a: sympy.diff(phi[c], S[a])).det(), *S)
+
+
+def bernstein(power):
+    """Coefficients (3, 3, 3) in Bernstein's basis of degree (2, 2, 2), from those of the monomials."""
+    found = {}
+    for a, b, c in itertools.product(range(3), repeat=3):
+        found[a, b, c] = sum(
+            Fraction(comb(a, i), comb(2, i))
+            * Fraction(comb(b, j), comb(2, j))
+            * Fraction(comb(c, k), comb(2, k))
+            * value
+            for (i, j, k), value in power.items()
+            if i <= a and j <= b and k <= c
+        )
+    return found
+
+
+def random_cell(seed, spread):
+    random = np.random.default_rng(seed)
+    return [
+        [Fraction(int(x), 64) + far for x, far in zip(random.normal(0, 64 * spread, 3), corner, strict=True)]
+        for corner in CORNERS
+    ]
+
+
+def power_of(corners):
+    """Monomial coefficients by integers alone: products of the edges' polynomials, written out."""
+    poly = polynomial(corners)
+    return {m: Fraction(int(c.p), int(c.q)) for m, c in zip(poly.monoms(), poly.coeffs(), strict=True)}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_coefficients_are_those_of_the_exact_polynomial(seed):
+    corners = random_cell(seed, 0.4)
+    expected = bernstein(power_of(corners))
+    for (a, b, c), value in expected.items():
+        assert coefficients(corners)[9 * a + 3 * b + c] == value
+
+
+def substituted(power, place, level):
+    """The polynomial on a part of the cell, as monomials: halving by substitution, not by de Casteljau."""
+    size, found = Fraction(1, 2**level), {}
+    for exponents, value in power.items():
+        for low in itertools.product(*[range(n + 1) for n in exponents]):
+            factor = value
+            for n, m, p in zip(exponents, low, place, strict=True):
+                factor *= comb(n, m) * size**m * (p * size) ** (n - m)
+            found[low] = found.get(low, 0) + factor
+    return found
+
+
+def decided_by_substitution(power, deepest=5):
+    """1 proven, -1 refuted, 0 undecided."""
+    todo, state = [((0, 0, 0), 0)], 1
+    while todo:
+        place, level = todo.pop()
+        found = bernstein(substituted(power, place, level))
+        if min(found.values()) > 0:
+            continue
+        if any(found[tuple(2 * f for f in far)] <= 0 for far in CORNERS):
+            return -1
+        if level == deepest:
+            state = 0
+            continue
+        todo += [(tuple(2 * p + f for p, f in zip(place, far, strict=True)), level + 1) for far in CORNERS]
+    return state
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_rational_certifier_agrees(seed):
+    corners = random_cell(seed, 0.25)
+    assert decide_exactly(corners, 1, 5).state == decided_by_substitution(power_of(corners))
+
+
+def field(seed, spread, shape=(7, 8, 19), dtype=torch.float32):
+    return spread * torch.randn(len(shape), *shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+EYE = torch.eye(3, dtype=torch.float64)
+
+
+def determinants(u, cell, inside):
+    """Determinants in padded cell `cell` at points (some, 3) in it, by numpy from the definition."""
+    nodes = np.array(
+        [[min(max(c - 1 + f, 0), n - 1) for c, f, n in zip(cell, far, u.shape[1:], strict=True)] for far in CORNERS]
+    )
+    moved = u.double().numpy()[:, nodes[:, 0], nodes[:, 1], nodes[:, 2]].T + np.array(CORNERS)
+    slopes = np.zeros((len(inside), 3, 3))
+    for axis in range(3):
+        for corner, image in zip(CORNERS, moved, strict=True):
+            weight = np.prod([inside[:, d] if corner[d] else 1 - inside[:, d] for d in range(3) if d != axis], axis=0)
+            slopes[:, :, axis] += (1 if corner[axis] else -1) * weight[:, None] * image
+    return np.linalg.det(slopes)
+
+
+@pytest.mark.parametrize("spread", [0.15, 0.2, 0.3])
+def test_no_proven_cell_has_a_fold_among_dense_samples_and_every_refuted_one_has(spread):
+    u = field(0, spread)
+    cells = certify_cells(u, EYE, 8, 4096, 10_000) if can_certify(u) else plain_cells(u, EYE, 8, 4096, 10_000)
+    inside = np.random.default_rng(0).random((500, 3))
+    inside[:8] = CORNERS
+    doubtful = {int(row[0]): row for row in cells.doubtful.tolist()}
+    for number, cell in enumerate(np.ndindex(*cells.lower.shape)):
+        values = determinants(u, cell, inside)
+        if number in doubtful and doubtful[number][1] < 0:
+            assert determinants(u, cell, np.array([doubtful[number][2:5]]))[0] <= 0
+        elif number not in doubtful:
+            assert values.min() > 0
+            assert cells.lower[cell] <= values.min()
+        assert cells.bounds[0] <= values.min()
+        assert values.max() <= cells.bounds[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(7, 8, 19), (1, 6, 17), (5, 1, 1), (2, 2, 2)])
+def test_the_kernel_agrees_with_its_referee(dtype, shape):
+    u = field(1, 0.25, shape, dtype)
+    if not can_certify(u):
+        pytest.skip("nothing was compiled")
+    fast, slow = certify_cells(u, EYE, 8, 4096, 10_000), plain_cells(u, EYE, 8, 4096, 10_000)
+    assert (fast.refuted, fast.undecided) == (slow.refuted, slow.undecided)
+    assert torch.equal(fast.lower > 0, slow.lower > 0)
+    rounding = 1e-3 if dtype == torch.float32 else 1e-11  # margins of 192 roundings, of determinants of some units
+    assert fast.nodes == pytest.approx(slow.nodes, abs=rounding)
+    assert fast.bounds == pytest.approx(slow.bounds, abs=rounding)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_small_displacements_are_proven_and_the_identity_changes_no_volume(dim):
+    shape = (6, 7, 9)[:dim]
+    identity = foldless.certify(foldless.Displacement(torch.zeros(1, dim, *shape)))
+    assert identity.proven
+    assert identity.bounds == pytest.approx((1, 1), abs=1e-3)
+    assert identity.cells == np.prod([n + 1 for n in shape])
+    assert foldless.certify(foldless.Displacement.from_voxels(field(2, 0.03, shape)[None])).proven
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_a_fold_is_shown_where_it_is(dim):
+    shape = (8, 9, 10)[:dim]
+    u = torch.zeros(dim, *shape)
+    node = (3, 4, 5)[:dim]
+    u[0][node] = 1.5  # past its neighbour
+    found = foldless.certify(foldless.Displacement.from_voxels(u[None]))
+    assert found.state == "refuted"
+    assert found.determinant == pytest.approx(-0.5, abs=1e-6)
+    assert found.witness is not None
+    assert all(abs(w - n) <= 1 for w, n in zip(found.witness, node, strict=True))
+    assert "refuted" in found.sentence
+
+
+def test_what_collapses_exactly_is_refuted_though_rounding_hides_its_sign():
+    u = torch.zeros(3, 5, 5, 5)
+    u[0, 2, 2, 2] = 1.0  # on its neighbour
+    found = foldless.certify_field(u, EYE)
+    assert (found.state, found.determinant, found.undecided) == ("refuted", 0.0, 0)
+
+
+def test_ten_determinants_pass_fields_that_fold_between_their_nodes():
+    u = torch.zeros(20_000, 3, 4, 4, 4)
+    u[..., 1:3, 1:3, 1:3] = 0.3 * torch.randn(20_000, 3, 2, 2, 2, generator=torch.Generator().manual_seed(0))
+    passed = u[foldless.folds(u, "ten") == 0]
+    found = [foldless.certify_field(one, EYE) for one in passed]
+    folded = [one for one in found if one.state == "refuted"]
+    assert folded
+    assert len(folded) < len(found) / 2
+
+
+def test_a_turn_is_refused_at_the_border_where_it_does_not_go_on():
+    angle = 2 * torch.pi / 3
+    turn = torch.tensor([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    x = torch.stack(torch.meshgrid(*[torch.arange(6.0) - 2.5] * 3, indexing="ij"))
+    u = torch.einsum("ab,bxyz->axyz", turn.float(), x) - x
+    found = foldless.certify_field(u, EYE)
+    assert found.state == "refuted"
+    assert bool((found.lower[1:-1, 1:-1, 1:-1] > 0).all())
+
+
+def oblique(size):
+    axis = np.array([1, 2, 3]) / np.sqrt(14)
+    skew = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
+    turn = np.eye(3) + np.sin(0.7) * skew + (1 - np.cos(0.7)) * skew @ skew
+    return Geometry(size, (0.5, 2.0, 4.0), (-30.0, 7.0, 11.0), tuple((turn * [1, -1, 1]).ravel().tolist()))
+
+
+@pytest.mark.parametrize("spread", [0.05, 0.2])
+def test_headers_only_multiply(spread):
+    geometry = oblique((11, 8, 6))
+    u = field(4, spread, (6, 8, 11), torch.float64)
+    plain = foldless.certify_field(u, EYE)
+    warp = u.flip(0).movedim(0, -1).numpy() @ geometry.matrix.T
+    turned = foldless.certify_warp(warp, geometry)
+    assert (turned.state, turned.refuted, turned.cells) == (plain.state, plain.refuted, plain.cells)
+    assert turned.nodes == pytest.approx(plain.nodes, rel=1e-9)
+    assert turned.witness == plain.witness
+
+
+def test_what_cannot_be_certified_is_said():
+    with pytest.raises(TypeError, match="a Displacement is certified"):
+        foldless.certify(foldless.Affine.from_generator(torch.zeros(1, 2, 3)))
+    with pytest.raises(ValueError, match="one map"):
+        foldless.certify(foldless.Displacement(torch.zeros(2, 2, 4, 4)))
+    with pytest.raises(ValueError, match="not finite"):
+        foldless.certify_field(torch.full((2, 4, 4), torch.nan), EYE[:2, :2])
+    with pytest.raises(ValueError, match="span a volume"):
+        foldless.certify_field(torch.zeros(2, 4, 4), torch.zeros(2, 2))
+    with pytest.raises(ValueError, match="one to three dimensions"):
+        foldless.certify_field(torch.zeros(2, 4, 4, 4), EYE[:2, :2])
+
+
+def test_a_certificate_names_its_field():
+    u = field(5, 0.05)
+    first, same, other = (foldless.certify_field(v, EYE) for v in (u, u.clone(), u + 1e-3))
+    assert first.digest == same.digest != other.digest
+    assert "lower" not in first.as_dict()
+    assert first.as_dict()["state"] == "proven"
