@@ -206,13 +206,20 @@ def test_a_pair_is_tuned_under_the_weight_that_training_came_to():
     assert not torch.equal(tuned[0], tuned[2])
 
 
-@pytest.mark.parametrize("more", [("--rate", 1e-4), ("--rate", 0, "--steps", 3), ("--rate", "nan", "--steps", 3)])
-def test_evaluate_takes_a_rate_with_steps_only(foldless, tmp_path, more):
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--rate", 1e-4), "with --steps 50 beside it"),
+        (("--rate", 0, "--steps", 3), "with --steps 50 beside it"),
+        (("--rate", "nan", "--steps", 3), "--rate takes a finite number"),
+    ],
+)
+def test_evaluate_takes_a_rate_with_steps_only(foldless, tmp_path, more, said):
     save_cases(tmp_path / "data", 2, (14, 15, 13))
     words = ("--model", run_folder(tmp_path / "run", 3), "--data", tmp_path / "data", "--output", tmp_path / "out")
     code, _, complained = foldless("evaluate", *words, *more)
     assert code == 2
-    assert "with --steps 50 beside it" in complained
+    assert said in complained
     assert not (tmp_path / "out").exists()
 
 
