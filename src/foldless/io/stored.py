@@ -12,7 +12,8 @@ import SimpleITK as sitk  # noqa: N813
 from foldless.errors import InputError
 from foldless.io.files import suffix
 from foldless.io.geometry import Geometry
-from foldless.io.headers import existing_file, read_image, straightened
+from foldless.io.headers import read_image
+from foldless.io.checks import existing_file, straightened
 
 PICTURES: dict[str, tuple[type[np.generic], ...]] = {
     ".png": (np.uint8, np.uint16),
