@@ -10,10 +10,10 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813
 
 from foldless.errors import InputError
+from foldless.io.checks import existing_file, straightened
 from foldless.io.files import suffix
 from foldless.io.geometry import Geometry
 from foldless.io.headers import read_image
-from foldless.io.checks import existing_file, straightened
 
 PICTURES: dict[str, tuple[type[np.generic], ...]] = {
     ".png": (np.uint8, np.uint16),
