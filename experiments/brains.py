@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.drawing import DOCS, Format
-from experiments.results import RESULTS, kept
+from experiments.drawing import Format
+from experiments.places import Pictured
+from experiments.results import kept
 from foldless.cli.console import say
 from foldless.cli.watch import Watch
 from foldless.errors import InputError
@@ -105,7 +106,7 @@ def folds(data: Path) -> dict[str, Fold]:
 
 
 @dataclass(frozen=True)
-class UnderWeights:
+class UnderWeights(Pictured):
     """Options of an experiment that trains and judges methods under several weights and draws a picture of them."""
 
     data: Path
@@ -126,10 +127,6 @@ class UnderWeights:
     """Of every training."""
     formats: tuple[Format, ...] = ("svg",)
     """Of the picture; "svg pdf" for both."""
-    pictures: Path = DOCS
-    """Folder for it."""
-    results: Path = RESULTS
-    """Where it is shown."""
 
     def recipe(self, method: str, factor: float) -> Recipe:
         """A method's recipe, every weight of it times `factor`."""

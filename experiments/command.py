@@ -7,12 +7,14 @@ from typing import Protocol
 
 import tyro
 
-from foldless.cli.console import say_error
+from foldless.cli.console import say, say_error
 from foldless.errors import InputError, TrainingError
 
 
 class Experiment(Protocol):
     """A frozen dataclass of options."""
+
+    def notice(self) -> str: ...
 
     def run(self) -> None: ...
 
@@ -20,7 +22,10 @@ class Experiment(Protocol):
 def begin(experiment: type[Experiment]) -> None:
     """Run an experiment from its command line; an error is one sentence, and the exit code 2, or 1 of a training."""
     try:
-        tyro.cli(experiment).run()
+        options = tyro.cli(experiment)
+        if notice := options.notice():
+            say(notice)
+        options.run()
     except InputError as error:
         say_error(error)
         sys.exit(2)

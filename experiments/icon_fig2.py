@@ -1,6 +1,6 @@
 """ICON's Fig. 2 and §2.1: matching intensities alone is no registration, not even when the matching is one to one.
 
-python -m experiments.icon_fig2 --output docs/pictures
+python -m experiments.icon_fig2
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.command import begin
-from experiments.drawing import DOCS, panels, save
-from experiments.results import RESULTS, markdown, write_section
+from experiments.drawing import panels, save
+from experiments.places import Pictured
+from experiments.results import markdown
 from foldless.cli.console import say
 
 Signal = NDArray[np.float64]
@@ -31,15 +32,13 @@ class Matching(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Fig2:
+class Fig2(Pictured):
     """Match two 1-D signals by intensity, freely and by sorting, and draw both maps."""
 
-    output: Path = DOCS
-    """Folder for icon_fig2.svg."""
+    output: Path = Path("runs/fig2")
+    """Folder for what other settings than the defaults come to."""
     nodes: int = 200
     """Places on the line."""
-    results: Path = RESULTS
-    """Where the numbers go."""
 
     def run(self) -> None:
         x, source, target = signals(self.nodes)
@@ -56,14 +55,22 @@ class Fig2:
         for axes, name, letter in ((c, "free (MSE)", "c"), (d, "sorted (OMT)", "d")):
             axes.plot(x, x[found[name].places], ".", markersize=2)
             axes.set(title=f"({letter}) map, {name}", xlabel="target x", ylabel="source x")
-        save(figure, self.output / "icon_fig2.svg")
+        save(figure, self.picture_folder / "icon_fig2.svg")
         rows = [
             (name, f"{m.error:.2e}", f"{100 * m.used:.0f} %", f"{100 * m.backwards:.0f} %") for name, m in found.items()
         ]
         header = ("matching", "mean squared error", "source places used", "steps backwards")
-        write_section("ICON, Fig. 2", _text(markdown(header, rows)), self.results)
+        self.write("ICON, Fig. 2", self._text(markdown(header, rows)))
         for row in rows:
             say("  ".join(row))
+
+    def _text(self, table: str) -> str:
+        return (
+            f"    python -m experiments.icon_fig2\n\n{self.shown('icon_fig2', 'Fig. 2')}\n\n{table}\n"
+            "As in the paper: intensities match best where a free choice reads few places again and again. Sorting "
+            "reads every place once, so the map is invertible, and it still jumps back and forth: without something "
+            "that makes maps regular, inverse consistency of one pair alone does not.\n"
+        )
 
 
 def signals(nodes: int) -> tuple[Signal, Signal, Signal]:
@@ -92,15 +99,6 @@ def matched(source: Signal, target: Signal, places: Places) -> Matching:
     """How good a matching is, and how far from a map that does not fold."""
     error = float(np.square(source[places] - target).mean())
     return Matching(places, error, len(np.unique(places)) / len(source), float((np.diff(places) < 0).mean()))
-
-
-def _text(table: str) -> str:
-    return (
-        "    python -m experiments.icon_fig2\n\n![Fig. 2](../docs/pictures/icon_fig2.svg)\n\n" + table + "\n"
-        "As in the paper: intensities match best where a free choice reads few places again and again. Sorting reads "
-        "every place once, so the map is invertible, and it still jumps back and forth: without something that makes "
-        "maps regular, inverse consistency of one pair alone does not.\n"
-    )
 
 
 if __name__ == "__main__":

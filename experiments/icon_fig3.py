@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from experiments.command import begin
-from experiments.drawing import DOCS, draw_lattice, panels, save
-from experiments.results import RESULTS, kept, markdown, write_section
+from experiments.drawing import draw_lattice, panels, save
+from experiments.places import Pictured
+from experiments.results import kept, markdown
 from foldless.cli.console import progress, say
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ NODES = 8
 
 
 @dataclass(frozen=True)
-class Fig3:
+class Fig3(Pictured):
     """Train the same network twice, inverse consistency seen on the lattice and between its nodes, and compare."""
 
     output: Path
@@ -40,10 +41,6 @@ class Fig3:
     pairs: int = 500
     """Unseen pairs to count on."""
     seed: int = 0
-    pictures: Path = DOCS
-    """Folder for icon_fig3.svg."""
-    results: Path = RESULTS
-    """Where the numbers go."""
 
     def run(self) -> None:
         from foldless.data.shapes import shapes
@@ -62,7 +59,7 @@ class Fig3:
                 )
             )
         header = ("map", "inverse consistency on the lattice", "between nodes", "forward folds a pair", "Dice")
-        write_section("ICON, Figs. 3 and 4", self._text(markdown(header, rows)), self.results)
+        self.write("ICON, Figs. 3 and 4", self._text(markdown(header, rows)))
         self._draw({where: registration for where, (registration, _) in found.items()}, split.test)
         for row in rows:
             say("  ".join(row))
@@ -157,11 +154,11 @@ class Fig3:
         for place, (where, nodes) in zip(axes, drawn.items(), strict=True):
             seen = "on the lattice" if where == "lattice" else "between its nodes"
             draw_lattice(place, nodes[worst], f"loss {seen}")
-        save(figure, self.pictures / "icon_fig3.svg")
+        save(figure, self.picture_folder / "icon_fig3.svg")
 
     def _text(self, table: str) -> str:
         return (
-            "    python -m experiments.icon_fig3 --output RUNS\n\n![Fig. 3](../docs/pictures/icon_fig3.svg)\n\n"
+            f"    python -m experiments.icon_fig3 --output RUNS\n\n{self.shown('icon_fig3', 'Fig. 3')}\n\n"
             f"{table}\nTriangles and circles of {self.size}², U-Net, λ = {self.weight:g}, {self.steps} steps of 64 "
             f"pairs at rate {self.rate:g} falling to 0, {self.pairs} unseen pairs; inverse consistency in squared "
             "unit-cube units. The picture shows the pair on which the network judged on the lattice folds most.\n"

@@ -11,8 +11,9 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
 from experiments.command import begin
-from experiments.drawing import DOCS, draw_lattice, panels, save
-from experiments.results import RESULTS, kept, markdown, write_section
+from experiments.drawing import draw_lattice, panels, save
+from experiments.places import Pictured
+from experiments.results import kept, markdown
 from foldless.cli.console import progress, say
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ DRAWN = ("direct, no noise", "direct, noise 1/8", NETWORK)
 
 
 @dataclass(frozen=True)
-class Fig5:
+class Fig5(Pictured):
     """Register a circle and a triangle without a network, and with one that was trained on others, and count folds."""
 
     output: Path
@@ -55,10 +56,6 @@ class Fig5:
     weight: float = 2048.0
     """λ of the inverse consistency."""
     seed: int = 0
-    pictures: Path = DOCS
-    """Folder for icon_fig5.svg."""
-    results: Path = RESULTS
-    """Where the numbers go."""
 
     def run(self) -> None:
         a, b = self._pair(self.size)
@@ -79,11 +76,11 @@ class Fig5:
         ]
         header = ("map", "forward folds A→B / B→A", "Dice", "inverse error, pixels", "SDlogJ", "seconds")
         error = error_beside_noise(scores[NETWORK]["inverse"])
-        write_section("ICON, Fig. 5", self._text(markdown(header, rows), error), self.results)
+        self.write("ICON, Fig. 5", self._text(markdown(header, rows), error))
         figure, [axes] = panels(1, 3, width=10)
         for place, name in zip(axes, DRAWN, strict=True):
             draw_lattice(place, nodes[name], f"{name}: {scores[name]['folds_AB']:.0f} folds", every=2)
-        save(figure, self.pictures / "icon_fig5.svg")
+        save(figure, self.picture_folder / "icon_fig5.svg")
         for row in (header, *rows):
             say("  ".join(row))
         say(error)
@@ -172,7 +169,7 @@ class Fig5:
 
     def _text(self, table: str, error: str) -> str:
         return (
-            "    python -m experiments.icon_fig5 --output RUNS\n\n![Fig. 5](../docs/pictures/icon_fig5.svg)\n\n"
+            f"    python -m experiments.icon_fig5 --output RUNS\n\n{self.shown('icon_fig5', 'Fig. 5')}\n\n"
             f"{table}\nOne circle and one triangle, {self.size}², λ = {self.weight:g}, MSE. Direct optimisation: "
             f"{self.steps} steps of Adam at {self.rate:g} on both displacements. U-Net: {self.network_steps} steps of "
             f"16 pairs of other shapes of {self.network_size}² at {self.network_rate:g} falling to 0; its map is read "

@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any, get_args
 
 from experiments.command import begin
-from experiments.drawing import DOCS, draw_lattice, panels, save
+from experiments.drawing import draw_lattice, panels, save
 from experiments.icon_table1 import Data, Network
-from experiments.results import RESULTS, markdown, write_section
+from experiments.places import Pictured
+from experiments.results import markdown
 from foldless.cli.console import say
 from foldless.errors import InputError
 
 
 @dataclass(frozen=True)
-class Fig6:
+class Fig6(Pictured):
     """Draw the map of one unseen pair by every network and weight that Table 1's runs hold."""
 
     output: Path
@@ -29,10 +30,6 @@ class Fig6:
     """Which pictures."""
     pair: tuple[int, int] = (0, 1)
     """Which two of the unseen shapes."""
-    pictures: Path = DOCS
-    """Folder for icon_fig6.svg."""
-    results: Path = RESULTS
-    """Where the picture is shown."""
 
     def run(self) -> None:
         import torch
@@ -57,15 +54,15 @@ class Fig6:
                 phi, _ = predict(Model.load(folder / "last.safetensors"), a, b)
                 with torch.no_grad():
                     draw_lattice(place, phi.on(Grid.of(b))[0], f"{network}, λ = {weight:g}")
-        save(figure, self.pictures / "icon_fig6.svg")
+        save(figure, self.picture_folder / "icon_fig6.svg")
         header = ("network", "λ", "steps", "rate", "Dice", "forward folds a pair")
         text = (
-            "    python -m experiments.icon_fig6 --output RUNS\n\n![Fig. 6](../docs/pictures/icon_fig6.svg)\n\n"
+            f"    python -m experiments.icon_fig6 --output RUNS\n\n{self.shown('icon_fig6', 'Fig. 6')}\n\n"
             "Maps of one unseen pair by the runs of Table 1; what is empty was not run. Their means over all unseen "
             f"pairs:\n\n{markdown(header, [_row(cells[key]) for key in sorted(cells)])}"
         )
-        write_section("ICON, Fig. 6", text, self.results)
-        say(f"{len(cells)} maps drawn in {self.pictures / 'icon_fig6.svg'}")
+        self.write("ICON, Fig. 6", text)
+        say(f"{len(cells)} maps drawn in {self.picture_folder / 'icon_fig6.svg'}")
 
     def _cells(self) -> dict[tuple[str, float], Path]:
         """The folder of every network and weight; of several the longest, and among those the best Dice.

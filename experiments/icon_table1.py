@@ -16,7 +16,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from experiments.command import begin
-from experiments.results import RESULTS, kept, markdown, write_section
+from experiments.places import Shown
+from experiments.results import kept, markdown
 from foldless.cli.console import say
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ BATCH = 100
 
 
 @dataclass(frozen=True)
-class Table1:
+class Table1(Shown):
     """Train the cells that are asked for and write ICON's Table 1, published and measured."""
 
     output: Path
@@ -66,8 +67,6 @@ class Table1:
     """Training steps a cell."""
     rate: float = 1e-4
     """Adam's rate at the start; it falls to zero along a cosine, the paper's is constant."""
-    results: Path = RESULTS
-    """Where the table goes."""
 
     def run(self) -> None:
         cells = [c for c in product(self.data, self.networks, self.weights) if c[0] == "shapes" or self.mnist]
@@ -75,7 +74,7 @@ class Table1:
             say(f"cell {k} of {len(cells)}: {data}, {network}, weight {weight}")
             score = self._cell(data, network, weight)
             say(f"  Dice {score['dice']:.3f}, {score['folds']:.2f} forward folds a pair")
-            write_section("ICON, Table 1", self._section(), self.results)
+            self.write("ICON, Table 1", self._section())
 
     def _cell(self, data: str, network: Network, weight: int) -> dict[str, Any]:
         """Train and judge one cell, or read what an earlier call found."""

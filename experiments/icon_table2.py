@@ -21,7 +21,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from experiments.command import begin
-from experiments.results import RESULTS, kept, markdown, write_section
+from experiments.places import Shown
+from experiments.results import kept, markdown
 from experiments.tools import TOOLS, Field, MissingToolError
 from foldless.cli.console import progress, say
 from foldless.errors import InputError
@@ -44,7 +45,7 @@ Registered = Callable[["Volume", "Volume", Path], tuple[Field, Field | None]]
 
 
 @dataclass(frozen=True)
-class Table2:
+class Table2(Shown):
     """Judge trained and untrained methods on the same pairs of a labelled folder, and write the table."""
 
     data: Path
@@ -65,8 +66,6 @@ class Table2:
     """Adam's in these steps."""
     pairs: int = 25
     """How many ordered pairs of the test cases, drawn with seed 0."""
-    results: Path = RESULTS
-    """Where the table goes."""
 
     def run(self) -> None:
         from foldless.record import file_digest
@@ -83,7 +82,7 @@ class Table2:
         rows = [row_of(method, scores) for method, scores in found.items()]
         trained = map(trained_by, dict.fromkeys((*self.runs, *self.tuned)))
         text = "\n".join((self._about(name, len(names)), markdown(COLUMNS, rows), *trained))
-        write_section(f"ICON, Table 2, {name}", text, self.results)
+        self.write(f"ICON, Table 2, {name}", text)
         for row in (COLUMNS, *rows):
             say("  ".join(row))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from experiments.brains import Name, UnderWeights, axial_slice, folds, lay_out, mean_over_folds
 from experiments.command import begin
 from experiments.drawing import draw_lattice, panels, save_all
-from experiments.results import command_of, markdown, write_section
+from experiments.results import command_of, markdown
 from foldless.errors import InputError
 
 
@@ -44,19 +44,19 @@ class Fig2(UnderWeights):
         figure, [axes] = panels(1, len(slices), width=3.6 * len(slices))
         for place, weight, found in zip(axes, self.weights, slices, strict=True):
             draw_lattice(place, found.nodes, f"λ = {weight:g}: {found.percent:.3g} % folded", every=2)
-        save_all(figure, self.pictures, "kuang_fig2", self.formats)
+        save_all(figure, self.picture_folder, "kuang_fig2", self.formats)
         table = [
             (f"{weight:g}", f"{found.percent:.4g}", f"{mean['folds_percent.forward']:.4g}", f"{mean['dice']:.4f}")
             for weight, found, mean in zip(self.weights, slices, means, strict=True)
         ]
         text = (
-            f"    {command_of('kuang_fig2', self)}\n\n![Fig. 2](../docs/pictures/kuang_fig2.svg)\n\n"
+            f"    {command_of('kuang_fig2', self)}\n\n{self.shown('kuang_fig2', 'Fig. 2')}\n\n"
             f"{markdown(('λ', 'P of this pair, %', 'P, %', 'Dice'), table)}\nBaseline, {self.steps} steps on images "
             f"pooled by {self.pool}; {moving} onto {fixed}, axial slice {slices[0].at}: its nodes where the map takes "
             "them, projected onto the slice. P by forward differences of whole maps; P and Dice are means over "
             f"{len(rows)} pairs of the fold {self.fold}."
         )
-        write_section("Kuang, Fig. 2", text, self.results)
+        self.write("Kuang, Fig. 2", text)
 
     def _pair(self, data: Path) -> tuple[str, str]:
         """The pair that is drawn.

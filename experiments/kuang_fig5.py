@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from experiments.brains import judged
 from experiments.command import begin
-from experiments.drawing import DOCS, Format, panels, save_all
-from experiments.results import RESULTS, command_of, write_section
+from experiments.drawing import Format, panels, save_all
+from experiments.places import Pictured
+from experiments.results import command_of
 from foldless.cli.console import say
 from foldless.errors import InputError
 
@@ -25,7 +26,7 @@ Spread = dict[str, dict[str, list[float]]]
 
 
 @dataclass(frozen=True)
-class Fig5:
+class Fig5(Pictured):
     """Draw each region's Dice over the pairs, method beside method."""
 
     output: Path
@@ -36,24 +37,20 @@ class Fig5:
     """Whose pairs; none named is all."""
     formats: tuple[Format, ...] = ("svg",)
     """Of the picture, kuang_fig5; "svg pdf" for both."""
-    pictures: Path = DOCS
-    """Folder for it."""
-    results: Path = RESULTS
-    """Where it is shown."""
 
     def run(self) -> None:
         spread = self._spread()
         figure, [[axes]] = panels(1, 1, width=11, height=4.5)
         draw_boxes(axes, spread)
-        save_all(figure, self.pictures, "kuang_fig5", self.formats)
+        save_all(figure, self.picture_folder, "kuang_fig5", self.formats)
         counts = ", ".join(f"{method} {max(map(len, rows.values()))}" for method, rows in spread.items())
         text = (
-            f"    {command_of('kuang_fig5', self)}\n\n![Fig. 5](../docs/pictures/kuang_fig5.svg)\n\nOf every pair the "
+            f"    {command_of('kuang_fig5', self)}\n\n{self.shown('kuang_fig5', 'Fig. 5')}\n\nOf every pair the "
             "mean of the Dice of a region's labels, from the runs of Table 1: median, quartiles, and whiskers from the "
             f"least to the greatest. Pairs: {counts}."
         )
-        write_section("Kuang, Fig. 5", text, self.results)
-        say(f"{len(spread)} methods drawn in {self.pictures}")
+        self.write("Kuang, Fig. 5", text)
+        say(f"{len(spread)} methods drawn in {self.picture_folder}")
 
     def _spread(self) -> Spread:
         """What is drawn.

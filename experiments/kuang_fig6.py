@@ -12,15 +12,16 @@ from pathlib import Path
 
 from experiments.brains import Slice, axial_slice, draw_determinant
 from experiments.command import begin
-from experiments.drawing import DOCS, Format, draw_lattice, panels, save_all
-from experiments.results import RESULTS, command_of, write_section
+from experiments.drawing import Format, draw_lattice, panels, save_all
+from experiments.places import Pictured
+from experiments.results import command_of
 from foldless.cli.console import say
 from foldless.errors import InputError
 from foldless.methods import Method
 
 
 @dataclass(frozen=True)
-class Fig6:
+class Fig6(Pictured):
     """Draw determinant and grid of one unseen pair, a column a method."""
 
     output: Path
@@ -37,10 +38,6 @@ class Fig6:
     """Which axial slice, from below; None: where the first method's map folds most."""
     formats: tuple[Format, ...] = ("svg",)
     """Of the picture, kuang_fig6; "svg pdf" for both."""
-    pictures: Path = DOCS
-    """Folder for it."""
-    results: Path = RESULTS
-    """Where it is shown."""
 
     def run(self) -> None:
         folder = self.output / "results" if (self.output / "results").is_dir() else self.output
@@ -57,15 +54,15 @@ class Fig6:
         for top, bottom, (method, found) in zip(above, below, slices.items(), strict=True):
             draw_determinant(top, found.determinant, f"{method}: {found.percent:.3g} % folded")
             draw_lattice(bottom, found.nodes, "", every=2)
-        save_all(figure, self.pictures, "kuang_fig6", self.formats)
+        save_all(figure, self.picture_folder, "kuang_fig6", self.formats)
         text = (
-            f"    {command_of('kuang_fig6', self)}\n\n![Fig. 6](../docs/pictures/kuang_fig6.svg)\n\n{moving} onto "
+            f"    {command_of('kuang_fig6', self)}\n\n{self.shown('kuang_fig6', 'Fig. 6')}\n\n{moving} onto "
             f"{fixed}, axial slice {next(iter(slices.values())).at}, by the runs of Table 1. Above: determinant of the "
             "3-D map by forward differences, blue 0, white 1, brown 2 and more, red below zero. Below: where the map "
             "takes the slice's nodes, projected onto it. Percentages are of the whole map of this one pair."
         )
-        write_section("Kuang, Fig. 6", text, self.results)
-        say(f"{len(slices)} methods drawn in {self.pictures}")
+        self.write("Kuang, Fig. 6", text)
+        say(f"{len(slices)} methods drawn in {self.picture_folder}")
 
 
 def first_pair(run: Path) -> tuple[str, str]:

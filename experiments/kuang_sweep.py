@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from experiments.brains import NAMES, Name, UnderWeights, lay_out, mean_over_folds
 from experiments.command import begin
 from experiments.drawing import panels, save_all
-from experiments.results import command_of, markdown, write_section
+from experiments.results import command_of, markdown
 from foldless.methods import Method
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ class Sweep(UnderWeights):
                 curves.setdefault(method, []).append(self._point(method, factor, data))
         figure, [[axes]] = panels(1, 1, width=8.5, height=5.5)
         draw_curves(axes, curves)
-        save_all(figure, self.pictures, "kuang_sweep", self.formats)
-        write_section("Kuang, the weight against the cycle", self._text(curves), self.results)
+        save_all(figure, self.picture_folder, "kuang_sweep", self.formats)
+        self.write("Kuang, the weight against the cycle", self._text(curves))
 
     def _point(self, method: str, factor: float, data: Path) -> Point:
         """A method under one weight, trained and judged on every fold now or by an earlier call."""
@@ -85,7 +85,7 @@ class Sweep(UnderWeights):
             for p in points
         ]
         return (
-            f"    {command_of('kuang_sweep', self)}\n\n![P against Dice](../docs/pictures/kuang_sweep.svg)\n\n"
+            f"    {command_of('kuang_sweep', self)}\n\n{self.shown('kuang_sweep', 'P against Dice')}\n\n"
             f"{markdown(header, rows)}\nAt equal Dice, the first method read between neighbouring λ:\n\n"
             f"{equal_dice(curves)}\nMeans over the folds {' '.join(self.folds)}, {self.pairs} ordered pairs each; "
             f"{self.steps} steps (a phase: three tenths) of {self.batch} on images pooled by {self.pool}, rate "

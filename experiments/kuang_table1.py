@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from experiments.brains import PERCENTILES, SYNQUICK, Name, judged, lay_out
 from experiments.command import begin
-from experiments.results import RESULTS, command_of, markdown, write_section
+from experiments.places import Shown
+from experiments.results import command_of, markdown
 from foldless.cli.crossvalidate import CrossValidate
 from foldless.methods import PHASE_SHARE, Method, lasting
 
@@ -54,7 +55,7 @@ ROWS = (
 
 
 @dataclass(frozen=True)
-class Table1:
+class Table1(Shown):
     """Train and judge Kuang's methods fold by fold; write a table, a row a method, published beside measured."""
 
     data: Path
@@ -79,8 +80,6 @@ class Table1:
     """Of every training."""
     synquick: bool = False
     """Also antspyx's SyNQuick on the same pairs; takes `pip install antspyx`."""
-    results: Path = RESULTS
-    """Where the table goes."""
 
     def run(self) -> None:
         """Everything that is not there yet, then the table."""
@@ -113,7 +112,7 @@ class Table1:
         commands = "\n".join(f"    {command_of('kuang_table1', call)}" for call in self._calls(folds))
         regions = f"Dice by region, left and right together:\n\n{by_region(folds, data)}"
         text = f"{commands}\n\n{about}\n\n{table(folds)}\n{against(folds)}{regions}"
-        write_section("Kuang, Table 1", text, self.results)
+        self.write("Kuang, Table 1", text)
 
     def _calls(self, results: Path) -> list[Table1]:
         """The calls that make all of the table, one a length of training."""

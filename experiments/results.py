@@ -16,6 +16,8 @@ TITLE = (
 )
 PLACEHOLDERS = {"data": "FOLDER", "output": "RUNS"}
 """For folders of whoever ran it."""
+PLACES = ("results", "pictures")
+"""Options that change nothing of what is found."""
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -29,6 +31,8 @@ def command_of(module: str, options: Any) -> str:
     words = ["python -m", f"experiments.{module}"]
     for option in fields(options):
         value, name = getattr(options, option.name), option.name.replace("_", "-")
+        if name in PLACES:
+            continue
         if option.default is MISSING:
             words.append(f"--{name} {PLACEHOLDERS.get(name, value)}")
         elif value == option.default or isinstance(option.default, Path):

@@ -4,6 +4,8 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import MISSING, fields, replace
+from importlib import import_module
 from itertools import combinations
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from scipy.stats import wilcoxon
 from experiments.brains import UnderWeights, axial_slice, lay_out, mean_over_folds, most
 from experiments.command import begin
 from experiments.drawing import panels
+from experiments.icon_fig2 import Fig2 as IconsFig2
 from experiments.icon_fig5 import Fig5
 from experiments.icon_fig6 import Fig6 as IconsFig6
 from experiments.icon_table1 import PUBLISHED, Table1
@@ -61,6 +64,75 @@ def test_sections_replace_themselves_only(tmp_path):
     write_section("One", markdown(("a", "b"), [("1", "2")]), file)
     assert file.read_text().split("\n## ")[1] == "One\n\n| a | b |\n| --- | --- |\n| 1 | 2 |\n"
     assert file.read_text().split("\n## ")[2] == before.split("\n## ")[2]
+
+
+def files_of(*folders):
+    return {file: file.read_bytes() for folder in folders for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """Stand-ins for experiments/RESULTS.md and docs/pictures."""
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "RESULTS.md").write_text("# Results\n")
+    monkeypatch.setattr("experiments.places.RESULTS", tmp_path / "RESULTS.md")
+    monkeypatch.setattr("experiments.places.DOCS", tmp_path / "pictures")
+    return tmp_path
+
+
+def test_a_trial_leaves_what_is_published_and_says_so(published, tmp_path, monkeypatch, capsys):
+    words = ["icon_fig2", "--nodes", "20", "--output", str(tmp_path / "trial")]
+    monkeypatch.setattr(sys, "argv", words)
+    before = files_of(published / "pictures"), (published / "RESULTS.md").read_bytes()
+    begin(IconsFig2)
+    assert (files_of(published / "pictures"), (published / "RESULTS.md").read_bytes()) == before
+    assert {file.name for file in (tmp_path / "trial").iterdir()} == {"RESULTS.md", "icon_fig2.svg"}
+    assert "![Fig. 2](icon_fig2.svg)" in (tmp_path / "trial/RESULTS.md").read_text()
+    said = capsys.readouterr().out
+    assert "Not the default settings (--nodes)" in said
+    assert str(tmp_path / "trial/RESULTS.md") in said
+
+
+def test_the_default_settings_are_published(published, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["icon_fig2", "--output", str(tmp_path / "other")])
+    begin(IconsFig2)
+    assert "![Fig. 2](pictures/icon_fig2.svg)" in (published / "RESULTS.md").read_text()
+    assert (published / "pictures/icon_fig2.svg").is_file()
+    assert not (tmp_path / "other").exists()
+    assert "default settings" not in capsys.readouterr().out
+
+
+def test_a_trial_goes_where_it_is_told_to(published, tmp_path):
+    IconsFig2(nodes=20, results=tmp_path / "a/R.md", pictures=tmp_path / "b").run()
+    assert "(../b/icon_fig2.svg)" in (tmp_path / "a/R.md").read_text()
+    assert (tmp_path / "b/icon_fig2.svg").is_file()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_experiment_knows_a_trial(published, tmp_path, name):
+    """Whichever option is changed; places and what must be given are no settings."""
+    module = import_module(f"experiments.{name}")
+    (kind,) = (kind for kind in vars(module).values() if isinstance(kind, type) and kind.__module__ == module.__name__
+               and hasattr(kind, "run"))  # fmt: skip
+    needed = {f.name: tmp_path / f.name for f in fields(kind) if f.default is MISSING}
+    options = kind(**{**needed, "output": tmp_path / "out"})
+    assert options.section_file == published / "RESULTS.md"
+    assert options.notice() == ""
+    for option in fields(kind):
+        if option.name in needed or "Path" in option.type:
+            continue
+        trial = replace(options, **{option.name: "another"})
+        assert trial.section_file == tmp_path / "out/RESULTS.md", option.name
+        assert f"(--{option.name.replace('_', '-')})" in trial.notice()
+        if hasattr(trial, "picture_folder"):
+            assert trial.picture_folder == tmp_path / "out"
+
+
+def test_no_experiment_writes_but_by_the_rule():
+    """`write_section` and the folder of the published pictures are known to one file."""
+    for name in ("write_section", "DOCS"):
+        files = {f.name for f in (ROOT / "experiments").glob("*.py") if name in f.read_text(encoding="utf-8")}
+        assert files <= {"places.py", "results.py", "drawing.py"}
 
 
 def test_table_1_keeps_its_cells(tmp_path, monkeypatch):
