@@ -105,7 +105,7 @@ def _run_stage(state: State, settings: Recipe, pairs: RandomPairs, run: Run, log
             if improved := scores.total < state.best:
                 state.best = scores.total
         if last or improved or done % settings.save_every == 0:
-            log.flush()
+            log.settle()
             with _finite(state.step, settings, run.folder):
                 check_weights(state)
             held = state.objective.weight().item() if settings.increase else 0.0
