@@ -1,17 +1,24 @@
-"""Writing a file so that nobody ever meets half of it."""
+"""Writing a file so that nobody ever meets half of it, not even after the power went."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
 from foldless.errors import InputError
 
+NAMED = 100
+"""Characters of a file's name that its other name begins with: file systems have a longest one."""
+
+HALF = re.compile(r"\..+\.new-[0-9a-f]{8}(\..*)?")
+
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` make a file of another name beside `path`, then put it in place in one step.
+    """Let `write` make a file of another name beside `path`, then put it in place in one step, and all of it on disk.
 
     Raises:
         InputError: there is no folder to write to, or the writer does not know the format or cannot write there.
@@ -20,14 +27,32 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         raise InputError(f"{path} cannot be written: the folder {path.parent} does not exist; make it first")
     if path.is_dir():
         raise InputError(f"{path} cannot be written: it is a folder; give a file name")
-    beside = path.with_name(f".{uuid4().hex}{suffix(path)}")
+    beside = path.with_name(f".{path.name[:NAMED]}.new-{uuid4().hex[:8]}{suffix(path)}")
     try:
         write(beside)
+        with beside.open("r+b") as file:
+            os.fsync(file.fileno())
         os.replace(beside, path)
+        sync_folder(path.parent)
     except (RuntimeError, OSError) as error:
         raise InputError(f"{path} cannot be written: {_reason(error).replace(beside.name, path.name)}") from error
     finally:
         beside.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the system write down which files a folder holds, where it does that."""
+    with suppress(OSError):  # Windows opens no folders
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def half_written(folder: Path) -> list[Path]:
+    """What `write_whole` leaves in a folder and below where it is killed; nobody else may be writing there."""
+    return [file for file in folder.rglob(".*.new-*") if HALF.fullmatch(file.name) and file.is_file()]
 
 
 def _reason(error: RuntimeError | OSError) -> str:

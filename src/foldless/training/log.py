@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,12 +54,18 @@ class Log:
                 self._board.add_scalar(f"{part}/{name}", value, step)
 
     def flush(self) -> None:
-        """Write the row so far: before a checkpoint, so that a run resumed from it lacks none."""
+        """Write the row so far."""
         if self._row:
             with self._writing():
                 self._writer.writerow(self._row)
                 self._row = {}
                 self._file.flush()
+
+    def settle(self) -> None:
+        """Have all rows on disk: before a checkpoint, so that a run resumed from it lacks none."""
+        self.flush()
+        with self._writing():
+            os.fsync(self._file.fileno())
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

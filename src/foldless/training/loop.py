@@ -108,7 +108,7 @@ def _run_stage(state: State, settings: Recipe, pairs: RandomPairs, run: Run, log
         if last or done % settings.validate_every == 0:
             improved = _improves(state, settings, run, log)
         if last or improved or done % settings.save_every == 0:
-            log.flush()
+            log.settle()
             _save_stage(state, settings, run, improved, last)
     if not isfinite(state.best):
         with _finite(state.step, settings, run.folder):
