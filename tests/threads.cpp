@@ -87,6 +87,8 @@ void foldless_thin_backward_x_f32(const float*, const float*, const float*, cons
                                   const Size*, int, int);
 void foldless_thin_backward_weights_f32(const float*, const float*, float*, const Size*, int, int);
 void foldless_norm_reduce_f32(const float*, const float*, double*, Size, Size, Size, int);
+Size foldless_certify_f32(const float*, const Size*, const Size*, const double*, float*, double*, double*, Size, int, int,
+                          int);
 }
 
 namespace {
@@ -192,6 +194,15 @@ void convolve() {
     foldless_windows(reinterpret_cast<const char*>(whole.data()), reinterpret_cast<char*>(windows.data()), met, THREADS);
 }
 
+void certify() {
+    const Size shape[] = {9, 10, 11}, strides[] = {990, 110, 11, 1};
+    const double steps[] = {1, 0, 0, 0, 1, 0, 0, 0, 1};
+    const auto field = numbers(3 * 990);
+    std::vector<float> lower(10 * 11 * 12);
+    double summary[7], listed[6 * 100];
+    foldless_certify_f32(field.data(), shape, strides, steps, lower.data(), summary, listed, 100, 2, 64, THREADS);
+}
+
 void increase(void* counter) { ++*static_cast<int*>(counter); }
 
 }  // namespace
@@ -213,6 +224,7 @@ int main(int, char** arguments) {
     correlate(2, 40);
     judge();
     normalise();
+    certify();
     multiply();
     return 0;
 }

@@ -53,12 +53,12 @@ class Apply:
         dtype = stored_dtype(self.image)
         kept = dtype if np.issubdtype(dtype, np.integer) else volume.array.dtype
         check_format(self.output, kept, reference.dim, self.labels)
+        warped = apply_warp(volume, self.warp, reference, labels=self.labels)
         if not self.labels and _looks_like_labels(volume):
             warnings.warn(
                 f"{self.image} looks like a label map, and its labels were mixed where they meet; add --labels to take "
                 "the nearest voxel instead"
             )
-        warped = apply_warp(volume, self.warp, reference, labels=self.labels)
         with made_parents(self.output):
             write_volume(_within(warped.array, kept), warped.geometry, self.output, kept)
         shape = " x ".join(map(str, warped.geometry.size))

@@ -172,7 +172,7 @@ Size certify(const T* field, const Size* shape, const Size* strides, const doubl
 #pragma omp parallel num_threads(threads)
     {
         Row<T> row(l);
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
         for (Size job = 0; job < rows; ++job) {
             row.read(job / l.cells[1], job % l.cells[1]);
             certify_row(l, row, job * l.cells[2], lower, extremes[job], doubtful[job], deepest, budget);
