@@ -319,7 +319,16 @@ from .pairwise import (
     optimise_weights as optimise_weights,
 )
 from .proofs import (
+    Repair as Repair,
+)
+from .proofs import (
     certify_warp as certify_warp,
+)
+from .proofs import (
+    repair_field as repair_field,
+)
+from .proofs import (
+    repair_warp as repair_warp,
 )
 from .published import (
     load_published as load_published,

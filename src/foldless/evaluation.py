@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+import torch
 
 from foldless.build import similarity_of
 from foldless.data.folder import case_names, label_file, split_names
@@ -22,7 +23,14 @@ from foldless.grid import Grid, in_voxels, sample, sample_labels
 from foldless.io import Volume, read_volume, reoriented
 from foldless.io.files import write_whole
 from foldless.maps import Identity, Map
-from foldless.metrics import dice, folded, inverse_consistency_error, jacobian_determinant, summary
+from foldless.metrics import (
+    Certificate,
+    certify_field,
+    dice,
+    inverse_consistency_error,
+    jacobian_determinant,
+    summary,
+)
 from foldless.model import Model
 from foldless.outcome import (
     Fields,
@@ -30,7 +38,7 @@ from foldless.outcome import (
     check_dimension,
     check_pair,
     field_scores,
-    padded,
+    made_provable,
     predict,
     predict_tuned,
     register_volumes,
@@ -39,6 +47,7 @@ from foldless.outcome import (
 )
 from foldless.overlap import mean_overlap, overlap
 from foldless.pairwise import TEST_TIME_RATE
+from foldless.proofs import certificate_scores
 from foldless.report import Pair
 
 Scores = dict[str, Any]
@@ -98,10 +107,12 @@ def judge_folder(
     more: Callable[[Outcome], Scores] | None = None,
     steps: int = 0,
     rate: float = TEST_TIME_RATE,
+    repair: bool = True,
 ) -> Iterator[Judged]:
     """Every pair of a folder, scored on the fixed image's own lattice from the fields that would be written.
 
     `more` adds scores of its own to each pair's; `steps` at `rate` are of test-time optimisation, for every pair anew.
+    With `repair` the fields are made provable first, as `register` does.
 
     Raises:
         InputError: an image or its labels cannot be used, which is known before the first pair is registered.
@@ -117,7 +128,12 @@ def judge_folder(
         check_pair(model, cases[moving][0], cases[fixed][0])
     if bare := [name for name, (_, labels) in cases.items() if labels is None]:
         _note_bare(folder, bare, len(cases))
-    return _judged(model, cases, pairs, more, partial(register_volumes, model, steps=steps, rate=rate))
+
+    def register(moving: Volume, fixed: Volume) -> Fields:
+        found = register_volumes(model, moving, fixed, steps, rate)
+        return made_provable(found, moving, fixed) if repair else found
+
+    return _judged(model, cases, pairs, more, register)
 
 
 def _note_bare(folder: Path, bare: Sequence[str], count: int) -> None:
@@ -183,6 +199,7 @@ def image_scores(model: Model, images: ImageSet, i: int, j: int, phi_AB: Map, ph
         scores["dice_per_label"] = {str(label): score for label, score in after.items()}
     return {
         **scores,
+        "certificate": certificate_scores([_certificate(phi, grid) for phi in (phi_AB, phi_BA)]),
         **field_scores(in_voxels(nodes, grid)),
         "inverse_consistency_voxels": summary(inverse_consistency_error(phi_AB, phi_BA, grid)),
         "similarity_before": similarity(start, target).item(),
@@ -190,11 +207,17 @@ def image_scores(model: Model, images: ImageSet, i: int, j: int, phi_AB: Map, ph
     }
 
 
+def _certificate(phi: Map, grid: Grid) -> Certificate:
+    """What is proven of the field that a map is at the nodes of a grid."""
+    return certify_field(in_voxels(phi.on(grid), grid)[0], torch.eye(grid.dim))
+
+
 def draw_images(images: ImageSet, i: int, j: int, phi_AB: Map, phi_BA: Map, scores: Scores) -> Pair:
     """One pair of prepared images as a report shows it."""
     grid = Grid(images.lattice)
     nodes = phi_AB.on(grid)
     voxels = in_voxels(nodes, grid)
+    least = _certificate(phi_AB, grid).least_at_nodes.float().numpy()
     labels: dict[str, Any] = {}
     if images.labels is not None:
         warped_labels = sample_labels(images.labels[i], nodes).numpy()
@@ -208,8 +231,9 @@ def draw_images(images: ImageSet, i: int, j: int, phi_AB: Map, phi_BA: Map, scor
         displacement_voxels=voxels[0].numpy(),
         spacing=images.spacing,
         determinant=jacobian_determinant(voxels, "central")[0].numpy(),
-        folded=padded(folded(voxels, "ten")[0].numpy(), grid.shape),
-        folded_rule="ten",
+        folded=least <= 0,
+        folded_rule="certificate",
+        least_volume=least,
         inverse_error=inverse_consistency_error(phi_AB, phi_BA, grid)[0].numpy(),
         metrics=scores,
         **labels,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from time import perf_counter
@@ -33,8 +33,8 @@ from foldless.io.volumes import check_overlap, on_lattice_of, through
 from foldless.maps import Identity, Map
 from foldless.metrics import (
     FOLD_RULES,
+    Certificate,
     dice,
-    folded,
     folds,
     folds_percent,
     jacobian_determinant,
@@ -46,6 +46,7 @@ from foldless.metrics import (
 from foldless.model import Model
 from foldless.objective import Terms
 from foldless.pairwise import TEST_TIME_RATE, OnStep, optimise_weights
+from foldless.proofs import Repair, care_for, certificate_scores, certify_warp, repair_warp
 from foldless.recipe import Recipe
 from foldless.report import Pair
 
@@ -75,13 +76,15 @@ class Fields:
         forward: on the fixed image's lattice; takes fixed to moving space and so carries the moving image over.
         inverse: on the moving image's lattice.
         untouched: the forward field of doing nothing but laying the two lattices on each other, as before training.
-        seconds: what finding the maps and reading them off took.
+        seconds: what finding the maps, reading them off and repairing them took.
+        repairs: what was done to the forward and to the inverse field to make them provable; none if nobody asked.
     """
 
     forward: Field
     inverse: Float[np.ndarray, "*elsewhere dim"]
     untouched: Field
     seconds: float
+    repairs: tuple[Repair, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,9 +120,18 @@ class Outcome:
             self.fields.forward, self.fixed.geometry, self.fields.inverse, self.moving.geometry
         )
 
+    @cached_property
+    def certificates(self) -> tuple[Certificate, Certificate]:
+        """What is proven of the forward and of the inverse field."""
+        return (
+            certify_warp(self.fields.forward, self.fixed.geometry),
+            certify_warp(self.fields.inverse, self.moving.geometry),
+        )
+
     def metrics(self) -> dict[str, Any]:
         """Every score, under the names of `metrics.json`; a score that does not apply is left out."""
         scores = {
+            "certificate": certificate_scores(self.certificates, self.fields.repairs),
             **field_scores(torch.from_numpy(self.displacement_voxels.copy())[None]),
             "inverse_consistency_voxels": summary(torch.from_numpy(self.inverse_error)),
             "similarity_before": self._similarity(self._carried(self.moving, self.fields.untouched)),
@@ -135,6 +147,7 @@ class Outcome:
         on = fixed.geometry
         field = self._turned(self.fields.forward, fixed)
         voxels = voxel_displacement(field, on)
+        least = reoriented(like(self.certificates[0].least_at_nodes.float().numpy(), self.fixed)).array
         labels: dict[str, Any] = {}
         if self.warped_labels is not None and self.fixed_labels is not None and self.moving_labels is not None:
             labels = {
@@ -153,7 +166,10 @@ class Outcome:
             moving_spacing=moving.geometry.spacing[::-1],
             orientation="SPL" if self.fixed.dim == 3 else "",
             metrics=metrics if metrics is not None else self.metrics(),
-            **_drawn_folds(torch.from_numpy(voxels.copy())[None]),
+            determinant=_drawn_determinant(torch.from_numpy(voxels.copy())[None]),
+            folded=least <= 0,
+            folded_rule="certificate",
+            least_volume=least,
             **labels,
         )
 
@@ -193,15 +209,11 @@ def warped_linearly(labels: Volume, field: Field, lattice: Geometry, on: Geometr
     return through(sitk_transform(field, lattice), foreground, on, order=1).array
 
 
-def padded(places: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Flags of a lattice's interior as flags of the whole lattice."""
-    missing = [n - m for n, m in zip(shape, places.shape, strict=True)]
-    return np.pad(places, [(n // 2, n - n // 2) for n in missing])
-
-
 def headline(metrics: Mapping[str, Any]) -> dict[str, float]:
     """The few numbers that a report opens with."""
+    certificate = metrics.get("certificate", {})
     nested = {
+        "proven": certificate.get("proven"),
         "folds, % (ten)": metrics.get("folds_percent", {}).get("ten"),
         "inverse consistency, voxels": metrics.get("inverse_consistency_voxels", {}).get("mean"),
     }
@@ -247,6 +259,15 @@ def fields_between(moving: Volume, fixed: Volume, preparation: Preparation, find
     seconds = perf_counter() - started
     untouched = written(Identity(fixed.dim), lattice_A, lattice_B, fixed.geometry)
     return Fields(forward, inverse, untouched, seconds)
+
+
+def made_provable(fields: Fields, moving: Volume, fixed: Volume) -> Fields:
+    """The fields with every cell that may fold opened, by the smallest change where the images care least."""
+    started = perf_counter()
+    forward, there = repair_warp(fields.forward, fixed.geometry, care_for(fixed.array))
+    inverse, back = repair_warp(fields.inverse, moving.geometry, care_for(moving.array))
+    seconds = fields.seconds + perf_counter() - started
+    return replace(fields, forward=forward, inverse=inverse, repairs=(there, back), seconds=seconds)
 
 
 def check_pair(model: Model, moving: Volume, fixed: Volume) -> None:
@@ -334,16 +355,11 @@ def _scores(voxels: Tensor, measures: Mapping[str, Callable[[Tensor], Tensor]]) 
     return scores
 
 
-def _drawn_folds(voxels: Tensor) -> dict[str, Any]:
-    """What a report draws of the Jacobian; a lattice too thin for the rules is left to the report's own differences."""
-    lattice = tuple(voxels.shape[2:])
-    if min(lattice) < LARGE_ENOUGH:
-        return {}
-    return {
-        "determinant": jacobian_determinant(voxels, "central")[0].numpy(),
-        "folded": padded(folded(voxels, "ten")[0].numpy(), lattice),
-        "folded_rule": "ten",
-    }
+def _drawn_determinant(voxels: Tensor) -> np.ndarray | None:
+    """The determinant that a report draws; a lattice too thin for it is left to the report's own differences."""
+    if min(voxels.shape[2:]) < LARGE_ENOUGH:
+        return None
+    return np.asarray(jacobian_determinant(voxels, "central")[0].numpy())
 
 
 def overlap_scores(

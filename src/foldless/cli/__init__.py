@@ -15,6 +15,7 @@ import tyro
 
 from foldless import __version__
 from foldless.cli.apply import Apply
+from foldless.cli.certify import Certify
 from foldless.cli.console import quiet_thread, say, say_warning
 from foldless.cli.crossvalidate import CrossValidate
 from foldless.cli.demo import Demo
@@ -23,6 +24,7 @@ from foldless.cli.evaluate import Evaluate
 from foldless.cli.failures import ended
 from foldless.cli.prepare import Prepare
 from foldless.cli.register import Register
+from foldless.cli.repair import Repair
 from foldless.cli.train import Train, with_defaults_for_the_data
 from foldless.cli.words import check_command, check_numbers, check_options
 from foldless.memory import settle_memory
@@ -32,13 +34,15 @@ ABOUT = """Register medical images with learned maps that do not fold.
 `foldless demo` shows the whole of it in a few minutes; `foldless COMMAND --help` explains a command, and
 `foldless --version` says which foldless this is."""
 
-Command = Train | Register | Apply | Evaluate | CrossValidate | Prepare | Demo | Doctor
+Command = Train | Register | Apply | Certify | Repair | Evaluate | CrossValidate | Prepare | Demo | Doctor
 
 COMMANDS: dict[str, type[Command]] = {
     "demo": Demo,
     "train": Train,
     "register": Register,
     "apply": Apply,
+    "certify": Certify,
+    "repair": Repair,
     "evaluate": Evaluate,
     "crossvalidate": CrossValidate,
     "prepare": Prepare,
@@ -49,7 +53,7 @@ SETTINGS = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 done, 1 it failed on the way, 2 it was given something that cannot be used."""
+    """Run one command; 0 done, 1 it failed on the way, 2 it was given what it cannot use, 3 done, but not proven."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads are ruinous where cores are shared
     settle_memory()
     warnings.showwarning = say_warning

@@ -22,6 +22,7 @@ SHOWN = 12
 COLUMNS = {
     "dice_before": "before",
     "dice": "Dice",
+    "certificate.proven": "proven",
     "folds_percent.ten": "folds",
     "inverse_consistency_voxels.mean": "inverse",
 }
@@ -49,6 +50,8 @@ class Evaluate:
     """oai-knees: of a folder that `prepare oai-knees` made, dice_cartilage as well, as published."""
     digit: int = 5
     """MNIST: which digit."""
+    keep_folds: bool = False
+    """Leave cells that fold as they are. By default they are opened by the smallest change, as `register` does."""
     overwrite: bool = False
     """Replace an earlier result at --output."""
 
@@ -101,7 +104,7 @@ class Evaluate:
             folder = Path(self.data)
             names = folder_pairs(model, folder, self.pairs)
             more = partial(cartilage_dice, folder=folder) if self.protocol == "oai-knees" else None
-            return len(names), judge_folder(model, folder, names, more, **tuning)
+            return len(names), judge_folder(model, folder, names, more, **tuning, repair=not self.keep_folds)
         lattice = model.preparation.lattice
         split, _ = open_source(replace(source, size=lattice[0]))
         if split.test.lattice != lattice:
@@ -148,4 +151,5 @@ def show(judged: list[Judged], means: dict[str, Any]) -> None:
         rows.append((f"… and {len(judged) - SHOWN} more in pairs.csv", *("" for _ in kept)))
     rows.append(("mean", *(number(flat(means)[name]) for name in kept)))
     table("Pairs", rows, ("moving → fixed", *(COLUMNS[name] for name in kept)))
-    say("folds: % of the interior, rule of ten; inverse: mean inverse-consistency error, voxels")
+    say("proven: 1 where both maps are proven fold-free; folds: % of the interior, rule of ten; inverse: mean")
+    say("inverse-consistency error, voxels")

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 
 from foldless.cli.console import say_error
-from foldless.errors import InputError, NotFiniteError, TrainingError
+from foldless.errors import InputError, NotFiniteError, TrainingError, UnprovenError
 
 LACKING = (
     "not enough memory",
@@ -33,12 +33,15 @@ ADVICE = {
 
 
 def ended(run: Callable[[], None], command: str = "") -> int:
-    """Run a command; 0 done, 1 it failed on the way, 2 it was given something that cannot be used."""
+    """Run a command; 0 done, 1 it failed on the way, 2 it was given what it cannot use, 3 done, but not proven."""
     try:
         run()
     except InputError as error:
         say_error(error)
         return 2
+    except UnprovenError as error:
+        say_error(error)
+        return 3
     except TrainingError as error:
         say_error(error)
         return 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,12 +11,13 @@ from tyro.conf import Positional, arg
 
 from foldless.cli.console import check_output, results_in, say, score_rows, shell, table
 from foldless.cli.watch import Watch
-from foldless.errors import InputError
+from foldless.errors import InputError, UnprovenError
 from foldless.recipe import Similarity
 
 if TYPE_CHECKING:
     from foldless.io import Volume
-    from foldless.outcome import Fields, Setting
+    from foldless.metrics import Certificate
+    from foldless.outcome import Fields, Outcome, Setting
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Register:
     fixed: Annotated[Positional[Path], arg(metavar="FIXED")]
     """The image to match."""
     output: Path
-    """Folder for warped.nii.gz, warp.nii.gz, inverse_warp.nii.gz, metrics.json, run.json and report.html."""
+    """Folder for warped.nii.gz, warp.nii.gz, inverse_warp.nii.gz, certificate.json, metrics.json, run.json and
+    report.html."""
     model: Path | None = None
     """A run of `foldless train` (its folder) or a .safetensors file; without one the map is optimised for this pair."""
     steps: int | None = None
@@ -52,6 +54,8 @@ class Register:
     """Label map on the fixed image's lattice."""
     warp_format: Literal["nii.gz", "h5"] = "nii.gz"
     """nii.gz: 5-D NIfTI, intent 1007. h5: ITK composite transform, which sitk.ReadTransform opens as it is."""
+    keep_folds: bool = False
+    """Leave cells that fold as they are. By default they are opened by the smallest change."""
     overwrite: bool = False
     """Replace an earlier result at --output."""
 
@@ -65,7 +69,7 @@ class Register:
 
         from foldless.io import apply_warp, read_volume, read_warp, write_volume, write_warp
         from foldless.model import weights_file
-        from foldless.outcome import Fields, Outcome, headline, same_lattice
+        from foldless.outcome import Outcome, headline, made_provable, same_lattice
         from foldless.record import FILE, file_digest, run_record, write_json
         from foldless.report import write_report
 
@@ -75,11 +79,13 @@ class Register:
             moving_labels = same_lattice(read_volume(self.moving_labels, labels=True), moving, "moving")
             fixed_labels = same_lattice(read_volume(self.fixed_labels, labels=True), fixed, "fixed")
         setting, found = self._found(moving, fixed)
+        if not self.keep_folds:
+            found = made_provable(found, moving, fixed)
         with results_in(self.output, self.overwrite, inputs) as folder:
             warp, inverse = folder / f"warp.{self.warp_format}", folder / f"inverse_warp.{self.warp_format}"
             write_warp(found.forward, fixed.geometry, warp)
             write_warp(found.inverse, moving.geometry, inverse)
-            written = Fields(read_warp(warp)[0], read_warp(inverse)[0], found.untouched, found.seconds)
+            written = replace(found, forward=read_warp(warp)[0], inverse=read_warp(inverse)[0])
             outcome = Outcome(moving, fixed, written, setting, moving_labels, fixed_labels)
             warped = apply_warp(moving, warp, fixed.geometry)
             write_volume(warped.array, warped.geometry, folder / "warped.nii.gz")
@@ -88,6 +94,7 @@ class Register:
                 write_volume(labels_array, fixed.geometry, folder / "warped_labels.nii.gz")
             metrics = outcome.metrics()
             write_json(metrics, folder / "metrics.json")
+            write_json(_certificates(outcome), folder / "certificate.json")
             read = [self.moving, self.fixed, *([weights_file(self.model)] if self.model else []), *labels]
             digests = {str(path): file_digest(path) for path in read}
             record = {**run_record("register", asdict(self), digests), "recipe": setting.recipe.as_dict()}
@@ -106,6 +113,10 @@ class Register:
         say(f"Written to {self.output}; look at {self.output / 'report.html'}. To open it elsewhere:")
         for line in lines:
             say(f"  {line}")
+        for name, certificate in _named(outcome).items():
+            say(f"{name} is {certificate.sentence}")
+        if not all(certificate.proven for certificate in outcome.certificates):
+            raise UnprovenError("a map is not proven fold-free; all is written, and the page shows where")
 
     def _check_options(self) -> None:
         if self.steps is not None and self.steps < (self.model is None):
@@ -142,3 +153,17 @@ class Register:
         direct = Direct.of_pair(moving, fixed, self.placement or "centre", **settings)
         with Watch(direct.steps, "optimising") as watch:
             return direct, register_directly(direct, moving, fixed, watch.on_next)
+
+
+def _named(outcome: Outcome) -> dict[str, Certificate]:
+    return dict(zip(("warp", "inverse_warp"), outcome.certificates, strict=True))
+
+
+def _certificates(outcome: Outcome) -> dict[str, Any]:
+    """What is proven of the written fields, and what was done to make them so."""
+    proofs = {name: certificate.as_dict() for name, certificate in _named(outcome).items()}
+    repairs = dict(zip(proofs, outcome.fields.repairs, strict=False))
+    return {
+        name: {**proof, **({"repair": repairs[name].as_dict()} if name in repairs else {})}
+        for name, proof in proofs.items()
+    }

@@ -2,6 +2,7 @@
 
 from foldless.io.fields import inverse_consistency_of_files, physical_jacobian, voxel_displacement
 from foldless.io.geometry import Geometry, centred_lattice, spanning_lattice
+from foldless.io.learn2reg import read_voxel_displacement
 from foldless.io.stored import check_format, read_geometry, stored_dtype
 from foldless.io.transforms import (
     apply_warp,
@@ -39,6 +40,7 @@ __all__ = [
     "physical_jacobian",
     "read_geometry",
     "read_volume",
+    "read_voxel_displacement",
     "read_warp",
     "reoriented",
     "resampled",

@@ -75,6 +75,15 @@ class Certificate:
         return self.state == "proven"
 
     @property
+    def least_at_nodes(self) -> Float[Tensor, "*lattice"]:
+        """The least of the bounds in the cells around each node."""
+        least = self.lower
+        for axis, n in enumerate(self.lower.shape):
+            if n > 1:
+                least = torch.minimum(least.narrow(axis, 0, n - 1), least.narrow(axis, 1, n - 1))
+        return least
+
+    @property
     def sentence(self) -> str:
         """What is known, in a sentence."""
         if self.proven:

@@ -1,6 +1,15 @@
 """What is proven of the fields that are written, and how they are made provable."""
 
-from foldless.proofs.repair import Repair, repair_field
-from foldless.proofs.warps import certify_warp, repair_warp
+from foldless.proofs.repair import MARGIN, Repair, repair_field
+from foldless.proofs.warps import care_for, certificate_scores, certify_voxel_field, certify_warp, repair_warp
 
-__all__ = ["Repair", "certify_warp", "repair_field", "repair_warp"]
+__all__ = [
+    "MARGIN",
+    "Repair",
+    "care_for",
+    "certificate_scores",
+    "certify_voxel_field",
+    "certify_warp",
+    "repair_field",
+    "repair_warp",
+]

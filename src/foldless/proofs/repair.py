@@ -1,16 +1,20 @@
-"""The smallest change that makes a displacement field provable: cells that fail are opened, all else stays."""
+"""The smallest change that makes a displacement field provable: cells that fail are opened, all else stays.
+
+A map may be proven and yet have folds by the rule of ten, of which two determinants are of tetrahedra that no
+interpolation knows. They are opened too, so that whoever counts by that rule counts none.
+"""
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from foldless.metrics import Certificate, certify_field
+from foldless.metrics import certify_field, folded
 from foldless.metrics.bernstein import coefficients
 
 MARGIN = 0.02
@@ -23,57 +27,51 @@ RELAXATION = 1.6
 """Nodes move by this much of the mean of what their cells ask for; projections converge below 2."""
 
 
+CENTRAL = ((0, (6, 3, 5)), (7, (1, 2, 4)))
+"""A corner of a cell and the other three of its central tetrahedron, of twice the volume of a corner's."""
+
+
 @dataclass(frozen=True)
 class Repair:
-    """A field before and after.
+    """What was done to a field.
 
     Attributes:
-        field: (dim, *lattice); as it came where nothing had to, or could, be repaired.
-        before: what was known of it as it came.
-        after: what is known of `field`.
+        failed: cells that were not proven, or had a fold by the rule of ten.
+        proven: whether all cells are proven now.
         nodes: how many moved.
         largest: the longest of their moves, in voxels.
         mean: the mean length of their moves, in voxels.
     """
 
-    field: Float[Tensor, "dim *lattice"]
-    before: Certificate
-    after: Certificate
+    failed: int
+    proven: bool
     nodes: int = 0
     largest: float = 0.0
     mean: float = 0.0
 
     @property
     def sentence(self) -> str:
-        """What was done, in a sentence."""
-        if self.before.proven:
+        """The same in words."""
+        if not self.failed:
             return "nothing to repair"
-        failing = self.before.refuted + self.before.undecided
-        if not self.after.proven:
-            return f"not repaired: {failing} cells fail, and no small change near them is enough"
+        if not self.proven:
+            return f"not repaired: {self.failed} cells fail, and no small change near them is enough"
         return (
-            f"repaired: {failing} cells failed; {self.nodes} nodes moved, by {self.mean:.3f} voxel on average and "
+            f"repaired: {self.failed} cells failed; {self.nodes} nodes moved, by {self.mean:.3f} voxel on average and "
             f"{self.largest:.3f} at most"
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """The numbers, for a file."""
-        failed = self.before.refuted + self.before.undecided
-        return {
-            "failed_cells": failed,
-            "moved_nodes": self.nodes,
-            "largest_move_voxels": self.largest,
-            "mean_move_voxels": self.mean,
-            "sentence": self.sentence,
-        }
+        """The same for a file."""
+        return {**asdict(self), "sentence": self.sentence}
 
 
 def repair_field(
-    u: Float[Tensor, "dim *lattice"],
+    u: Float[Tensor, " dim *lattice"],
     steps: Float[Tensor, "axes components"],
     care: Float[Tensor, "*lattice"] | None = None,
     margin: float = MARGIN,
-) -> Repair:
+) -> tuple[Float[Tensor, " dim *lattice"], Repair]:
     """Make every cell provable that is not, moving as few nodes by as little as that takes.
 
     Each cell whose coefficients fall short of the margin asks its corners for the step that would just mend it (a
@@ -85,6 +83,9 @@ def repair_field(
         care: how dear a move of each node is, positive; a node twice as dear moves half as far. All alike by default.
         margin: the least coefficient of a repaired cell, as a share of the lattice cell's volume.
 
+    Returns:
+        The repaired field; the same one where nothing had to, or could, be repaired.
+
     Raises:
         ValueError: see `certify_field`; a margin outside 0 to 1, or care that is not positive.
     """
@@ -92,23 +93,39 @@ def repair_field(
         raise ValueError(f"a margin lies between 0 and 1, as a share of a cell's volume; got {margin}")
     if care is not None and (care.shape != u.shape[1:] or not bool((care > 0).all())):
         raise ValueError(f"care is positive, one number for each node {tuple(u.shape[1:])}; got {tuple(care.shape)}")
+    lattice = _Lattice(u, steps, care)
     before = certify_field(u, steps)
-    if before.proven:
-        return Repair(u, before, before)
-    cells = _Lattice(u, steps, care)
-    if not cells.open(torch.nonzero(before.lower.flatten() <= 0)[:, 0], margin):
-        return Repair(u, before, before)
-    mended = cells.field().to(u.dtype)
-    after = certify_field(mended, steps)
-    if not after.proven:
-        return Repair(u, before, before)
-    moves = torch.einsum("c...,ca->a...", (mended - u).double(), torch.linalg.inv(steps.double())).norm(dim=0)
+    unproven = torch.nonzero(before.lower.flatten() <= 0)[:, 0]
+    near = lattice.cells_around(_folded_nodes(u, steps))
+    failing = torch.unique(torch.cat([unproven, near[lattice.failing(near)]]))
+    failed = len(failing)
+    if not failed:
+        return u, Repair(0, before.proven)
+    if not lattice.open(failing, margin):
+        return u, Repair(failed, before.proven)
+    mended = lattice.field().to(u.dtype)
+    if not certify_field(mended, steps).proven:
+        return u, Repair(failed, before.proven)
+    moves = _in_voxels((mended - u).double(), steps).norm(dim=0)
     moved = moves[moves > 0]
-    return Repair(mended, before, after, moved.numel(), float(moved.max()), float(moved.mean()))
+    return mended, Repair(failed, True, moved.numel(), float(moved.max()), float(moved.mean()))
+
+
+def _in_voxels(u: Float[Tensor, " dim *lattice"], steps: Tensor) -> Float[Tensor, " dim *lattice"]:
+    return torch.einsum("c...,ca->a...", u, torch.linalg.inv(steps.double()).to(u.dtype))
+
+
+def _folded_nodes(u: Float[Tensor, " dim *lattice"], steps: Tensor) -> Int[Tensor, " nodes"]:
+    """The nodes that fold by the rule of ten, by number; of a lattice too thin for it none."""
+    if min(u.shape[1:]) < 3:
+        return torch.empty(0, dtype=torch.int64)
+    inside = folded(_in_voxels(u, steps)[None], "ten")[0]
+    index = torch.nonzero(inside) + 1
+    return (index * _strides(u.shape[1:])).sum(-1)
 
 
 class _Lattice:
-    """Nodes that can be moved, and the cells between them, by number; cell `i` ends at node `i`, as in a certificate."""
+    """Nodes that can be moved and the cells between them, by number; cell `i` ends at node `i`, as in a certificate."""
 
     def __init__(self, u: Tensor, steps: Tensor, care: Tensor | None) -> None:
         self.dim, self.shape = u.shape[0], tuple(u.shape[1:])
@@ -137,17 +154,19 @@ class _Lattice:
         low = index - torch.tensor([int(n > 1) for n in self.shape])
         far = torch.tensor(list(itertools.product((0, 1), repeat=self.dim)))
         at = (low[:, None] + far).clamp_min(0).minimum(torch.tensor(self.shape) - 1)
-        return (at * _strides(self.shape)).sum(-1)
+        numbers: Tensor = (at * _strides(self.shape)).sum(-1)
+        return numbers
 
     def cells_around(self, nodes: Int[Tensor, " nodes"]) -> Int[Tensor, " cells"]:
         """The cells that the nodes are corners of, each once."""
         index = torch.stack(torch.unravel_index(nodes, self.shape), -1)
         far = torch.tensor(list(itertools.product((0, 1), repeat=self.dim)))
         at = (index[:, None] + far).minimum(torch.tensor(self.cells) - 1)
-        return (at * _strides(self.cells)).sum(-1).unique()
+        numbers: Tensor = torch.unique((at * _strides(self.cells)).sum(-1))
+        return numbers
 
-    def short(self, moved: Float[Tensor, "cells corners dim"], margin: float) -> Float[Tensor, " cells"]:
-        """Half the squares of what the coefficients of each cell lack."""
+    def volumes(self, moved: Float[Tensor, "cells corners dim"]) -> Float[Tensor, "volumes cells"]:
+        """What is to be positive in each cell: the coefficients and, in 3-D, both central tetrahedra."""
         far = torch.tensor(list(itertools.product((0, 1), repeat=self.dim)), dtype=torch.float64)
         at = moved + far @ self.steps
         lead = 3 - self.dim
@@ -155,8 +174,18 @@ class _Lattice:
             [*(at.new_tensor(float(corner[axis])) for axis in range(lead)), *at[:, _number(corner[lead:])].unbind(-1)]
             for corner in itertools.product((0, 1), repeat=3)
         ]
-        one = torch.stack(coefficients(whole)) / self.volume
-        return 0.5 * (margin - one).clamp_min(0).square().sum(0)
+        found = torch.stack(coefficients(whole))
+        if self.dim == 3:
+            tetrahedra = [at[:, list(three)] - at[:, one, None] for one, three in CENTRAL]
+            found = torch.cat([found, torch.stack([torch.linalg.det(edges) / 2 for edges in tetrahedra])])
+        return found / self.volume
+
+    def failing(self, cells: Int[Tensor, " cells"]) -> Bool[Tensor, " cells"]:
+        return self.volumes(self.nodes[self.corners(cells)]).amin(0) <= 0
+
+    def short(self, moved: Float[Tensor, "cells corners dim"], margin: float) -> Float[Tensor, " cells"]:
+        """Half the squares of what the volumes of each cell lack."""
+        return 0.5 * (margin - self.volumes(moved)).clamp_min(0).square().sum(0)
 
     def shortage(self, corners: Int[Tensor, "cells corners"], margin: float) -> Float[Tensor, " cells"]:
         return self.short(self.nodes[corners], margin)
@@ -172,7 +201,8 @@ class _Lattice:
         eased = slope * self.ease[corners][..., None]
         length = (slope * eased).sum((1, 2), keepdim=True).clamp_min(1e-300)
         step = -2 * short.detach()[:, None, None] / length * eased / same.sum(-1, keepdim=True).sqrt()
-        nodes, place = corners.unique(return_inverse=True)
+        nodes: Tensor
+        nodes, place = torch.unique(corners, return_inverse=True)
         total = torch.zeros(len(nodes), self.dim, dtype=torch.float64)
         total.index_add_(0, place.flatten(), step.flatten(0, 1))
         share = torch.zeros(len(nodes), dtype=torch.float64)

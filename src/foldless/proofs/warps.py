@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from foldless.io import Geometry
@@ -27,24 +29,48 @@ def certify_warp(warp: Warp, geometry: Geometry) -> Certificate:
     return certify_field(_components_first(warp), _steps(geometry))
 
 
+def certify_voxel_field(u: Float[np.ndarray, " dim *shape"], apart: int = 1) -> Certificate:
+    """The same of displacements in voxels, components first in the order of the axes, of nodes `apart` voxels apart.
+
+    Raises:
+        ValueError: as for `certify_warp`.
+    """
+    return certify_field(torch.from_numpy(np.ascontiguousarray(u)), apart * torch.eye(u.shape[0], dtype=torch.float64))
+
+
 def repair_warp(
     warp: Warp, geometry: Geometry, care: Float[np.ndarray, "*shape"] | None = None, margin: float = MARGIN
-) -> Repair:
-    """Make a field of a file provable by the smallest change, see `repair_field`; `written` has the field for a file.
+) -> tuple[Warp, Repair]:
+    """Make a field of a file provable by the smallest change, see `repair_field`; the field as `write_warp` takes it.
 
     Raises:
         ValueError: as for `certify_warp` and `repair_field`.
     """
     dear = None if care is None else torch.from_numpy(np.ascontiguousarray(care))
-    return repair_field(_components_first(warp), _steps(geometry), dear, margin)
+    field, repair = repair_field(_components_first(warp), _steps(geometry), dear, margin)
+    return np.ascontiguousarray(field.movedim(0, -1).numpy()), repair
 
 
-def components_last(field: Float[Tensor, "dim *shape"]) -> Warp:
-    """A repaired field as `write_warp` takes it."""
-    return np.ascontiguousarray(field.movedim(0, -1).numpy())
+def care_for(image: Shaped[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    """How dear a move of each voxel is: 1 where the image is flat, 2 where it is as steep as on average."""
+    values = np.nan_to_num(image.astype(np.float32))
+    slopes = [np.gradient(values, axis=axis) for axis in range(values.ndim) if values.shape[axis] > 1]
+    steep = np.sqrt(sum((slope**2 for slope in slopes), np.zeros_like(values)))
+    return np.asarray(1 + steep / max(float(steep.mean()), 1e-30))
 
 
-def _components_first(warp: Warp) -> Float[Tensor, "dim *shape"]:
+def certificate_scores(certificates: Sequence[Certificate], repairs: Sequence[Repair] = ()) -> dict[str, float]:
+    """The certificates of a registration's maps as numbers whose means over pairs say something."""
+    return {
+        "proven": float(all(one.proven for one in certificates)),
+        "failing_cells": sum(one.refuted + one.undecided for one in certificates),
+        "least_volume": min(one.bounds[0] for one in certificates),
+        "repaired_cells": sum(one.failed for one in repairs if one.proven),
+        "largest_repair_voxels": max((one.largest for one in repairs), default=0.0),
+    }
+
+
+def _components_first(warp: Warp) -> Float[Tensor, " dim *shape"]:
     return torch.from_numpy(np.ascontiguousarray(warp)).movedim(-1, 0)
 
 

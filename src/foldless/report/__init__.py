@@ -59,11 +59,13 @@ class Pair:
         determinant: (*lattice), det Dphi_AB without unit; by default central differences of the displacement.
         folded: (*lattice), where the map folds; by default where the determinant is not positive.
         inverse_error: (*lattice), inverse-consistency error in voxels.
+        least_volume: (*lattice), a bound below the determinant in all cells around a voxel.
         moving_labels: (*moving_lattice), integers, 0 is background; so are the next two, on the fixed lattice.
         fixed_labels: (*lattice).
         warped_labels: (*lattice).
         metrics: numbers by name; any may be missing. `dice`, `dice_before`, `dice_per_label`,
-            `dice_per_label_before`, `folds_forward` (a count), `folds_percent` {forward, central, any_of_eight, ten},
+            `dice_per_label_before`, `certificate` {proven, failing_cells, least_volume, repaired_cells,
+            largest_repair_voxels}, `folds_forward` (a count), `folds_percent` {forward, central, any_of_eight, ten},
             `ndv_percent`, `inverse_consistency_voxels` {mean, p99, max}, `sdlogj`, `sdlogj_learn2reg`,
             `similarity_before`, `similarity_after` (lower is better), `seconds`; other numbers are listed as they are.
         folded_rule: the rule that found `folded`, to be named beside the picture.
@@ -84,6 +86,7 @@ class Pair:
     determinant: Shaped[np.ndarray, ...] | None = None
     folded: Bool[np.ndarray, ...] | None = None
     inverse_error: Shaped[np.ndarray, ...] | None = None
+    least_volume: Shaped[np.ndarray, ...] | None = None
     moving_labels: Shaped[np.ndarray, ...] | None = None
     fixed_labels: Shaped[np.ndarray, ...] | None = None
     warped_labels: Shaped[np.ndarray, ...] | None = None
@@ -97,7 +100,8 @@ class Pair:
         if dim not in (2, 3):
             raise ValueError(f"pair {self.name!r}: the report draws 2-D and 3-D images; fixed has the shape {lattice}")
         wanted: dict[str, tuple[int, ...]] = dict.fromkeys(
-            ("warped", "determinant", "folded", "inverse_error", "fixed_labels", "warped_labels"), lattice
+            ("warped", "determinant", "folded", "inverse_error", "least_volume", "fixed_labels", "warped_labels"),
+            lattice,
         )
         wanted |= {"displacement_voxels": (dim, *lattice), "moving_labels": self.moving.shape}
         for name, shape in wanted.items():

@@ -49,6 +49,9 @@ CONSTANTS = {
 }
 """What the viewer shares with the still pictures."""
 
+LARGEST_LEAST = 1.0
+"""The least volume change is drawn from 0 to this; a voxel that keeps its volume needs no look."""
+
 _OPPOSITE = dict(zip("RLAPSI", "LRPAIS", strict=True))
 
 
@@ -188,6 +191,8 @@ def embed(arrays: Arrays) -> tuple[dict[str, Any], dict[str, str]]:
     }
     if pair.inverse_error is not None:
         codes["inverse_error"] = (*_bytes(pair.inverse_error, 0.0, arrays.error_limit), True)
+    if pair.least_volume is not None:
+        codes["least_volume"] = (*_bytes(pair.least_volume, 0.0, LARGEST_LEAST), True)
     names, labels = _label_codes(pair)
     codes |= {name: (values, 0.0, 1.0, False) for name, values in labels.items()}
     head = {

@@ -17,6 +17,7 @@ from foldless.report.arrays import (
     FOLD,
     GRID,
     INK,
+    LARGEST_LEAST,
     OTHER_LABELS,
     SEQUENTIAL,
     STAGE,
@@ -139,6 +140,14 @@ def _panels(arrays: Arrays) -> list[tuple[str, Any]]:
                 ),
             )
         )
+    if pair.least_volume is not None:
+        least = pair.least_volume
+
+        def least_volume(axes: Axes, view: View, box: Box) -> None:
+            _show(axes, _cut(view, least), box, cmap=_colours(SEQUENTIAL), vmin=0, vmax=LARGEST_LEAST)
+            _show_folds(axes, _cut(view, arrays.folded), box)
+
+        panels.append(("least volume change, 0 to 1", least_volume))
     if pair.moving_labels is not None:
         over, limits = (pair.fixed, fixed) if arrays.same_lattice else (pair.moving, moving)
         panels.append(("labels before", labels(pair.moving_labels, over, limits, arrays.same_lattice)))

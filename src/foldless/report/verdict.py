@@ -41,7 +41,14 @@ class Finding:
 
 def judge(pair: Pair) -> list[Finding]:
     """The verdict on a pair, from its metrics; where folds or inverse consistency are missing there, from its maps."""
-    findings = [_finite(pair), _folds(pair), _consistency(pair), _dice(pair.metrics), _similarity(pair.metrics)]
+    findings = [
+        _finite(pair),
+        _proof(pair.metrics),
+        _folds(pair),
+        _consistency(pair),
+        _dice(pair.metrics),
+        _similarity(pair.metrics),
+    ]
     return [finding for finding in findings if finding is not None]
 
 
@@ -77,6 +84,21 @@ def _finite(pair: Pair) -> Finding | None:
     if not wrong:
         return None
     return Finding("bad", f"The displacement is not finite at {wrong} voxels", "every voxel must be finite")
+
+
+def _proof(metrics: Mapping[str, Any]) -> Finding | None:
+    certificate = metrics.get("certificate") or {}
+    proven, failing = _number(certificate.get("proven")), _number(certificate.get("failing_cells"))
+    if proven is None:
+        return None
+    threshold = "good: the determinant is proven positive in every cell of both maps, not at voxels only"
+    if proven == 1:
+        least = _number(certificate.get("least_volume"))
+        more = "" if least is None else f"; no volume shrinks below {format_number(least)} of what it was"
+        repaired = _number(certificate.get("repaired_cells"))
+        mended = f"; {format_number(repaired)} cells were repaired" if repaired else ""
+        return Finding("good", f"Proven fold-free in both directions{more}{mended}", threshold)
+    return Finding("bad", f"Not proven fold-free: {format_number(failing or 0)} cells fail", threshold)
 
 
 def _folds(pair: Pair) -> Finding | None:
@@ -160,7 +182,12 @@ def number_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Rows of the table of numbers: (name, before, after), known names first, then whatever else is a number."""
     percent = dict(metrics.get("folds_percent") or {})
     error = dict(metrics.get("inverse_consistency_voxels") or {})
+    proof = dict(metrics.get("certificate") or {})
     rows: list[tuple[str, Any, Any, str]] = [
+        ("Cells not proven fold-free, both maps", None, proof.get("failing_cells"), ""),
+        ("Least volume change, both maps", None, proof.get("least_volume"), ""),
+        ("Cells repaired", None, proof.get("repaired_cells") or None, ""),
+        ("Largest move of a repair", None, proof.get("largest_repair_voxels") or None, " voxels"),
         ("Dice", format_dice(metrics.get("dice_before")), format_dice(metrics.get("dice")), ""),
         ("Dissimilarity (lower is better)", metrics.get("similarity_before"), metrics.get("similarity_after"), ""),
         ("Folds, forward differences: cells", None, metrics.get("folds_forward"), ""),
@@ -188,6 +215,7 @@ def pairs_table(metrics: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[l
     columns = {
         "Dice before": ("dice_before",),
         "Dice": ("dice",),
+        "Proven": ("certificate", "proven"),
         **{f"Folds ({rule.replace('_', ' ')}), %": ("folds_percent", rule) for rule in RULES},
         "NDV, %": ("ndv_percent",),
         "SDlogJ": ("sdlogj",),
@@ -230,7 +258,7 @@ def label_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str, str, float]]:
 
 _KNOWN = {
     *("dice", "dice_before", "dice_per_label", "dice_per_label_before", "folds_forward", "folds_percent"),
-    *("ndv_percent", "inverse_consistency_voxels", "sdlogj", "sdlogj_learn2reg"),
+    *("certificate", "ndv_percent", "inverse_consistency_voxels", "sdlogj", "sdlogj_learn2reg"),
     *("similarity_before", "similarity_after", "seconds"),
 }
 

@@ -304,6 +304,12 @@ async function view(host) {
     title: "Inverse-consistency error", draw: coloured(data.inverse_error, ERROR_COLOURS), legend: () => [
       scale(SEQUENTIAL, ["0", short(head.error_limit / 2), `≥ ${short(head.error_limit)}`]),
       dim(`voxels; here ${short(value(data.inverse_error, here()), 2)}`)] });
+  if (data.least_volume) panels.push({
+    title: "Least volume change", draw: (context, box, slice) => { coloured(data.least_volume, ERROR_COLOURS)(context, box, slice); folds(context, box, slice); },
+    legend: () => [
+      scale(SEQUENTIAL, ["0", "½", "≥ 1"]),
+      folded.length ? line(foldKey()) : dim("proven above 0 in every cell"),
+      dim(`bound in the cells around here ${short(value(data.least_volume, here()), 2)}`)] });
   if (data.moving_labels && sameLattice) panels.push({
     title: "Labels before", draw: labels("fixed", "fixed_labels", "moving_labels"), legend: () => [
       line(...(data.fixed_labels ? [key(FIXED_LABELS, "fixed")] : []), key(OTHER_LABELS, "moving")), dim(labelled("moving_labels"))] });

@@ -1,0 +1,84 @@
+"""`foldless certify`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import Positional, arg
+
+from foldless.cli.console import made_parents, number, say, table
+from foldless.errors import InputError, UnprovenError
+
+if TYPE_CHECKING:
+    from foldless.metrics import Certificate
+
+
+@dataclass(frozen=True)
+class Certify:
+    """Prove that warps do not fold, whichever program wrote them; exit code 3 if one is not proven.
+
+    Not voxels are counted: in every cell between them the determinant is bounded from below, so that a proven warp is
+    one-to-one everywhere. A refuted one comes with a point where it folds. See docs/certificate.md.
+    """
+
+    warps: Annotated[Positional[tuple[Path, ...]], arg(metavar="WARP...")]
+    """Displacement fields of ANTs, greedy, SimpleITK or foldless (.nii.gz, .h5), or of Learn2Reg (.npz, in voxels)."""
+    reference: Path | None = None
+    """For transforms without a lattice of their own, such as an affine one in .h5: the image whose lattice to judge."""
+    apart: int = 1
+    """For .npz: how many voxels lie between its nodes; 2 where a field was handed in at half the resolution."""
+    output: Path | None = None
+    """A .json file for all that was found; by default it is only shown."""
+    overwrite: bool = False
+    """Replace --output if it exists."""
+
+    def run(self) -> None:
+        self._check()
+        found = {path: self._certificate(path) for path in self.warps}
+        table("Certificates", [_row(path, one) for path, one in found.items()], COLUMNS)
+        for path, one in found.items():
+            say(f"{path}: {one.sentence}")
+        if self.output is not None:
+            self._write(found)
+        failing = [str(path) for path, one in found.items() if not one.proven]
+        if failing:
+            raise UnprovenError(f"not proven fold-free: {', '.join(failing)}; `foldless repair` opens cells that fold")
+
+    def _check(self) -> None:
+        if not self.warps:
+            raise InputError("name one or more warps: foldless certify warp.nii.gz")
+        if self.apart < 1:
+            raise InputError(f"--apart is 1 or more voxels; got {self.apart}")
+        if self.output is None:
+            return
+        if self.output.suffix != ".json":
+            raise InputError(f"--output is a .json file; got {self.output}")
+        if self.output.exists() and not self.overwrite:
+            raise InputError(f"{self.output} exists; choose another name, or add --overwrite")
+
+    def _certificate(self, path: Path) -> Certificate:
+        from foldless.io import read_geometry, read_voxel_displacement, read_warp
+        from foldless.proofs import certify_voxel_field, certify_warp
+
+        if path.suffix == ".npz":
+            return certify_voxel_field(read_voxel_displacement(path), self.apart)
+        on = None if self.reference is None else read_geometry(self.reference)
+        return certify_warp(*read_warp(path, on))
+
+    def _write(self, found: dict[Path, Certificate]) -> None:
+        from foldless.record import file_digest, run_record, write_json
+
+        assert self.output is not None
+        record = run_record("certify", asdict(self), {str(path): file_digest(path) for path in self.warps})
+        with made_parents(self.output):
+            write_json({"warps": {str(path): one.as_dict() for path, one in found.items()}, "run": record}, self.output)
+
+
+COLUMNS = ("warp", "verdict", "cells", "failing", "volumes from", "to")
+
+
+def _row(path: Path, one: Certificate) -> tuple[str, ...]:
+    numbers = (one.cells, one.refuted + one.undecided, *one.bounds)
+    return path.name, one.state, *map(number, numbers)

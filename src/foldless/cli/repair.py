@@ -1,0 +1,62 @@
+"""`foldless repair`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from foldless.cli.console import made_parents, say
+from foldless.errors import InputError, UnprovenError
+
+
+@dataclass(frozen=True)
+class Repair:
+    """Make a warp provably fold-free by the smallest change: cells that fold are opened, all else stays.
+
+    Prints how many nodes moved and how far; the result is certified. A warp that no small change mends is said to be
+    so with exit code 3, and nothing is written.
+    """
+
+    warp: Annotated[Positional[Path], arg(metavar="WARP")]
+    """A displacement field of ANTs, greedy, SimpleITK or foldless: .nii.gz or .h5."""
+    output: Path
+    """File of the repaired warp: .nii.gz or .h5."""
+    image: Path | None = None
+    """The image on the warp's lattice, usually the fixed one: what it shows in flat places is moved rather."""
+    margin: float | None = None
+    """How far a cell that folded is opened, as a share of its volume; by default 0.02."""
+    overwrite: bool = False
+    """Replace --output if it exists."""
+
+    def run(self) -> None:
+        if self.output.exists() and not self.overwrite:
+            raise InputError(f"{self.output} exists; choose another name, or add --overwrite")
+        if self.output.resolve() in {path.resolve() for path in (self.warp, self.image) if path is not None}:
+            raise InputError(f"the output {self.output} is one of the inputs; choose another name")
+        if not self.output.name.endswith((".nii", ".nii.gz", ".h5")):
+            raise InputError(f"{self.output}: a warp is written as .nii.gz or as .h5; give a name that ends in one")
+        if self.margin is not None and not 0 < self.margin < 1:
+            raise InputError(f"--margin lies between 0 and 1, as a share of a cell's volume; got {self.margin:g}")
+
+        from foldless.io import read_volume, read_warp, write_warp
+        from foldless.io.volumes import describe_mismatch
+        from foldless.proofs import MARGIN, care_for, certify_warp, repair_warp
+
+        warp, geometry = read_warp(self.warp)
+        care = None
+        if self.image is not None:
+            image = read_volume(self.image)
+            if mismatch := describe_mismatch(image.geometry, geometry):
+                raise InputError(f"{self.image} is not on the lattice of {self.warp}: {mismatch}")
+            care = care_for(image.array)
+        say(f"{self.warp}: {certify_warp(warp, geometry).sentence}")
+        field, done = repair_warp(warp.astype("float32"), geometry, care, self.margin or MARGIN)
+        if not done.proven:
+            raise UnprovenError(f"{self.warp}: {done.sentence}; register again with more regularity")
+        with made_parents(self.output):
+            write_warp(field, geometry, self.output)
+        say(f"{done.sentence}")
+        say(f"{self.output}: {certify_warp(*read_warp(self.output)).sentence}")

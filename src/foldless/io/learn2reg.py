@@ -1,0 +1,41 @@
+"""Displacements as the Learn2Reg challenges hand them in: arrays of voxels, without a header."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from foldless.errors import InputError
+from foldless.io.checks import existing_file
+
+
+def read_voxel_displacement(path: Path | str) -> Float[np.ndarray, " dim *shape"]:
+    """The one array of an `.npz`: displacements in voxels, components first, in the order of the array's axes.
+
+    It may hold the components first or last, (3, X, Y, Z) or (X, Y, Z, 3).
+
+    Raises:
+        InputError: the file is missing or unreadable, holds several arrays, or no displacement.
+    """
+    path = existing_file(path, "warp")
+    wanted = "expected one array of displacements in voxels, (3, X, Y, Z) or (X, Y, Z, 3), as Learn2Reg takes them"
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            found = [arrays[name] for name in arrays.files]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
+        raise InputError(f"{path} cannot be read as .npz; {wanted}") from error
+    shapes = [array.shape for array in found]
+    if len(found) != 1 or not np.issubdtype(found[0].dtype, np.floating):
+        raise InputError(f"{path} holds arrays of the shapes {shapes}; {wanted}")
+    field, dim = found[0], found[0].ndim - 1
+    if dim not in (2, 3) or dim not in (field.shape[0], field.shape[-1]):
+        raise InputError(f"{path} holds an array of the shape {field.shape}; {wanted}")
+    if field.shape[0] != dim:
+        field = np.moveaxis(field, -1, 0)
+    field = field.astype(np.float32 if field.dtype.itemsize <= 4 else np.float64)
+    if not np.isfinite(field).all():
+        raise InputError(f"{path} holds displacements that are not finite; write it again")
+    return np.ascontiguousarray(field)
