@@ -12,7 +12,7 @@ import torch
 import foldless
 from foldless.io import Geometry
 from foldless.kernels.certify import can_certify, certify_cells
-from foldless.metrics.bernstein import coefficients, decide_exactly, plain_cells
+from foldless.metrics.bernstein import coefficients, coefficients_of, decide_exactly, plain_cells
 
 CORNERS = list(itertools.product((0, 1), repeat=3))
 S = sympy.symbols("s t r")
@@ -245,3 +245,9 @@ def test_a_certificate_names_its_field():
     assert first.digest == same.digest != other.digest
     assert "lower" not in first.as_dict()
     assert first.as_dict()["state"] == "proven"
+
+
+def test_coefficients_of_many_cells_are_those_of_each():
+    cells = torch.randn(50, 8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    alone = torch.tensor([coefficients(cell.tolist()) for cell in cells], dtype=torch.float64)
+    torch.testing.assert_close(coefficients_of(cells), alone, rtol=0, atol=1e-13)

@@ -41,16 +41,19 @@ class Repair:
         if self.margin is not None and not 0 < self.margin < 1:
             raise InputError(f"--margin lies between 0 and 1, as a share of a cell's volume; got {self.margin:g}")
 
+        import numpy as np
+
         from foldless.io import read_volume, read_warp, write_warp
-        from foldless.io.volumes import describe_mismatch
         from foldless.proofs import MARGIN, care_for, certify_warp, repair_warp
 
         warp, geometry = read_warp(self.warp)
         care = None
         if self.image is not None:
             image = read_volume(self.image)
-            if mismatch := describe_mismatch(image.geometry, geometry):
-                raise InputError(f"{self.image} is not on the lattice of {self.warp}: {mismatch}")
+            if image.geometry.shape != geometry.shape or not np.allclose(
+                image.geometry.corners, geometry.corners, atol=1e-2
+            ):
+                raise InputError(f"{self.image} is not on the lattice of {self.warp}; give the image it was made for")
             care = care_for(image.array)
         say(f"{self.warp}: {certify_warp(warp, geometry).sentence}")
         field, done = repair_warp(warp.astype("float32"), geometry, care, self.margin or MARGIN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,26 @@ def coefficients(corners: Sequence[Any]) -> list[Any]:
             at = 9 * (i + m) + 3 * (j + n) + k + o
             found[at] = found[at] + sum(a * b for a, b in zip(x[j, o], minor, strict=True))
     return [one / 2 ** [at // 9, at // 3 % 3, at % 3].count(1) for at, one in enumerate(found)]
+
+
+def coefficients_of(corners: Float[Tensor, "cells 8 3"]) -> Float[Tensor, "cells 27"]:
+    """The same of many cells in a few operations, with a derivative."""
+    cell = corners.unflatten(1, (2, 2, 2))
+    x = (cell[:, 1] - cell[:, 0]).flatten(1, 2)
+    y = (cell[:, :, 1] - cell[:, :, 0]).flatten(1, 2)
+    z = (cell[:, :, :, 1] - cell[:, :, :, 0]).flatten(1, 2)
+    minors = torch.linalg.cross(y[:, :, None], z[:, None, :], dim=-1).flatten(1, 2)
+    return (x @ minors.mT).flatten(1) @ _gathering().to(corners)
+
+
+@functools.cache
+def _gathering() -> Float[Tensor, "64 27"]:
+    """How much of each determinant of three edges each coefficient has."""
+    gathered = torch.zeros(64, 27, dtype=torch.float64)
+    for row, ((j, o), (i, k), (m, n)) in enumerate(itertools.product(PAIRS, repeat=3)):
+        at = (i + m, j + n, k + o)
+        gathered[row, 9 * at[0] + 3 * at[1] + at[2]] = 1 / 2 ** at.count(1)
+    return gathered
 
 
 def halves(one: Sequence[Any], axis: int) -> tuple[list[Any], list[Any]]:

@@ -15,13 +15,19 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from foldless.metrics import certify_field, folded
-from foldless.metrics.bernstein import coefficients
+from foldless.metrics.bernstein import coefficients_of
 
 MARGIN = 0.02
 """What the coefficients of a repaired cell reach, as a share of the lattice cell's volume."""
 
-SWEEPS = 2000
+ENOUGH = 0.05
+"""A cell asks no more when half its squared shortages are less than this share of the margin's square."""
+
+SWEEPS = 1000
 """How often cells that fail are moved, at most."""
+
+PULLS = [0.3 * 0.02 ** (sweep / 12) for sweep in range(12)]
+"""How far what moved is drawn back after each of the first sweeps; with these the moves are 0 to 4 % from shortest."""
 
 RELAXATION = 1.6
 """Nodes move by this much of the mean of what their cells ask for; projections converge below 2."""
@@ -133,19 +139,31 @@ class _Lattice:
         self.ease = torch.ones(len(self.nodes), dtype=torch.float64) if care is None else 1 / care.double().flatten()
         self.steps, self.volume = steps.double(), float(torch.linalg.det(steps.double()))
         self.cells = [1 if n == 1 else n + 1 for n in self.shape]
+        corners = list(itertools.product((0, 1), repeat=3))
+        self.far = torch.tensor(corners, dtype=torch.float64)  # of a cell of three dimensions
+        self.corner = [sum(f << p for p, f in enumerate(reversed(far[3 - self.dim :]))) for far in corners]
 
     def field(self) -> Tensor:
         return self.nodes.T.reshape(self.dim, *self.shape)
 
     def open(self, work: Int[Tensor, " cells"], margin: float) -> bool:
-        """Move nodes until no cell falls short; whether that came about."""
-        for _ in range(SWEEPS):
+        """Move nodes until no cell falls short; whether that came about.
+
+        At first all that moved are drawn back towards where they were, less each time: of the ways to mend a cell the
+        nodes then find one that is nearly the shortest.
+        """
+        before, moved = self.nodes.clone(), torch.empty(0, dtype=torch.int64)
+        for sweep in range(SWEEPS):
             corners = self.corners(work)
-            short = self.shortage(corners, margin)
-            asking = short > 0.05 * margin**2
-            if not bool(asking.any()):
+            asking = self.short(self.nodes[corners], margin) > ENOUGH * margin**2
+            drawn = sweep < len(PULLS)
+            if not (drawn or bool(asking.any())):
                 return True
-            work = self.cells_around(self.move(corners[asking], margin))
+            last = self.move(corners[asking], margin)
+            if drawn:
+                moved = torch.unique(torch.cat([moved, last]))
+                self.nodes[moved] += PULLS[sweep] * (before - self.nodes)[moved]
+            work = self.cells_around(moved if drawn else last)
         return False
 
     def corners(self, cells: Int[Tensor, " cells"]) -> Int[Tensor, "cells corners"]:
@@ -165,30 +183,24 @@ class _Lattice:
         numbers: Tensor = torch.unique((at * _strides(self.cells)).sum(-1))
         return numbers
 
-    def volumes(self, moved: Float[Tensor, "cells corners dim"]) -> Float[Tensor, "volumes cells"]:
+    def volumes(self, moved: Float[Tensor, "cells corners dim"]) -> Float[Tensor, "cells volumes"]:
         """What is to be positive in each cell: the coefficients and, in 3-D, both central tetrahedra."""
-        far = torch.tensor(list(itertools.product((0, 1), repeat=self.dim)), dtype=torch.float64)
-        at = moved + far @ self.steps
         lead = 3 - self.dim
-        whole = [
-            [*(at.new_tensor(float(corner[axis])) for axis in range(lead)), *at[:, _number(corner[lead:])].unbind(-1)]
-            for corner in itertools.product((0, 1), repeat=3)
-        ]
-        found = torch.stack(coefficients(whole))
-        if self.dim == 3:
-            tetrahedra = [at[:, list(three)] - at[:, one, None] for one, three in CENTRAL]
-            found = torch.cat([found, torch.stack([torch.linalg.det(edges) / 2 for edges in tetrahedra])])
+        whole = self.far.expand(len(moved), 8, 3).clone()
+        whole[..., lead:] = moved[:, self.corner] + self.far[:, lead:] @ self.steps
+        found = coefficients_of(whole)
+        if self.dim == 3 and CENTRAL:
+            edges = [(whole[:, list(three)] - whole[:, one, None]).unbind(1) for one, three in CENTRAL]
+            central = [(torch.linalg.cross(a, b) * c).sum(-1) / 2 for a, b, c in edges]
+            found = torch.cat([found, torch.stack(central, 1)], 1)
         return found / self.volume
 
     def failing(self, cells: Int[Tensor, " cells"]) -> Bool[Tensor, " cells"]:
-        return self.volumes(self.nodes[self.corners(cells)]).amin(0) <= 0
+        return self.volumes(self.nodes[self.corners(cells)]).amin(1) <= 0
 
     def short(self, moved: Float[Tensor, "cells corners dim"], margin: float) -> Float[Tensor, " cells"]:
         """Half the squares of what the volumes of each cell lack."""
-        return 0.5 * (margin - self.volumes(moved)).clamp_min(0).square().sum(0)
-
-    def shortage(self, corners: Int[Tensor, "cells corners"], margin: float) -> Float[Tensor, " cells"]:
-        return self.short(self.nodes[corners], margin)
+        return 0.5 * (margin - self.volumes(moved)).clamp_min(0).square().sum(1)
 
     def move(self, corners: Int[Tensor, "cells corners"], margin: float) -> Int[Tensor, " nodes"]:
         """One sweep over cells that ask; the nodes that moved."""
@@ -213,7 +225,3 @@ class _Lattice:
 
 def _strides(shape: Any) -> Int[Tensor, " axes"]:
     return torch.tensor([int(torch.tensor(shape[axis + 1 :]).prod()) for axis in range(len(shape))])
-
-
-def _number(corner: tuple[int, ...]) -> int:
-    return sum(far << place for place, far in enumerate(reversed(corner)))
