@@ -28,9 +28,13 @@ def warp_file(path, fold=False, dim=3):
 def test_certify_tells_proven_from_refuted(foldless, tmp_path, name, dim):
     sound, torn = warp_file(tmp_path / name, dim=dim), warp_file(tmp_path / f"torn_{name}", fold=True, dim=dim)
     code, said, complained = foldless("certify", sound)
-    assert (code, complained) == (0, "") and "proven fold-free" in said
+    assert (code, complained) == (0, "")
+    assert "proven fold-free" in said
     code, said, complained = foldless("certify", sound, torn)
-    assert code == 3 and "refuted" in said and f"torn_{name}" in complained and "repair" in complained
+    assert code == 3
+    assert "refuted" in said
+    assert f"torn_{name}" in complained
+    assert "repair" in complained
 
 
 def test_certify_writes_what_it_found(foldless, tmp_path):
@@ -39,10 +43,13 @@ def test_certify_writes_what_it_found(foldless, tmp_path):
     assert foldless("certify", torn, "--output", out)[0] == 3
     found = json.loads(out.read_text())
     one = found["warps"][str(torn)]
-    assert one["state"] == "refuted" and one["determinant"] <= 0 and len(one["witness"]) == 3
+    assert one["state"] == "refuted"
+    assert one["determinant"] <= 0
+    assert len(one["witness"]) == 3
     assert found["run"]["command"] == "certify"
     code, _, complained = foldless("certify", torn, "--output", out)
-    assert code == 2 and "--overwrite" in complained
+    assert code == 2
+    assert "--overwrite" in complained
     assert foldless("certify", torn, "--output", tmp_path / "found.txt")[0] == 2
 
 
@@ -69,7 +76,8 @@ def test_certify_reads_learn2reg(foldless, tmp_path, order, dtype):
 def test_certify_refuses_other_arrays(foldless, tmp_path, arrays, says):
     np.savez(tmp_path / "disp.npz", **arrays)
     code, said, complained = foldless("certify", tmp_path / "disp.npz")
-    assert (code, said) == (2, "") and says in complained
+    assert (code, said) == (2, "")
+    assert says in complained
 
 
 def test_certify_evaluates_an_affine_transform_where_it_is_told(foldless, tmp_path):
@@ -78,7 +86,8 @@ def test_certify_evaluates_an_affine_transform_where_it_is_told(foldless, tmp_pa
     sitk.WriteTransform(affine, str(tmp_path / "affine.h5"))
     image = save_image(blob(SHAPE, 0), tmp_path / "a.nii.gz")
     code, _, complained = foldless("certify", tmp_path / "affine.h5")
-    assert code == 2 and "AffineTransform" in complained
+    assert code == 2
+    assert "AffineTransform" in complained
     assert foldless("certify", tmp_path / "affine.h5", "--reference", image)[0] == 0
 
 
@@ -87,10 +96,12 @@ def test_repair_writes_a_proven_warp(foldless, tmp_path, name):
     torn = warp_file(tmp_path / f"torn_{name}", fold=True)
     image = save_image(blob(SHAPE, 0), tmp_path / "a.nii.gz")
     code, said, complained = foldless("repair", torn, "--image", image, "--output", tmp_path / "new" / name)
-    assert (code, complained) == (0, "") and "repaired" in said
+    assert (code, complained) == (0, "")
+    assert "repaired" in said
     assert certify_warp(*read_warp(tmp_path / "new" / name)).proven
     code, _, complained = foldless("repair", torn, "--output", tmp_path / "new" / name)
-    assert code == 2 and "--overwrite" in complained
+    assert code == 2
+    assert "--overwrite" in complained
 
 
 def test_repair_says_what_it_cannot_mend_and_writes_nothing(foldless, tmp_path):
@@ -98,7 +109,9 @@ def test_repair_says_what_it_cannot_mend_and_writes_nothing(foldless, tmp_path):
     field[..., 0] = -2 * np.arange(6)
     write_warp(field, Geometry.of(sitk.GetImageFromArray(np.zeros((6, 6), np.float32))), tmp_path / "mirror.nii.gz")
     code, _, complained = foldless("repair", tmp_path / "mirror.nii.gz", "--output", tmp_path / "out.nii.gz")
-    assert code == 3 and "not repaired" in complained and not (tmp_path / "out.nii.gz").exists()
+    assert code == 3
+    assert "not repaired" in complained
+    assert not (tmp_path / "out.nii.gz").exists()
 
 
 @pytest.mark.parametrize(
@@ -115,14 +128,17 @@ def test_repair_refuses(foldless, tmp_path, monkeypatch, words, says):
     warp_file(tmp_path / "torn.nii.gz", fold=True)
     save_image(blob((5, 6, 7), 0), tmp_path / "other.nii.gz")
     code, said, complained = foldless("repair", "torn.nii.gz", *words)
-    assert code == 2 and says in complained and "repaired" not in said
+    assert code == 2
+    assert says in complained
+    assert "repaired" not in said
 
 
 def test_register_leaves_proven_maps_and_their_certificates(foldless, tmp_path):
     a, b = (save_image(blob((16, 17, 18), seed), tmp_path / f"{seed}.nii.gz") for seed in (0, 1))
     words = ("register", a, b, "--steps", 12, "--weight", 0.0, "--rate", 0.05)
     code, said, _ = foldless(*words, "--output", tmp_path / "out")
-    assert code == 0 and said.count("proven fold-free") == 2
+    assert code == 0
+    assert said.count("proven fold-free") == 2
     found = json.loads((tmp_path / "out" / "certificate.json").read_text())
     for name in ("warp", "inverse_warp"):
         assert found[name]["state"] == "proven"
@@ -130,9 +146,13 @@ def test_register_leaves_proven_maps_and_their_certificates(foldless, tmp_path):
         assert certify_warp(field, geometry).digest == found[name]["digest"]
     assert sum(found[name]["repair"]["failed"] for name in found) > 0
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert metrics["certificate"]["proven"] == 1 and metrics["folds_percent"]["ten"] == 0
+    assert metrics["certificate"]["proven"] == 1
+    assert metrics["folds_percent"]["ten"] == 0
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "Proven fold-free in both directions" in page and "least volume" in page.lower()
+    assert "Proven fold-free in both directions" in page
+    assert "least volume" in page.lower()
     code, _, complained = foldless(*words, "--output", tmp_path / "kept", "--keep-folds")
-    assert code == 3 and "not proven" in complained and (tmp_path / "kept" / "warp.nii.gz").is_file()
+    assert code == 3
+    assert "not proven" in complained
+    assert (tmp_path / "kept" / "warp.nii.gz").is_file()
     assert "Not proven fold-free" in (tmp_path / "kept" / "report.html").read_text()

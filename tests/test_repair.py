@@ -38,7 +38,9 @@ def test_a_repaired_field_is_proven_and_free_of_folds_by_ten(dim, seed, dtype):
     u, steps = folding(dim, seed, dtype=dtype, spread=1.5 if dim == 1 else 0.35)
     assert not foldless.certify_field(u, steps).proven
     mended, repair = repair_field(u, steps)
-    assert repair.proven and repair.failed > 0 and mended.dtype == dtype
+    assert repair.proven
+    assert repair.failed > 0
+    assert mended.dtype == dtype
     assert foldless.certify_field(mended, steps).proven
     assert not foldless.folded(in_voxels(mended, steps)[None], "ten").any()
     moves = in_voxels(mended, steps) - in_voxels(u, steps)
@@ -60,7 +62,10 @@ def test_what_lies_far_from_folds_stays_bit_for_bit(dim):
 def test_a_field_that_is_proven_comes_back_itself(dim):
     u, steps = folding(dim, 0, spread=0.01)
     mended, repair = repair_field(u, steps)
-    assert mended is u and repair.failed == 0 and repair.proven and repair.sentence == "nothing to repair"
+    assert mended is u
+    assert repair.failed == 0
+    assert repair.proven
+    assert repair.sentence == "nothing to repair"
 
 
 def test_a_field_that_is_proven_but_folds_by_ten_is_opened(monkeypatch):
@@ -75,7 +80,9 @@ def test_a_field_that_is_proven_but_folds_by_ten_is_opened(monkeypatch):
     else:
         pytest.fail("no such field among the seeds")
     mended, repair = repair_field(u, steps)
-    assert repair.failed > 0 and repair.proven and foldless.certify_field(mended, steps).proven
+    assert repair.failed > 0
+    assert repair.proven
+    assert foldless.certify_field(mended, steps).proven
     assert not foldless.folded(in_voxels(mended, steps)[None], "ten").any()
 
 
@@ -84,7 +91,9 @@ def test_a_mirrored_field_is_said_to_be_beyond_repair():
     u = torch.zeros(2, 6, 6)
     u[0] = -2 * grid[0]
     mended, repair = repair_field(u, torch.eye(2))
-    assert mended is u and not repair.proven and "not repaired" in repair.sentence
+    assert mended is u
+    assert not repair.proven
+    assert "not repaired" in repair.sentence
 
 
 def test_the_change_is_hardly_larger_than_the_smallest():
@@ -113,7 +122,8 @@ def test_the_change_is_hardly_larger_than_the_smallest():
         method="SLSQP",
         options={"maxiter": 200},
     )
-    assert best.success and determinants(best.x).min() > -1e-6
+    assert best.success
+    assert determinants(best.x).min() > -1e-6
     assert (mended - u).norm().item() <= 1.05 * np.sqrt(best.fun)
 
 
@@ -146,7 +156,9 @@ def test_a_warp_in_millimetres_on_a_turned_lattice():
     warp[4, 5, 5] = (1.25, -1.0, 2.0)
     assert not certify_warp(warp, geometry).proven
     mended, repair = repair_warp(warp, geometry, care_for(np.zeros((9, 10, 11))))
-    assert repair.proven and mended.shape == warp.shape and mended.dtype == np.float32
+    assert repair.proven
+    assert mended.shape == warp.shape
+    assert mended.dtype == np.float32
     assert certify_warp(mended, geometry).proven
     assert np.array_equal(mended[0], warp[0])
 
@@ -156,4 +168,6 @@ def test_care_is_one_where_the_image_is_flat_and_two_on_average_slopes():
     assert np.array_equal(care_for(image), np.ones((8, 9)))
     image[:, 5:] = 100
     care = care_for(image)
-    assert care.min() == 1 and care[:, 4:6].min() > 2 and care.mean() == pytest.approx(2, rel=1e-5)
+    assert care.min() == 1
+    assert care[:, 4:6].min() > 2
+    assert care.mean() == pytest.approx(2, rel=1e-5)

@@ -46,12 +46,13 @@ def coefficients(corners: Sequence[Any]) -> list[Any]:
 
 def coefficients_of(corners: Float[Tensor, "cells 8 3"]) -> Float[Tensor, "cells 27"]:
     """The same of many cells in a few operations, with a derivative."""
-    cell = corners.unflatten(1, (2, 2, 2))
+    cell = corners.reshape(-1, 2, 2, 2, 3)
     x = (cell[:, 1] - cell[:, 0]).flatten(1, 2)
     y = (cell[:, :, 1] - cell[:, :, 0]).flatten(1, 2)
     z = (cell[:, :, :, 1] - cell[:, :, :, 0]).flatten(1, 2)
     minors = torch.linalg.cross(y[:, :, None], z[:, None, :], dim=-1).flatten(1, 2)
-    return (x @ minors.mT).flatten(1) @ _gathering().to(corners)
+    found: Tensor = (x @ minors.mT).flatten(1) @ _gathering().to(corners)
+    return found
 
 
 @functools.cache
