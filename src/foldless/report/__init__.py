@@ -80,17 +80,17 @@ class Pair:
     """
 
     name: str
-    moving: Shaped[np.ndarray, ...]
-    fixed: Shaped[np.ndarray, ...]
-    warped: Shaped[np.ndarray, ...]
-    displacement_voxels: Shaped[np.ndarray, ...]
+    moving: Shaped[np.ndarray, "*_"]
+    fixed: Shaped[np.ndarray, "*_"]
+    warped: Shaped[np.ndarray, "*_"]
+    displacement_voxels: Shaped[np.ndarray, "*_"]
     spacing: tuple[float, ...]
-    determinant: Shaped[np.ndarray, ...] | None = None
-    folded: Bool[np.ndarray, ...] | None = None
-    inverse_error: Shaped[np.ndarray, ...] | None = None
-    moving_labels: Shaped[np.ndarray, ...] | None = None
-    fixed_labels: Shaped[np.ndarray, ...] | None = None
-    warped_labels: Shaped[np.ndarray, ...] | None = None
+    determinant: Shaped[np.ndarray, "*_"] | None = None
+    folded: Bool[np.ndarray, "*_"] | None = None
+    inverse_error: Shaped[np.ndarray, "*_"] | None = None
+    moving_labels: Shaped[np.ndarray, "*_"] | None = None
+    fixed_labels: Shaped[np.ndarray, "*_"] | None = None
+    warped_labels: Shaped[np.ndarray, "*_"] | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
     folded_rule: str = ""
     moving_spacing: tuple[float, ...] | None = None
