@@ -91,7 +91,7 @@ def table(title: str, rows: Sequence[Sequence[str]], columns: Sequence[str]) -> 
     """A table; the first column reads left and is cut where the terminal is narrow, the others right."""
     grid = Table(title=title, title_justify="left", title_style="bold", show_edge=False, pad_edge=False)
     widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
-    room = OUT.width - sum(width + len(" │ ") for width in widths[1:])
+    room = OUT.width - 1 - sum(width + len(" │ ") for width in widths[1:])  # rich before 14.3 counts an edge
     for place, name in enumerate(columns):
         if place:
             grid.add_column(name, justify="right")
