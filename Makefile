@@ -1,15 +1,20 @@
-# Everything starts from a clean clone: `make demo` or `make test` sets up .venv by itself.
+# Everything starts from a clean clone: `make demo` or `make test` sets up .venv by itself, `make test-oldest` another.
 PYTHON ?= python3
 BIN = .venv/bin
 READY = .venv/ready
+OLDEST = .venv-oldest
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test test-oldest lint docs clean
 
 demo: $(READY)
 	$(BIN)/foldless demo --output demo --overwrite
 
 test: $(READY)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
+
+# With the oldest of everything that pyproject.toml admits; of torch the build that pip finds, gigabytes where that is CUDA's.
+test-oldest: $(OLDEST)/ready
+	OMP_WAIT_POLICY=PASSIVE $(OLDEST)/bin/python -m pytest
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -20,11 +25,13 @@ lint: $(READY)
 docs: $(READY)
 	$(BIN)/python -m pytest README.md docs
 
-$(READY): pyproject.toml constraints.txt hatch_build.py $(wildcard src/foldless/kernels/*.cpp src/foldless/kernels/*.h)
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
-	touch $(READY)
+$(READY): constraints.txt
+$(OLDEST)/ready: constraints-oldest.txt
+$(READY) $(OLDEST)/ready: pyproject.toml hatch_build.py $(wildcard src/foldless/kernels/*.cpp src/foldless/kernels/*.h)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade pip
+	$(@D)/bin/python -m pip install --quiet --constraint $(filter constraints%,$^) --editable '.[test]'
+	touch $@
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv $(OLDEST) demo

@@ -1,8 +1,8 @@
 """foldless' operations beside those a user would pick instead, in turn: `python -m benchmarks.operations`.
 
-Every operation is timed forward and backward (but NDV, which has no gradient), on one float32 sample and a smooth
-displacement of a few voxels. GB/s counts each input and each output once, as if nothing else went through memory; the
-share is of what a copy of 256 MiB reaches here. MONAI is optional.
+Every operation is timed forward and backward, but NDV and the certificate, which have no gradient, on one float32
+sample and a smooth displacement of a few voxels. GB/s counts each input and each output once, as if nothing else went
+through memory; the share is of what a copy of 256 MiB reaches here. MONAI is optional.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from torch.nn import functional as F
 from benchmarks.results import Result
 from foldless.grid import Grid, sample
 from foldless.maps import Displacement, Exponential
-from foldless.metrics import jacobian, ndv_percent
+from foldless.metrics import folds_percent, jacobian, ndv_percent
+from foldless.metrics.certificate import certify_field
 from foldless.regularity import ICON, GradICON
 from foldless.similarity import LNCC
 
@@ -99,6 +100,13 @@ def operations(shape: tuple[int, ...]) -> list[Operation]:
             lambda: ndv_percent(voxels),
             "plain torch",
             lambda: jacobian._negative(voxels),
+        ),
+        Operation(
+            "certificate",
+            nodes * (dim + 1),
+            lambda: certify_field(voxels[0], torch.eye(dim)),
+            "folds, rule of ten",
+            lambda: folds_percent(voxels, "ten"),
         ),
     ]
 

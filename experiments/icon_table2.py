@@ -4,6 +4,8 @@
 
 Dice, folds by two rules, inverse-consistency error, seconds and memory of every method, each in a process of its own.
 Methods that are done are kept, so a call goes on where the last one stopped; a missing tool is a row that says so.
+What `experiments.tools.CHOSEN` lists is tried with several settings on pairs of cases that judge nothing, those of
+split.json's val where there is one, and judged with the setting of the highest mean Dice there.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import resource
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -23,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.command import begin
 from experiments.places import Shown
 from experiments.results import kept, markdown
-from experiments.tools import TOOLS, Field, MissingToolError
+from experiments.tools import CHOSEN, TOOLS, Field, MissingToolError
 from foldless.cli.console import progress, say
 from foldless.errors import InputError
 
@@ -41,6 +44,8 @@ COLUMNS = (
     "s a pair",
     "MiB",
 )
+PACKAGES = ("foldless", "simpleitk", "antspyx", "picsl-greedy")
+Pairs = list[tuple[str, str]]
 Registered = Callable[["Volume", "Volume", Path], tuple[Field, Field | None]]
 
 
@@ -54,7 +59,7 @@ class Table2(Shown):
     """Folder for what is found, a file a method."""
     name: str = ""
     """What the table calls the data; the folder's name if empty."""
-    untrained: tuple[str, ...] = (*TOOLS, DIRECTLY)
+    untrained: tuple[str, ...] = (*TOOLS, *CHOSEN, DIRECTLY)
     """Which methods that need no training."""
     runs: tuple[str, ...] = ()
     """Trained foldless models, each NAME=RUN."""
@@ -66,22 +71,29 @@ class Table2(Shown):
     """Adam's in these steps."""
     pairs: int = 25
     """How many ordered pairs of the test cases, drawn with seed 0."""
+    choosing: int = 5
+    """How many ordered pairs of other cases a tool's setting is chosen on, drawn with seed 0."""
 
     def run(self) -> None:
-        from foldless.record import file_digest
-
+        if self.choosing < 1:
+            raise InputError(f"a setting is chosen on one pair or more; got --choosing {self.choosing}")
         name = self.name or self.data.name
         names, files = self._pairs()
         methods = self._methods()
         self.output.mkdir(parents=True, exist_ok=True)
-        data = {path.name: file_digest(path) for path in (files[name] for name in sorted({*sum(names, ())}))}
-        found = {}
+        found, choices = {}, []
         for method, (run, settings) in methods.items():
-            settings = {"method": method, "pairs": names, "data_sha256": data, **settings}
-            found[method] = self._judged(method, run, settings, files)
+            if method in CHOSEN:
+                try:
+                    run, settings, choice = self._choose(method, names, files)
+                except MissingToolError as error:
+                    found[method] = {"missing": str(error)}
+                    continue
+                choices.append(choice)
+            found[method] = self._judged(method, run, settings, names, files)
         rows = [row_of(method, scores) for method, scores in found.items()]
         trained = map(trained_by, dict.fromkeys((*self.runs, *self.tuned)))
-        text = "\n".join((self._about(name, len(names)), markdown(COLUMNS, rows), *trained))
+        text = "\n".join((self._about(name, len(names)), markdown(COLUMNS, rows), *choices, *trained))
         self.write(f"ICON, Table 2, {name}", text)
         for row in (COLUMNS, *rows):
             say("  ".join(row))
@@ -89,8 +101,10 @@ class Table2(Shown):
     def _about(self, name: str, pairs: int) -> str:
         runs = " --runs NAME=RUN ..." if self.runs else ""
         tuned = f" --tuned NAME=RUN ... --tuning-rate {self.tuning_rate:g}" if self.tuned else ""
+        named = "" if self.untrained == Table2.untrained else " --untrained " + shlex.join(self.untrained)
         return (
-            f"    python -m experiments.icon_table2 --data FOLDER --output RUNS --pairs {self.pairs}{runs}{tuned}\n\n"
+            "    python -m experiments.icon_table2 --data FOLDER --output RUNS "
+            f"--pairs {self.pairs}{runs}{tuned}{named}\n\n"
             f"{pairs} ordered pairs of the test cases of {name}, drawn with seed 0; means over pairs.\n"
         )
 
@@ -99,10 +113,13 @@ class Table2(Shown):
         from foldless.model import weights_file
         from foldless.record import file_digest
 
-        known = {**TOOLS, DIRECTLY: directly}
+        first = {method: next(iter(tools.values())) for method, tools in CHOSEN.items()}
+        known = {**TOOLS, **first, DIRECTLY: directly}
         if strange := [name for name in self.untrained if name not in known]:
             raise InputError(f"there is no method {strange[0]!r}; there are {', '.join(known)}")
-        methods: dict[str, tuple[Registered, dict[str, Any]]] = {name: (known[name], {}) for name in self.untrained}
+        methods: dict[str, tuple[Registered, dict[str, Any]]] = {
+            name: (known[name], keywords(known[name])) for name in self.untrained
+        }
         for run in (*self.runs, *self.tuned):
             title, _, path = run.partition("=")
             settings: dict[str, Any] = {"model": file_digest(weights_file(Path(path)))}
@@ -114,7 +131,7 @@ class Table2(Shown):
                 methods[name] = (partial(by_model, Path(path), **tuning), {**settings, **tuning})
         return methods
 
-    def _pairs(self) -> tuple[list[tuple[str, str]], dict[str, Path]]:
+    def _pairs(self) -> tuple[Pairs, dict[str, Path]]:
         from foldless.data.folder import case_names, split_names
         from foldless.data.images import ordered_pairs
 
@@ -123,10 +140,42 @@ class Table2(Shown):
         chosen = split_names(self.data, names)["test"] if (self.data / "split.json").is_file() else names
         return [(chosen[i], chosen[j]) for i, j in ordered_pairs(len(chosen), self.pairs)], files
 
-    def _judged(self, method: str, run: Registered, settings: dict[str, Any], files: dict[str, Path]) -> dict[str, Any]:
-        """Every pair by one method, in a process of its own, whose memory is the method's."""
-        from foldless.record import installed_version, write_json
+    def _choose(self, method: str, judged: Pairs, files: dict[str, Path]) -> tuple[Registered, dict[str, Any], str]:
+        """The tool with the setting of the highest mean Dice on cases that judge nothing, and what is said of it.
 
+        Raises:
+            MissingToolError: it is not installed, or fewer than two cases are left to choose on.
+        """
+        pairs, tools, dice = self._other_pairs(judged, files), CHOSEN[method], dict[str, float]()
+        for name, tool in tools.items():
+            found = self._judged(f"{method} {name}", tool, keywords(tool), pairs, files)
+            if "missing" in found:
+                raise MissingToolError(found["missing"])
+            dice[name] = sum(score["dice"] for score in found["scores"]) / len(pairs)
+        best = max(dice, key=lambda name: dice[name])
+        tried = ", ".join(f"{name} {value:.4f}" for name, value in dice.items())
+        said = f"- {method}: {best}, by mean Dice of {len(pairs)} pairs of cases that judge nothing: {tried}"
+        return tools[best], keywords(tools[best]), said
+
+    def _other_pairs(self, judged: Pairs, files: dict[str, Path]) -> Pairs:
+        from foldless.data.folder import split_names
+        from foldless.data.images import ordered_pairs
+
+        seen = set(sum(judged, ()))
+        named = split_names(self.data, files)["val"] if (self.data / "split.json").is_file() else files
+        others = [name for name in named if name not in seen]
+        if len(others) < 2:
+            raise MissingToolError("all cases judge; its setting is chosen on two others or more")
+        return [(others[i], others[j]) for i, j in ordered_pairs(len(others), self.choosing)]
+
+    def _judged(
+        self, method: str, run: Registered, settings: dict[str, Any], pairs: Pairs, files: dict[str, Path]
+    ) -> dict[str, Any]:
+        """Every pair by one method, in a process of its own, whose memory is the method's."""
+        from foldless.record import file_digest, installed_version, write_json
+
+        data = {files[name].name: file_digest(files[name]) for name in sorted({*sum(pairs, ())})}
+        settings = {"method": method, "pairs": pairs, "data_sha256": data, **settings}
         file = self.output / f"{''.join(c if c.isalnum() else '-' for c in method)}.json"
         if (done := kept(file, settings)) is not None:
             return done
@@ -139,7 +188,7 @@ class Table2(Shown):
                 ]
             except MissingToolError as error:
                 return {"missing": str(error)}
-        versions = {package: installed_version(package) for package in ("foldless", "simpleitk", "antspyx")}
+        versions = {package: installed_version(package) for package in PACKAGES}
         found = {"settings": settings, "scores": scores, "versions": versions}
         write_json(found, file)
         return found
@@ -162,6 +211,11 @@ def directly(moving: Volume, fixed: Volume, scratch: Path) -> tuple[Field, Field
 
     fields = register_directly(Direct.of_pair(moving, fixed), moving, fixed)
     return fields.forward, fields.inverse
+
+
+def keywords(run: Registered) -> dict[str, Any]:
+    """What a tool is called with beside the pair."""
+    return dict(run.keywords) if isinstance(run, partial) else {}
 
 
 def trained_by(run: str) -> str:

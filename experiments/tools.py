@@ -87,20 +87,33 @@ syn_cc = partial(
 syn_quick = partial(syn, settings={"type_of_transform": "antsRegistrationSyNQuick[s]"})
 
 
-def greedy(moving: Volume, fixed: Volume, scratch: Path) -> tuple[Field, Field | None]:
-    """Affine by cross-correlation and greedy with LNCC 5^3, its default smoothing."""
-    run = getattr(_module("picsl_greedy", "picsl-greedy"), f"Greedy{fixed.dim}D")().execute
+def greedy(
+    moving: Volume, fixed: Volume, scratch: Path, smoothing: tuple[str, str], options: str
+) -> tuple[Field, Field | None]:
+    """Its own affine by cross-correlation, then greedy with LNCC 5^3; `smoothing` of the update and of the whole."""
+    execute = getattr(_module("picsl_greedy", "picsl-greedy"), f"Greedy{fixed.dim}D")().execute
     a, b = _written(moving, fixed, scratch)
     radius, levels = "x".join(["2"] * fixed.dim), "100x100x50"
-    pair, threads = f"-i {b} {a}", "-threads 2"
+    pair, smooth = f"-i {b} {a}", " ".join(smoothing)
+
+    def run(words: str) -> None:
+        execute(f"-d {fixed.dim} {words} {options} -threads 2")
+
     with silenced():
         affine, warp, there = scratch / "affine.mat", scratch / "warp.nii.gz", scratch / "there.nii.gz"
-        run(f"-d {fixed.dim} -a -dof 12 -m NCC {radius} {pair} -o {affine} -ia-image-centers -n {levels} {threads}")
+        run(f"-a -dof 12 -m NCC {radius} {pair} -o {affine} -ia-image-centers -n {levels}")
         inverse, back = scratch / "inverse.nii.gz", scratch / "back.nii.gz"
-        run(f"-d {fixed.dim} -m NCC {radius} {pair} -it {affine} -o {warp} -oinv {inverse} -n {levels} {threads}")
-        run(f"-d {fixed.dim} -rf {b} -rc {there} -r {warp} {affine} {threads}")
-        run(f"-d {fixed.dim} -rf {a} -rc {back} -r {affine},-1 {inverse} {threads}")
+        run(f"-m NCC {radius} {pair} -it {affine} -s {smooth} -o {warp} -oinv {inverse} -n {levels}")
+        run(f"-rf {b} -rc {there} -r {warp} {affine}")
+        run(f"-rf {a} -rc {back} -r {affine},-1 {inverse}")
     return _read(there), _read(back)
+
+
+unrounded_greedy = partial(greedy, options="-wp 0 -seed 1")
+"""With warps as they were found, which greedy else rounds to a tenth of a voxel, and a fixed seed.
+
+The seed repeats all on one thread; on two, which its time is of, their order still changes the noise that it adds.
+"""
 
 
 def nifty_reg(moving: Volume, fixed: Volume, scratch: Path) -> tuple[Field, Field | None]:
@@ -121,9 +134,24 @@ TOOLS: dict[str, Tool] = {
     "Demons (SimpleITK)": demons,
     "SyN-CC (antspyx)": syn_cc,
     "SyNQuick (antspyx)": syn_quick,
-    "greedy (picsl-greedy)": greedy,
+    "greedy (picsl-greedy)": partial(unrounded_greedy, smoothing=("1.732vox", "0.7071vox")),
     "NiftyReg": nifty_reg,
 }
+"""With the settings that they come with."""
+
+SMOOTHINGS = (
+    ("0.7vox", "0.35vox"),
+    ("1vox", "0.5vox"),
+    ("1.732vox", "0.5vox"),
+    ("1.732vox", "0.7071vox"),
+    ("2.5vox", "1vox"),
+)
+CHOSEN: dict[str, dict[str, Tool]] = {
+    "greedy (picsl-greedy), smoothing chosen": {
+        f"-s {' '.join(smoothing)}": partial(unrounded_greedy, smoothing=smoothing) for smoothing in SMOOTHINGS
+    },
+}
+"""Tools with a setting that is to be chosen on other cases than those judged: the settings by name."""
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import pkgutil
 import runpy
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 import benchmarks
-from benchmarks import contestants, results, scaling
+from benchmarks import contestants, operations, results, scaling
 from benchmarks.__main__ import Benchmarks, run
 from benchmarks.cycle_contestants import DenseLNCC, contestant, objective_of, plain_cycle
 from benchmarks.cycle_step import NAMES
@@ -106,6 +107,15 @@ def test_the_exponent_is_that_of_the_large_cubes():
     small = Result(scaling.BY_VOXELS, "gradicon, 48 x 48 x 48, batch 1", "foldless", 9.0)
     assert scaling.exponent_of([small, *cubes]) == pytest.approx(1.1)
     assert scaling.exponent_of([small]) is None
+
+
+@pytest.mark.parametrize("shape", [(20,), (12, 14), (9, 10, 11)])
+def test_the_certificate_is_timed_beside_the_fold_count_of_the_same_field(shape):
+    (row,) = (row for row in operations.operations(shape) if row.name == "certificate")
+    assert row.peer_name == "folds, rule of ten"
+    certificate = row.ours()
+    assert certificate.cells == math.prod(n + 1 for n in shape)
+    assert certificate.proven <= (row.peer().item() == 0)
 
 
 def test_lines_are_added_and_drawn(tmp_path):

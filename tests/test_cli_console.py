@@ -49,7 +49,7 @@ def test_help_needs_nothing_heavy(words):
 def test_help_lists_the_commands(foldless):
     code, said, _ = foldless("--help")
     assert code == 0
-    assert all(f"• {command}" in said for command in COMMANDS)
+    assert all(re.search(rf"^\W+{command}\b", said, re.MULTILINE) for command in COMMANDS)
 
 
 @pytest.mark.parametrize(
@@ -99,11 +99,11 @@ def test_an_error_of_the_system_is_a_sentence(foldless, monkeypatch):
 
 
 def test_messages_are_one_line_and_verbatim(capsys):
-    console.say("a [bold]file[/] :smile: of " + "many words " * 30)
+    console.say("a [bold]file[/] :smile: of" + " many words" * 30)
     console.say_error("three\nlines [here]\n  indented")
     console.say_warning("in a\n library", UserWarning, "file.py", 3)
     said, complained = capsys.readouterr()
-    assert said == "a [bold]file[/] :smile: of " + "many words " * 30 + "\n"
+    assert said == "a [bold]file[/] :smile: of" + " many words" * 30 + "\n"
     assert complained == "foldless: three lines [here] indented\nnote: in a library\n"
 
 

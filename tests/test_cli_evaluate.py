@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from foldless.data.folder import case_names
 from foldless.data.images import ordered_pairs
 from foldless.data.prepare import Preparation
 from foldless.errors import InputError
-from foldless.evaluation import flat, folder_pairs, mean_scores
+from foldless.evaluation import Judged, drawing_worst, flat, folder_pairs, mean_scores, worst_first
 
 ROUNDED = 1e-5  # evaluate keeps what register writes and reads again: headers are float32
 
@@ -80,10 +81,46 @@ def test_means_table_and_record(foldless, cohort, tmp_path):
     assert len(json.loads((tmp_path / "out/run.json").read_text())["data_sha256"]) == 1
 
 
+def test_the_worst_pairs_are_drawn_and_the_mean_is_of_all(foldless, cohort, tmp_path):
+    code, said, _ = evaluate(foldless, cohort, tmp_path / "out")
+    assert code == 0
+    content = json.loads((tmp_path / "out/metrics.json").read_text())
+    names = {f"{row['moving']} → {row['fixed']}": row for row in content["pairs"]}
+    worst = sorted(names, key=lambda name: names[name]["dice"])
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert re.findall(r"<h2>(case.*?)</h2>", page) == worst[:3]
+    mean = f"{content['mean']['dice']:.3f}"
+    assert re.search(rf"<dt>Dice</dt><dd>{mean}</dd>", page)
+    assert re.search(rf"mean of all 20</th><td>[^<]*</td><td>{mean}</td>", page)
+    assert [line.split(" │")[0].strip() for line in said.splitlines() if line.startswith("case")] == worst[:12]
+    lost = [name for name in worst if names[name]["dice"] < names[name]["dice_before"]]
+    sentence = f"Dice is lower than without registration in {len(lost) or 'none'} of 20 pairs"
+    assert sentence in " ".join(page.split())
+    assert sentence.replace("none", "0") in said
+    assert all(name in said.split(sentence.replace("none", "0"))[1] for name in lost[:12])
+
+
+def test_pairs_without_labels_come_last_and_numbers_that_are_none_first():
+    def judged(name, **scores):
+        return Judged(name, "b", scores, lambda: pytest.fail("nothing is drawn before all are judged"))
+
+    pairs = [
+        *(judged("alike", similarity_after=0.1), judged("good", dice=0.9), judged("unlike", similarity_after=0.7)),
+        *(judged("broken", dice=float("nan")), judged("poor", dice=0.1)),
+    ]
+    assert [pair.moving for pair in worst_first(pairs)] == ["broken", "poor", "good", "unlike", "alike"]
+    told = []
+    kept = drawing_worst(pairs, 2, told.append)
+    assert told == pairs
+    assert [(pair.moving, pair.draw is not None) for pair in kept] == [
+        *(("alike", False), ("good", False), ("unlike", False), ("broken", True), ("poor", True))
+    ]
+
+
 def test_a_wide_table_in_a_narrow_terminal(foldless, cohort, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "46")
     _, said, _ = evaluate(foldless, cohort, tmp_path / "out")
-    rows = [line for line in said.splitlines() if "→" in line]
+    rows = [line for line in said.splitlines() if "→" in line and ("│" in line or "┃" in line)]
     assert len(rows) == 13, "a line a pair, and the head"
     assert all(len(line) <= 46 for line in rows)
     assert any("…" in line for line in rows)

@@ -1,6 +1,7 @@
 """Cross-validation: who trains and who judges, going on after a kill, and numbers that numpy and scipy agree with."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -13,6 +14,7 @@ from foldless.crossvalidation import (
     compared,
     dice_by_region,
     folds_of,
+    lost_dice,
     read_groups,
     read_regions,
     summarised,
@@ -169,6 +171,19 @@ def test_dice_by_region_and_by_label():
     assert dice_by_region(results, {10: "front", 1: "front"}) == {"one": pytest.approx({"front": 0.35}), "other": {}}
 
 
+def test_pairs_that_lost_dice_are_known_by_fold():
+    def row(moving, **scores):
+        return {"moving": moving, "fixed": "z", **scores}
+
+    worse, none = row("x", dice=0.3, dice_before=0.4), row("y", dice=None, dice_before=0.4)
+    results = {
+        "one": {"a": [worse, row("z", dice=0.5, dice_before=0.4)], "b": [none]},
+        "other": {"a": [row("x", dice=0.4, dice_before=0.4)]},
+        "bare": {"a": [row("x")]},
+    }
+    assert lost_dice(results) == {"one": (["a: x → z", "b: y → z"], 3), "other": ([], 1)}
+
+
 # The command
 
 
@@ -192,6 +207,11 @@ def test_the_command_trains_judges_and_compares_and_goes_on_where_it_was_stopped
     assert set(Model.load(tmp_path / "out/b/baseline").trained_on) == {"case_1", "case_4"}
     page = (tmp_path / "out/report.html").read_text()
     assert content["caveat"] in page
+    assert set(content["lost_dice"]) == {"baseline", "refinement"}
+    for method, lost in content["lost_dice"].items():
+        counted = f'<th scope="row">{method}</th><td>{len(lost)} of 4</td><td>{", ".join(lost)}</td>'
+        assert counted in page
+        assert re.search(rf"{method} *│ *{len(lost)} of 4", said)
     dice = content["methods"]["refinement"]["dice_region.left"]["mean"]
     assert f"<title>left, refinement: {dice:.3f}</title>" in page
     assert "http" not in page.replace("http-equiv", "")

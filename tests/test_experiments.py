@@ -1,16 +1,20 @@
 """The experiments run, resume and keep their tables; what they measure is in experiments/RESULTS.md."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 from dataclasses import MISSING, fields, replace
+from functools import partial
 from importlib import import_module
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
 import torch
 from samples import blob, run_folder, save_image
 from scipy.stats import wilcoxon
@@ -30,6 +34,7 @@ from experiments.kuang_sweep import Point, Sweep, draw_curves, percent_at
 from experiments.kuang_table1 import COLUMNS, against, judge_synquick
 from experiments.kuang_table1 import Table1 as KuangsTable1
 from experiments.results import markdown, write_section
+from experiments.tools import CHOSEN, TOOLS, nothing
 from foldless.errors import InputError
 from foldless.io import read_volume
 from foldless.methods import method_recipe
@@ -176,6 +181,67 @@ def test_table_2_judges_what_is_there(tmp_path, monkeypatch):
     assert "- ours: no record" in table
     with pytest.raises(InputError, match="no method 'SyN'; there are nothing, Demons"):
         Table2(**options, untrained=("SyN",)).run()
+
+
+def apart(folder, count=6):
+    """Cases that are alike, their centres a few millimetres apart."""
+    for k in range(count):
+        array, origin = blob((16, 17, 18), 3), (4.0 * k, -3.0 * (k % 2), 5.0)
+        save_image((array * 50).astype("float32"), folder / f"images/{k}.nii.gz", Origin=origin)
+        save_image(array.astype("uint8"), folder / f"labels/{k}.nii.gz", Origin=origin)
+    return folder
+
+
+def shifted(moving, fixed, scratch, millimetres):
+    there, back = nothing(moving, fixed, scratch)
+    return there + np.float32(millimetres), back - np.float32(millimetres)
+
+
+def test_table_2_chooses_settings_on_cases_that_judge_nothing(tmp_path, monkeypatch):
+    tools = {f"by {mm:g} mm": partial(shifted, millimetres=mm) for mm in (6.0, 1.0, 3.0)}
+    monkeypatch.setattr("experiments.icon_table2.CHOSEN", {"shift": tools})
+    apart(tmp_path / "in")
+    (tmp_path / "in/split.json").write_text('{"train": ["0", "1"], "val": ["2", "3"], "test": ["4", "5"]}')
+    options = {"data": tmp_path / "in", "results": tmp_path / "R.md", "pairs": 2, "choosing": 2}
+    Table2(output=tmp_path / "out", untrained=("shift", "nothing"), **options).run()
+    table = (tmp_path / "R.md").read_text()
+    assert re.search(r"- shift: by 1 mm, by mean Dice of 2 pairs of cases that judge nothing: by 6 mm 0\.", table)
+    by_names = {file.stem: json.loads(file.read_text()) for file in (tmp_path / "out").glob("*.json")}
+    assert by_names["shift"]["settings"]["millimetres"] == 1.0
+    assert {name for pair in by_names["shift"]["settings"]["pairs"] for name in pair} == {"4", "5"}
+    for name in tools:
+        settings = by_names[f"shift {name}".replace(" ", "-")]["settings"]
+        assert {case for pair in settings["pairs"] for case in pair} == {"2", "3"}
+    best = by_names["shift-by-1-mm"]["scores"]
+    assert np.mean([one["dice"] for one in best]) > np.mean([s["dice"] for s in by_names["shift-by-3-mm"]["scores"]])
+    (tmp_path / "in/split.json").unlink()
+    Table2(output=tmp_path / "all", untrained=("shift",), **{**options, "pairs": 30}).run()
+    assert "| shift | all cases judge; its setting is chosen on two others or more |" in (tmp_path / "R.md").read_text()
+    with pytest.raises(InputError, match="got --choosing 0"):
+        Table2(output=tmp_path / "none", **{**options, "choosing": 0}).run()
+
+
+def test_greedy_is_given_its_smoothing_its_seed_and_its_precision(tmp_path, monkeypatch):
+    said = []
+
+    class Greedy3D:
+        def execute(self, words):
+            said.append(words)
+            if "-rc" in words:
+                out = words.split("-rc ")[1].split()[0]
+                sitk.WriteImage(sitk.GetImageFromArray(np.zeros((3, 4, 5, 3), np.float32), isVector=True), out)
+
+    monkeypatch.setitem(sys.modules, "picsl_greedy", SimpleNamespace(Greedy3D=Greedy3D))
+    image = read_volume(save_image(np.arange(60, dtype=np.float32).reshape(3, 4, 5), tmp_path / "image.nii.gz"))
+    there, back = TOOLS["greedy (picsl-greedy)"](image, image, tmp_path)
+    (swept,) = CHOSEN.values()
+    for name, tool in swept.items():
+        tool(image, image, tmp_path)
+        assert name in said[-3], "the words are those that the table names"
+    assert there.shape == back.shape == (3, 4, 5, 3)
+    assert [words.split()[2] for words in said] == ["-a", "-m", "-rf", "-rf"] * (1 + len(swept))
+    assert all("-wp 0 -seed 1" in words for words in said)
+    assert "-s 1.732vox 0.7071vox" in said[1]
 
 
 def test_table_2_says_how_a_run_was_trained(tmp_path):

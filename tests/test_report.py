@@ -238,7 +238,22 @@ def test_all_pairs_are_in_the_table_and_the_first_few_in_the_viewer(
         "2 of 5 pairs can be explored below, 2 more\nare shown as a still picture, the rest by their numbers only"
         in page
     )
-    assert re.search(r"<tfoot>.*mean</th><td>0.300</td>", page)
+    assert re.search(r"<tfoot>.*mean of all 5</th><td>0.300</td>", page)
+
+
+def test_the_worst_pairs_come_first_and_every_judged_pair_counts(tmp_path: Path) -> None:
+    drawn = [a_pair((6, 7, 8), name=f"d{d}", metrics={"dice": d, "dice_before": 0.3}) for d in (0.4, 0.2, float("nan"))]
+    others = [("n0.1", {"dice": 0.1, "dice_before": 0.1}), ("n0.9", {"dice": 0.9, "dice_before": 0.2}), ("bare", {})]
+    page = written(tmp_path, *drawn, others=others, summary={"Dice": 0.5975})
+    table = re.findall(r"<tr><th scope=\"row\"><span.*?</tr>", page, re.DOTALL)
+    order = [re.sub("<[^>]*>", " ", row).split()[0] for row in table]
+    assert order == ["dnan", "n0.1", "d0.2", "d0.4", "n0.9", "bare"]
+    assert re.findall(r'id="pair-(\d)">\s*<h2>(.*?)</h2>', page) == [("0", "dnan"), ("1", "d0.2"), ("2", "d0.4")]
+    assert "mean of all 6" in page
+    assert "Dice is lower than without registration in 2 of 5 pairs: dnan, d0.2." in page
+    assert "<dd>0.598</dd>" in page or "<dd>0.597</dd>" in page, "the tile is rounded as the table is"
+    assert "6 pairs: 2 passed every check, 3 failed a check, 1 not judged" in page
+    assert "none of 1 pairs" in written(tmp_path, a_pair(), others=[("bare", {})])
 
 
 def test_pairs_of_both_dimensions_share_a_page(tmp_path: Path) -> None:

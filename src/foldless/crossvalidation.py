@@ -24,6 +24,7 @@ from foldless.objective import Terms
 from foldless.outcome import Outcome
 from foldless.recipe import Recipe, Source
 from foldless.record import file_digest, read_record, write_json
+from foldless.report.verdict import loses_dice
 from foldless.training.checkpoints import FILE as CHECKPOINT
 from foldless.training.loop import train
 from foldless.training.validation import Scores as Look
@@ -230,6 +231,17 @@ def summarised(results: Results) -> dict[str, Any]:
         names = dict.fromkeys(score for means in table.values() for score in means)
         summary[method] = {score: _over_folds({f: m[score] for f, m in table.items() if score in m}) for score in names}
     return summary
+
+
+def lost_dice(results: Results) -> dict[str, tuple[list[str], int]]:
+    """Method -> the pairs, fold by fold, whose Dice is lower than without registration; and of how many it is known."""
+    found: dict[str, tuple[list[str], int]] = {}
+    for method, folds in results.items():
+        known = [(fold, row) for fold, rows in folds.items() for row in rows if "dice" in row]
+        lost = [f"{fold}: {row['moving']} → {row['fixed']}" for fold, row in known if loses_dice(_numbers(row))]
+        if known:
+            found[method] = lost, len(known)
+    return found
 
 
 def compared(results: Results, scores: Sequence[str] = COMPARED) -> list[dict[str, Any]]:

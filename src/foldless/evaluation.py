@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -49,6 +49,7 @@ from foldless.overlap import mean_overlap, overlap
 from foldless.pairwise import TEST_TIME_RATE
 from foldless.proofs import certificate_scores
 from foldless.report import Pair
+from foldless.report.verdict import goodness, loses_dice
 
 Scores = dict[str, Any]
 PAIRS = 100
@@ -64,6 +65,11 @@ class Judged:
     draw: Callable[[], Pair] | None = None
 
     @property
+    def name(self) -> str:
+        """What the pair is called."""
+        return f"{self.moving} → {self.fixed}"
+
+    @property
     def drawn(self) -> Pair | None:
         """The pair as a report shows it, if it was kept."""
         return None if self.draw is None else self.draw()
@@ -71,6 +77,27 @@ class Judged:
     def without_pictures(self) -> Judged:
         """The numbers only, so that many pairs fit in memory."""
         return replace(self, draw=None)
+
+
+def worst_first(judged: Iterable[Judged]) -> list[Judged]:
+    """By Dice; those without it last, by how alike their images are."""
+    return sorted(judged, key=lambda pair: goodness(pair.scores))
+
+
+def drawing_worst(judging: Iterable[Judged], count: int, after: Callable[[Judged], None] | None = None) -> list[Judged]:
+    """All pairs in their order, of which the `count` worst keep their pictures; `after` is told of each."""
+    judged: list[Judged] = []
+    for pair in judging:
+        kept = worst_first([pair, *(one for one in judged if one.draw is not None)])[:count]
+        judged = [one if one in kept else one.without_pictures() for one in (*judged, pair)]
+        if after is not None:
+            after(pair)
+    return judged
+
+
+def lost_dice(judged: Iterable[Judged]) -> list[str]:
+    """The pairs whose Dice is lower than without registration."""
+    return [pair.name for pair in judged if loses_dice(pair.scores)]
 
 
 def folder_pairs(model: Model, folder: Path, file: Path | None) -> list[tuple[str, str]]:

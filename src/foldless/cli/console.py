@@ -32,6 +32,9 @@ from foldless.errors import InputError
 OUT = Console(highlight=False)
 ERR = Console(stderr=True, highlight=False)
 NARROWEST = 12
+HINT = "↑ more is better, ↓ less is better"
+LESS = ("folds", "ndv", "inverse_consistency", "sdlogj", "similarity", "seconds")
+"""How the names of scores begin of which less is better; similarity is a loss."""
 
 
 def say(text: str) -> None:
@@ -88,7 +91,7 @@ def table(title: str, rows: Sequence[Sequence[str]], columns: Sequence[str]) -> 
     """A table; the first column reads left and is cut where the terminal is narrow, the others right."""
     grid = Table(title=title, title_justify="left", title_style="bold", show_edge=False, pad_edge=False)
     widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
-    room = OUT.width - sum(width + len(" │ ") for width in widths[1:])
+    room = OUT.width - 1 - sum(width + len(" │ ") for width in widths[1:])  # rich before 14.3 counts an edge
     for place, name in enumerate(columns):
         if place:
             grid.add_column(name, justify="right")
@@ -100,17 +103,23 @@ def table(title: str, rows: Sequence[Sequence[str]], columns: Sequence[str]) -> 
 
 
 def score_rows(scores: Mapping[str, Any], before: str = "_before") -> list[tuple[str, str, str]]:
-    """Scores as (name, before, after) rows; nested ones dotted, per-label ones left to the report."""
+    """Scores as (name, before, after) rows with their directions; per-label ones are left to the report."""
     rows = []
     for name, value in scores.items():
         if name.endswith(before) or "per_label" in name:
             continue
         if isinstance(value, Mapping):
-            rows += [(f"{name} {part}", "", number(v)) for part, v in value.items()]
+            rows += [(directed(f"{name} {part}"), "", number(v)) for part, v in value.items()]
         else:
             stem = name.removesuffix("_after")
-            rows.append((stem, number(scores.get(f"{stem}{before}")), number(value)))
+            rows.append((directed(stem), number(scores.get(f"{stem}{before}")), number(value)))
     return rows
+
+
+def directed(name: str) -> str:
+    """A score's name, and whether more or less of it is better."""
+    arrow = " ↑" if name.startswith("dice") else " ↓" if name.startswith(LESS) else ""
+    return name + arrow
 
 
 def duration(seconds: float) -> str:

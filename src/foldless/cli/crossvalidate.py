@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from foldless.cli.console import number, say, table
+from foldless.cli.console import HINT, number, say, table
 from foldless.cli.watch import Watch
 from foldless.errors import InputError
 from foldless.methods import Method, lasting, method_recipe, planned
@@ -16,13 +16,16 @@ if TYPE_CHECKING:
     from foldless.crossvalidation import Fold, Results
 
 SHOWN = {
-    "dice": "Dice",
-    "folds_percent.forward": "P, %",
-    "folds_percent.ten": "folds, % (ten)",
-    "ndv_percent": "NDV, %",
-    "inverse_consistency_voxels.mean": "inverse, voxels",
+    "dice": "Dice ↑",
+    "folds_percent.forward": "P, % ↓",
+    "folds_percent.ten": "folds, % (ten) ↓",
+    "ndv_percent": "NDV, % ↓",
+    "inverse_consistency_voxels.mean": "inverse, voxels ↓",
 }
 MEANS = "Mean ± sd over folds (n - 1)"
+LOST = "Pairs whose Dice is lower than without registration"
+NAMED = 5
+"""So many of them the terminal names; results.json and the page name all."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,7 @@ class CrossValidate:
         write_json(record, self.output / FILE)
 
     def _write(self, results: Results, trained: dict[str, Recipe], regions: dict[int, str] | None) -> None:
-        from foldless.crossvalidation import CAVEAT, compared, dice_by_region, in_words, summarised
+        from foldless.crossvalidation import CAVEAT, compared, dice_by_region, in_words, lost_dice, summarised
         from foldless.record import read_record, write_json
         from foldless.report import Table, write_comparison
 
@@ -178,15 +181,17 @@ class CrossValidate:
             "methods": summarised(results),
             "trainings": words,
             "compared": compared(results),
+            "lost_dice": {method: lost for method, (lost, _) in lost_dice(results).items()},
             "caveat": caveat,
         }
         write_json(content, self.output / "results.json")
-        scores = Table(MEANS, *_scores(results, words, "steps x pairs a step, rate"))
+        scores = Table(MEANS, *_scores(results, words, "steps x pairs a step, rate"), HINT)
+        lost = Table(LOST, *_lost(results))
         tests = Table("Paired tests", *_tests(results), caveat)
         write_comparison(
             self.output / "report.html",
             f"Methods on {self.data.resolve().name}",
-            [scores, *([tests] if tests.rows else [])],
+            [table for table in (scores, lost, tests) if table.rows],
             dice_by_region(results, regions),
             read_record(self.output),
         )
@@ -196,6 +201,10 @@ class CrossValidate:
 
         columns, rows = _scores(results, {m: str(recipe.ends()[-1]) for m, recipe in trained.items()}, "steps")
         table(MEANS, rows, columns)
+        say(HINT)
+        columns, lost = _lost(results, NAMED)
+        if lost:
+            table(LOST, lost, columns)
         columns, tests = _tests(results)
         if tests:
             table("Paired tests", tests, columns)
@@ -224,6 +233,17 @@ def _tests(results: Results) -> tuple[list[str], list[list[str]]]:
         for c in compared(results)
     ]
     return ["methods", "score", "difference", "p", "folds that agree"], rows
+
+
+def _lost(results: Results, named: int | None = None) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of the pairs that lost Dice, `named` of them by name."""
+    from foldless.crossvalidation import lost_dice
+
+    rows = [
+        [method, f"{len(lost)} of {known}", ", ".join(lost[:named]) + (", …" if lost[:named] != lost else "")]
+        for method, (lost, known) in lost_dice(results).items()
+    ]
+    return ["method", "pairs ↓", "which"], rows
 
 
 def _folds(results: Results) -> int:

@@ -35,7 +35,7 @@ class Demo:
         from foldless.cli.evaluate import show, write_results
         from foldless.data.images import ordered_pairs
         from foldless.data.source import open_source
-        from foldless.evaluation import PAIRS, judge_images
+        from foldless.evaluation import PAIRS, drawing_worst, judge_images
         from foldless.record import FILE, run_record, write_json
         from foldless.training.log import read_log
         from foldless.training.loop import train
@@ -55,9 +55,7 @@ class Demo:
             watch.summarise(folder / "log.csv")
             log = read_log(folder / "log.csv")
             pairs = ordered_pairs(len(split.test), PAIRS)
-            judged = [
-                p if k < DRAWN else p.without_pictures() for k, p in enumerate(judge_images(model, split.test, pairs))
-            ]
+            judged = drawing_worst(judge_images(model, split.test, pairs), DRAWN)
             history = {
                 name: [(int(row["step"]), row[name]) for row in log if name in row]
                 for name in ("similarity", "regularity", "val_dice", "val_folds")

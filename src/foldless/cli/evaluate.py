@@ -71,24 +71,25 @@ class Evaluate:
                 f"{self.rate:g} --steps {self.steps}"
             )
 
+        from foldless.evaluation import drawing_worst
         from foldless.model import Model, weights_file
         from foldless.record import FILE, file_digest, run_record, write_json
 
         model = Model.load(self.model)
         wanted, judging = self._pairs(model, source)
-        judged: list[Judged] = []
         with results_in(self.output, self.overwrite, inputs) as folder:
             with progress() as bar:
                 task = bar.add_task("judging", total=wanted, news="")
-                for pair in judging:
-                    judged.append(pair if len(judged) < DRAWN else pair.without_pictures())
-                    bar.update(task, completed=len(judged), news=f"Dice {number(pair.scores.get('dice'))}")
+
+                def tell(pair: Judged) -> None:
+                    bar.update(task, advance=1, news=f"Dice {number(pair.scores.get('dice'))}")
+
+                judged = drawing_worst(judging, DRAWN, tell)
             read = [weights_file(self.model), *([self.pairs] if self.pairs else [])]
             digests = {str(path): file_digest(path) for path in read}
             record = {**run_record("evaluate", asdict(self), digests), "recipe": model.recipe.as_dict()}
-            means = write_results(
-                folder, judged, record, f"{self.data}: {wanted} pairs, {min(DRAWN, wanted)} of them drawn"
-            )
+            drawn = f"{self.data}: {wanted} pairs, the worst {DRAWN} drawn" if wanted > DRAWN else self.data
+            means = write_results(folder, judged, record, drawn)
             write_json(record, folder / FILE)
         show(judged, means)
         say(f"Written to {self.output}: metrics.json, pairs.csv, report.html")
@@ -133,23 +134,34 @@ def write_results(
         {"pairs": len(judged), **headline(means)},
         command=shell("foldless", *record["arguments"]),
         record=record,
+        others=[(pair.name, pair.scores) for pair in judged if pair.draw is None],
         **extra,
     )
     return means
 
 
 def show(judged: list[Judged], means: dict[str, Any]) -> None:
-    """The first pairs and the means, as a table."""
-    from foldless.evaluation import flat
+    """The worst pairs and the means of all, as a table, and which pairs lost Dice."""
+    from foldless.evaluation import flat, worst_first
 
     kept = [name for name in COLUMNS if flat(means).get(name) is not None]
     rows = [
-        (f"{pair.moving} → {pair.fixed}", *(number(flat(pair.scores).get(name)) for name in kept))
-        for pair in judged[:SHOWN]
+        (pair.name, *(number(flat(pair.scores).get(name)) for name in kept)) for pair in worst_first(judged)[:SHOWN]
     ]
     if len(judged) > SHOWN:
         rows.append((f"… and {len(judged) - SHOWN} more in pairs.csv", *("" for _ in kept)))
-    rows.append(("mean", *(number(flat(means)[name]) for name in kept)))
-    table("Pairs", rows, ("moving → fixed", *(COLUMNS[name] for name in kept)))
-    say("proven: 1 where both maps are proven fold-free; folds: % of the interior, rule of ten; inverse: mean")
-    say("inverse-consistency error, voxels")
+    rows.append((f"mean of all {len(judged)}", *(number(flat(means)[name]) for name in kept)))
+    table("Pairs, worst first", rows, ("moving → fixed", *(COLUMNS[name] for name in kept)))
+    say("More is better of Dice and proven (1: both maps are proven fold-free); less of folds (% of the interior, rule")
+    say("of ten) and inverse (mean error, voxels)")
+    _say_lost(judged)
+
+
+def _say_lost(judged: list[Judged]) -> None:
+    from foldless.evaluation import lost_dice
+
+    lost, known = lost_dice(judged), sum(pair.scores.get("dice") is not None for pair in judged)
+    if known:
+        named = ": " + ", ".join(lost[:SHOWN]) if lost else ""
+        more = f" and {len(lost) - SHOWN} more (report.html)" if len(lost) > SHOWN else ""
+        say(f"Dice is lower than without registration in {len(lost)} of {known} pairs{named}{more}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from foldless.cli.console import check_output, results_in, say, score_rows, shell, table
+from foldless.cli.console import HINT, check_output, results_in, say, score_rows, shell, table
 from foldless.cli.watch import Watch
 from foldless.errors import InputError, UnprovenError
 from foldless.recipe import Similarity
@@ -110,6 +110,7 @@ class Register:
                 opening_lines=lines,
             )
         table("Result", score_rows(metrics), ("score", "before", "after"))
+        say(HINT)
         say(f"Written to {self.output}; look at {self.output / 'report.html'}. To open it elsewhere:")
         for line in lines:
             say(f"  {line}")

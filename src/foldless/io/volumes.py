@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
+from numpy.typing import DTypeLike
 
 from foldless.errors import InputError
 from foldless.io.checks import check_finite, existing_file
@@ -244,7 +245,7 @@ def like(array: np.ndarray, volume: Volume) -> Volume:
     return replace(volume, image=to_image(array.astype(kind), volume.geometry))
 
 
-def write_volume(array: np.ndarray, geometry: Geometry, path: Path | str, dtype: np.typing.DTypeLike = None) -> None:
+def write_volume(array: np.ndarray, geometry: Geometry, path: Path | str, dtype: DTypeLike = None) -> None:
     """Write an array (*shape) on a lattice, in the format that the path's suffix names; whole or not at all.
 
     Args:

@@ -23,10 +23,14 @@ from foldless.report.pictures import overview, warped_grid_figure
 from foldless.report.rendering import rendered
 from foldless.report.verdict import (
     Finding,
+    format_dice,
     format_number,
+    goodness,
     judge,
+    judge_numbers,
     label_rows,
     level_of,
+    loses_dice,
     number_rows,
     overall,
     pairs_table,
@@ -78,18 +82,18 @@ class Pair:
     """
 
     name: str
-    moving: Shaped[np.ndarray, ...]
-    fixed: Shaped[np.ndarray, ...]
-    warped: Shaped[np.ndarray, ...]
-    displacement_voxels: Shaped[np.ndarray, ...]
+    moving: Shaped[np.ndarray, "*_"]
+    fixed: Shaped[np.ndarray, "*_"]
+    warped: Shaped[np.ndarray, "*_"]
+    displacement_voxels: Shaped[np.ndarray, "*_"]
     spacing: tuple[float, ...]
-    determinant: Shaped[np.ndarray, ...] | None = None
-    folded: Bool[np.ndarray, ...] | None = None
-    inverse_error: Shaped[np.ndarray, ...] | None = None
-    least_volume: Shaped[np.ndarray, ...] | None = None
-    moving_labels: Shaped[np.ndarray, ...] | None = None
-    fixed_labels: Shaped[np.ndarray, ...] | None = None
-    warped_labels: Shaped[np.ndarray, ...] | None = None
+    determinant: Shaped[np.ndarray, "*_"] | None = None
+    folded: Bool[np.ndarray, "*_"] | None = None
+    inverse_error: Shaped[np.ndarray, "*_"] | None = None
+    least_volume: Shaped[np.ndarray, "*_"] | None = None
+    moving_labels: Shaped[np.ndarray, "*_"] | None = None
+    fixed_labels: Shaped[np.ndarray, "*_"] | None = None
+    warped_labels: Shaped[np.ndarray, "*_"] | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
     folded_rule: str = ""
     moving_spacing: tuple[float, ...] | None = None
@@ -129,23 +133,29 @@ def write_report(
     command: str = "",
     record: Mapping[str, Any] | None = None,
     opening_lines: Sequence[str] = (),
+    others: Sequence[tuple[str, Mapping[str, Any]]] = (),
 ) -> None:
     """Write the page to `path`, whole or not at all.
 
     Args:
         path: the HTML file.
         title: the page's heading.
-        pairs: what to show; 2-D and 3-D pairs may mix. The first few get the viewer, all get their numbers.
+        pairs: what to show; 2-D and 3-D pairs may mix. The worst few get the viewer, all get their numbers.
         summary: numbers by name, shown at the top.
         history: training curves, (step, value) by name.
         command: the command that made the result.
         record: anything that tells how the result came about; shown folded, as JSON.
         opening_lines: shell lines that open the result in other programs.
+        others: name and metrics of pairs that are judged by their numbers and not drawn; they count in all means.
     """
-    shown = [_Shown.of(i, pair) for i, pair in enumerate(pairs)]
+    every = [*(_Shown.of(pair) for pair in pairs), *(_Shown(*other, judge_numbers(other[1])) for other in others)]
+    every.sort(key=lambda one: goodness(one.metrics))
+    shown = [one for one in every if one.pair is not None]
     budget = EMBEDDED_BYTES
     places = {2: INTERACTIVE_2D, 3: INTERACTIVE_3D}
-    for one in shown[:PICTURED]:
+    for number, one in enumerate(shown[:PICTURED]):
+        assert one.pair is not None
+        one.number = number
         arrays = Arrays.of(one.pair)
         one.picture = overview(arrays)
         if places[one.pair.dim] > 0 and budget > 0:
@@ -154,7 +164,8 @@ def write_report(
             places[one.pair.dim] -= 1
             budget -= sum(map(len, texts.values()))
     curves = [draw_curve(name, [(int(s), float(v)) for s, v in points]) for name, points in (history or {}).items()]
-    columns, table = pairs_table([pair.metrics for pair in pairs])
+    columns, table = pairs_table([one.metrics for one in every])
+    with_dice = [one for one in every if one.metrics.get("dice") is not None]
     page = rendered(
         "page.html.j2",
         title=title,
@@ -162,9 +173,11 @@ def write_report(
         table=table,
         constants=CONSTANTS,
         volumes=any(pair.dim == 3 for pair in pairs),
-        pairs=shown,
-        verdict=overall([one.findings for one in shown]),
-        summary=[(name, format_number(value)) for name, value in summary.items()],
+        pairs=every,
+        with_dice=len(with_dice),
+        lost=[one.name for one in with_dice if loses_dice(one.metrics)],
+        verdict=overall([one.findings for one in every]),
+        summary=[(name, _tile(name, value)) for name, value in summary.items()],
         curves=[curve for curve in curves if curve is not None],
         command=command,
         record=json.dumps(record, indent=2, default=str, ensure_ascii=False) if record else "",
@@ -180,20 +193,27 @@ def write_report(
     write_whole(path, fill)
 
 
+def _tile(name: str, value: SupportsFloat | str) -> str:
+    """A number as the tables below the summary show it."""
+    return (format_dice(value) if name.startswith("Dice") else None) or format_number(value)
+
+
 @dataclass(eq=False)
 class _Shown:
     """A pair as the template sees it."""
 
-    number: int
-    pair: Pair
+    name: str
+    metrics: Mapping[str, Any]
     findings: list[Finding]
+    pair: Pair | None = None
+    number: int = 0
     picture: str = ""
     head: dict[str, Any] | None = None
     texts: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, number: int, pair: Pair) -> _Shown:
-        return cls(number, pair, judge(pair))
+    def of(cls, pair: Pair) -> _Shown:
+        return cls(pair.name, pair.metrics, judge(pair), pair)
 
     @property
     def level(self) -> str:
@@ -201,8 +221,8 @@ class _Shown:
 
     @property
     def rows(self) -> list[tuple[str, str, str]]:
-        return number_rows(self.pair.metrics)
+        return number_rows(self.metrics)
 
     @property
     def labels(self) -> list[tuple[str, str, str, float]]:
-        return label_rows(self.pair.metrics)
+        return label_rows(self.metrics)

@@ -70,7 +70,7 @@ class View:
     flip_column: bool = False
     letters: tuple[str, str, str, str] = ("", "", "", "")
 
-    def cut(self, volume: Shaped[np.ndarray, ...], at: int) -> Shaped[np.ndarray, "rows columns"]:
+    def cut(self, volume: Shaped[np.ndarray, "*_"], at: int) -> Shaped[np.ndarray, "rows columns"]:
         """The slice of `volume` (*lattice) at index `at` of the normal axis, the right way up."""
         picture = volume if self.normal is None else np.take(volume, at, axis=self.normal)
         picture = picture if self.row < self.column else picture.T
@@ -161,7 +161,7 @@ class Arrays:
         return tuple(n // 2 for n in self.pair.fixed.shape)
 
 
-def window(image: Shaped[np.ndarray, ...]) -> tuple[float, float]:
+def window(image: Shaped[np.ndarray, "*_"]) -> tuple[float, float]:
     """The intensities shown as black and white: percentiles 0.5 and 99.5, the extremes where these coincide."""
     values = np.asarray(image, dtype=np.float64)
     values = values[np.isfinite(values)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import numpy as np
@@ -41,15 +41,30 @@ class Finding:
 
 def judge(pair: Pair) -> list[Finding]:
     """The verdict on a pair, from its metrics; where folds or inverse consistency are missing there, from its maps."""
-    findings = [
-        _finite(pair),
-        _proof(pair.metrics),
-        _folds(pair),
-        _consistency(pair),
-        _dice(pair.metrics),
-        _similarity(pair.metrics),
-    ]
+    wrong = _finite(pair)
+    return ([] if wrong is None else [wrong]) + judge_numbers({**pair.metrics, **_of_maps(pair)})
+
+
+def judge_numbers(metrics: Mapping[str, Any]) -> list[Finding]:
+    """The verdict on a pair of which nothing but its metrics is known."""
+    findings = [_proof(metrics), _folds(metrics), _consistency(metrics), _dice(metrics), _similarity(metrics)]
     return [finding for finding in findings if finding is not None]
+
+
+def loses_dice(metrics: Mapping[str, Any]) -> bool:
+    """Whether a pair's labels overlap less after registration than before, or their overlap is no number."""
+    before, after = _number(metrics.get("dice_before")), _number(metrics.get("dice"))
+    return before is not None and after is not None and not after >= before
+
+
+def goodness(metrics: Mapping[str, Any]) -> tuple[bool, float]:
+    """What sorts pairs from worst to best: Dice or, after those that have it, how alike the images are.
+
+    What is not finite is worst.
+    """
+    dice, unlike = _number(metrics.get("dice")), _number(metrics.get("similarity_after"))
+    value = dice if dice is not None else inf if unlike is None else -unlike
+    return dice is None, -inf if value != value else value
 
 
 def level_of(findings: Iterable[Finding]) -> str:
@@ -101,11 +116,31 @@ def _proof(metrics: Mapping[str, Any]) -> Finding | None:
     return Finding("bad", f"Not proven fold-free: {format_number(failing or 0)} cells fail", threshold)
 
 
-def _folds(pair: Pair) -> Finding | None:
-    percent = {rule: _number(value) for rule, value in dict(pair.metrics.get("folds_percent") or {}).items()}
-    known = {rule: value for rule, value in percent.items() if value is not None}
-    if not known:
-        known = _folds_of_maps(pair)
+def _of_maps(pair: Pair) -> dict[str, Any]:
+    """What the metrics lack and the maps tell: folds under the rule that found them, the mean inverse error."""
+    found: dict[str, Any] = {}
+    if not _percents(pair.metrics):
+        if pair.folded is not None:
+            found["folds_percent"] = {pair.folded_rule or "as given": 100.0 * float(pair.folded.mean())}
+        elif pair.determinant is not None:
+            found["folds_percent"] = {"determinant ≤ 0": 100.0 * float((pair.determinant <= 0).mean())}
+    if _number(_errors(pair.metrics).get("mean")) is None and pair.inverse_error is not None:
+        mean = float(np.mean(pair.inverse_error))
+        found["inverse_consistency_voxels"] = {**_errors(pair.metrics), "mean": mean}
+    return found
+
+
+def _percents(metrics: Mapping[str, Any]) -> dict[str, float]:
+    percents = {rule: _number(value) for rule, value in dict(metrics.get("folds_percent") or {}).items()}
+    return {rule: value for rule, value in percents.items() if value is not None}
+
+
+def _errors(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(metrics.get("inverse_consistency_voxels") or {})
+
+
+def _folds(metrics: Mapping[str, Any]) -> Finding | None:
+    known = _percents(metrics)
     if not known:
         return None
     threshold = f"good: none; tolerable: up to {FEW_FOLDS} % of voxels"
@@ -122,19 +157,9 @@ def _folds(pair: Pair) -> Finding | None:
     )
 
 
-def _folds_of_maps(pair: Pair) -> dict[str, float]:
-    if pair.folded is not None:
-        return {pair.folded_rule or "as given": 100.0 * float(pair.folded.mean())}
-    if pair.determinant is not None:
-        return {"determinant ≤ 0": 100.0 * float((pair.determinant <= 0).mean())}
-    return {}
-
-
-def _consistency(pair: Pair) -> Finding | None:
-    numbers = pair.metrics.get("inverse_consistency_voxels") or {}
+def _consistency(metrics: Mapping[str, Any]) -> Finding | None:
+    numbers = _errors(metrics)
     mean = _number(numbers.get("mean"))
-    if mean is None and pair.inverse_error is not None:
-        mean = float(np.mean(pair.inverse_error))
     if mean is None:
         return None
     level = "good" if mean <= CONSISTENT else "care" if mean <= INCONSISTENT else "bad"
@@ -184,23 +209,23 @@ def number_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     error = dict(metrics.get("inverse_consistency_voxels") or {})
     proof = dict(metrics.get("certificate") or {})
     rows: list[tuple[str, Any, Any, str]] = [
-        ("Cells not proven fold-free, both maps", None, proof.get("failing_cells"), ""),
-        ("Least volume change, both maps", None, proof.get("least_volume"), ""),
-        ("Cells repaired", None, proof.get("repaired_cells") or None, ""),
-        ("Largest move of a repair", None, proof.get("largest_repair_voxels") or None, " voxels"),
-        ("Dice", format_dice(metrics.get("dice_before")), format_dice(metrics.get("dice")), ""),
-        ("Dissimilarity (lower is better)", metrics.get("similarity_before"), metrics.get("similarity_after"), ""),
-        ("Folds, forward differences: cells", None, metrics.get("folds_forward"), ""),
+        ("Cells not proven fold-free, both maps ↓", None, proof.get("failing_cells"), ""),
+        ("Least volume change, both maps ↑", None, proof.get("least_volume"), ""),
+        ("Cells repaired ↓", None, proof.get("repaired_cells") or None, ""),
+        ("Largest move of a repair ↓", None, proof.get("largest_repair_voxels") or None, " voxels"),
+        ("Dice ↑", format_dice(metrics.get("dice_before")), format_dice(metrics.get("dice")), ""),
+        ("Dissimilarity ↓", metrics.get("similarity_before"), metrics.get("similarity_after"), ""),
+        ("Folds, forward differences: cells ↓", None, metrics.get("folds_forward"), ""),
     ]
-    rows += [(f"Folds, {RULES.get(rule, rule)}", None, value, " %") for rule, value in percent.items()]
+    rows += [(f"Folds, {RULES.get(rule, rule)} ↓", None, value, " %") for rule, value in percent.items()]
     rows += [
-        ("Non-diffeomorphic volume (NDV)", None, metrics.get("ndv_percent"), " %"),
-        ("SDlogJ", None, metrics.get("sdlogj"), ""),
-        ("SDlogJ as Learn2Reg computes it", None, metrics.get("sdlogj_learn2reg"), ""),
-        ("Inverse-consistency error, mean", None, error.get("mean"), " voxels"),
-        ("Inverse-consistency error, 99th percentile", None, error.get("p99"), " voxels"),
-        ("Inverse-consistency error, largest", None, error.get("max"), " voxels"),
-        ("Time", None, metrics.get("seconds"), " s"),
+        ("Non-diffeomorphic volume (NDV) ↓", None, metrics.get("ndv_percent"), " %"),
+        ("SDlogJ ↓", None, metrics.get("sdlogj"), ""),
+        ("SDlogJ as Learn2Reg computes it ↓", None, metrics.get("sdlogj_learn2reg"), ""),
+        ("Inverse-consistency error, mean ↓", None, error.get("mean"), " voxels"),
+        ("Inverse-consistency error, 99th percentile ↓", None, error.get("p99"), " voxels"),
+        ("Inverse-consistency error, largest ↓", None, error.get("max"), " voxels"),
+        ("Time ↓", None, metrics.get("seconds"), " s"),
     ]
     rows += [(name.replace("_", " "), None, value, "") for name, value in metrics.items() if _is_other(name, value)]
     return [
@@ -214,14 +239,14 @@ def pairs_table(metrics: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[l
     """Headings and rows of the table of pairs, the mean over the pairs that have the number as the last row."""
     columns = {
         "Dice before": ("dice_before",),
-        "Dice": ("dice",),
-        "Proven": ("certificate", "proven"),
-        **{f"Folds ({rule.replace('_', ' ')}), %": ("folds_percent", rule) for rule in RULES},
-        "NDV, %": ("ndv_percent",),
-        "SDlogJ": ("sdlogj",),
-        "Inverse error, mean": ("inverse_consistency_voxels", "mean"),
-        "p99": ("inverse_consistency_voxels", "p99"),
-        "Seconds": ("seconds",),
+        "Dice ↑": ("dice",),
+        "Proven ↑": ("certificate", "proven"),
+        **{f"Folds ({rule.replace('_', ' ')}), % ↓": ("folds_percent", rule) for rule in RULES},
+        "NDV, % ↓": ("ndv_percent",),
+        "SDlogJ ↓": ("sdlogj",),
+        "Inverse error, mean ↓": ("inverse_consistency_voxels", "mean"),
+        "p99 ↓": ("inverse_consistency_voxels", "p99"),
+        "Seconds ↓": ("seconds",),
     }
     headings, cells = [], []
     for heading, keys in columns.items():
