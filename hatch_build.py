@@ -12,23 +12,6 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FLAGS = ["-O3", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
 FLAGS += ["-Wno-psabi"]
-SOURCES = (
-    "certify",
-    "consistency",
-    "correlate",
-    "doubling",
-    "halving",
-    "jitter",
-    "norm",
-    "planar",
-    "product",
-    "sample",
-    "simplices",
-    "squaring",
-    "thin",
-    "version",
-    "windows",
-)  # .cpp
 VARIANTS = {  # the loader takes the widest that the processor runs
     "libfoldless.so": [],
     "libfoldless-avx2.so": ["-march=x86-64-v3"],
@@ -55,7 +38,7 @@ def compiled(folder, library, flags):
     if compiler is None:
         print("foldless: no C++ compiler; the plain kernel will serve", file=sys.stderr)
         return False
-    sources = [str(folder / f"{name}.cpp") for name in SOURCES]
+    sources = [str(path) for path in sorted(folder.glob("*.cpp"))]
     with tempfile.TemporaryDirectory() as scratch:
         built = Path(scratch, library.name)
         for openmp in (["-fopenmp"], []):
