@@ -1,4 +1,4 @@
-"""Convolutions that halve or double a lattice, in the dtype of their input, with the backward that is fastest.
+"""Convolutions that keep, halve or double a lattice, in the dtype of their input, with the backward that is fastest.
 
 The kernels behind torch differ by an order of magnitude between equal computations, above all in bfloat16 on a CPU.
 The forms here compute what `conv` and `conv_transpose` compute; `benchmarks/` measured them.
@@ -29,6 +29,15 @@ AT_ONCE = 2**21
 """Numbers of a weight that matrix products take at once, so that what they make of it is small."""
 
 _backward = torch.ops.aten.convolution_backward
+
+
+def keep(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A convolution that keeps the lattice, in the dtype of its input: weight (outputs, channels, *odd kernel)."""
+    if _too_thin(x, weight):
+        return keep(x.float(), weight, bias).to(x.dtype)
+    dim, padding = x.ndim - 2, [n // 2 for n in weight.shape[2:]]
+    weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
+    return torch.convolution(x, weight, bias, [1] * dim, padding, [1] * dim, False, [0] * dim, 1)
 
 
 def halve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -85,6 +94,14 @@ def halved_backward(gradient: Tensor, x: Tensor, weight: Tensor, for_x: bool) ->
     return g_x, _by_slabs(gradient, x, weight, torch.float32 if x.dtype == torch.bfloat16 else x.dtype), g_bias
 
 
+def _too_thin(x: Tensor, weight: Tensor) -> bool:
+    """Whether torch's gradient of a kernel that slides over x is not to be trusted: in bfloat16 on CPUs, torch 2.13 and
+    2.14 read memory that nobody wrote where some sides are shorter than the kernel. No side that is not longer will do.
+    """
+    short = any(size <= width for size, width in zip(x.shape[2:], weight.shape[2:], strict=True))
+    return short and x.dtype == torch.bfloat16 and x.device.type == "cpu"
+
+
 def _middle(weight: Tensor, x: Tensor) -> Tensor:
     """The taps of a 3-wide kernel that meet x, of at most two nodes an axis, (outputs, channels, *lattice of x)."""
     for axis, size in enumerate(x.shape[2:], start=2):
@@ -131,8 +148,7 @@ def doubled_backward(gradient: Tensor, x: Tensor, weight: Tensor, for_x: bool) -
         return *_by_windows(x, gradient, weight, for_x), g_bias
     if for_x:
         g_x = torch.convolution(gradient, cast, None, *how)
-    # On thin lattices torch 2.13's backward in bfloat16 reads what nobody wrote.
-    wide = torch.float32 if x.dtype == torch.bfloat16 and min(x.shape[2:]) <= 2 else x.dtype
+    wide = torch.float32 if _too_thin(gradient, weight) else x.dtype
     return g_x, _by_slabs(x, gradient, weight, wide), g_bias
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foldless.kernels.convolution import keep
 from foldless.kernels.library import library, pointer
 
 
@@ -23,8 +24,7 @@ def add_convolved(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     if wide and y.device.type == "cpu" and y.is_contiguous() and y.numel() and library()[0] is not None:
         result: Tensor = _AddConvolved.apply(y, x, weight)  # type: ignore[no-untyped-call]
         return result
-    dim, padding = x.ndim - 2, [n // 2 for n in weight.shape[2:]]
-    return y + torch.convolution(x.to(weight.dtype), weight, None, [1] * dim, padding, [1] * dim, False, [0] * dim, 1)
+    return y + keep(x.to(weight.dtype), weight, None)
 
 
 class _AddConvolved(torch.autograd.Function):

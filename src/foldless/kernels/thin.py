@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from foldless.kernels.convolution import keep
 from foldless.kernels.library import in_own_types, lanes, library, pointer
 from foldless.kernels.norm import moments, normalise
 
@@ -26,8 +27,7 @@ def thin(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         missing = max(lanes() - x.shape[1], 0)
         result: Tensor = _Thin.apply(_filled(x, missing), _filled(weight, missing), bias)  # type: ignore[no-untyped-call]
         return result
-    dim, padding = x.ndim - 2, [n // 2 for n in weight.shape[2:]]
-    return torch.convolution(x.to(weight.dtype), weight, bias, [1] * dim, padding, [1] * dim, False, [0] * dim, 1)
+    return keep(x.to(weight.dtype), weight, bias)
 
 
 def normalised_thin(

@@ -63,11 +63,7 @@ def last(
 
 def same(layer: nn.Module, x: Tensor) -> Tensor:
     """A convolution that keeps the lattice, in the dtype of its input; odd width, padding to match."""
-    if x.dtype == torch.bfloat16 and min(x.shape[2:]) <= 2:  # torch 2.13's backward there reads what nobody wrote
-        return same(layer, x.float()).to(x.dtype)
-    weight, bias = cast(layer, x)
-    dim, padding = x.ndim - 2, [n // 2 for n in weight.shape[2:]]
-    return torch.convolution(x, weight, bias, [1] * dim, padding, [1] * dim, False, [0] * dim, 1)
+    return convolution.keep(x, layer.get_parameter("weight"), layer.get_parameter("bias"))
 
 
 def halve(layer: nn.Module, x: Tensor) -> Tensor:
