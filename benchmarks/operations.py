@@ -58,7 +58,7 @@ def operations(shape: tuple[int, ...]) -> list[Operation]:
     points = (Grid(shape).points() + other).requires_grad_()
     places = (2 * points.detach().flip(1).movedim(1, -1) - 1).contiguous().requires_grad_()
     voxels = Displacement(field).voxels.detach()
-    lncc, maps, fields = LNCC(9, squared=True), (Displacement(field), Displacement(other)), [field, other]
+    lncc, maps, fields = LNCC(window=9, squared=True), (Displacement(field), Displacement(other)), [field, other]
 
     def grid_sample(values: Tensor) -> Tensor:
         return F.grid_sample(values, places, align_corners=True, padding_mode="border")

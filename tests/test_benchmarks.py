@@ -44,7 +44,7 @@ def test_the_cycle_in_plain_torch_is_ours(shape):
 
 def test_the_dense_lncc_is_ours():
     a, b = torch.rand(2, 1, 1, 14, 12, 13)
-    assert DenseLNCC()(a, b).item() == pytest.approx(LNCC(9, squared=True)(a, b).item(), abs=SAME)
+    assert DenseLNCC()(a, b).item() == pytest.approx(LNCC(window=9, squared=True)(a, b).item(), abs=SAME)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -68,7 +68,7 @@ def test_stiffness_counts_what_consistency_cannot_see(dim):
     phi = FreeFlow(torch.zeros(1, dim, dim + 1, dtype=torch.float64), velocity)(image, image)
     voxels = velocity[0].numpy() * (np.array(LATTICE[dim]) - 1).reshape(dim, *[1] * dim)
     squares = np.mean([(np.diff(voxels, axis=axis) ** 2).mean() for axis in range(1, dim + 1)])
-    grid, plain = Grid(LATTICE[dim]), GradICON("lattice")
+    grid, plain = Grid(LATTICE[dim]), GradICON(at="lattice")
     excess = Stiff(plain, 3.0)(phi[:1], phi[1:], grid) - plain(phi[:1], phi[1:], grid)
     assert excess.item() == pytest.approx(3 * squares)
 
@@ -87,8 +87,8 @@ def test_images_that_lie_apart_are_laid_on_each_other(dim):
 
 def test_neither_image_is_preferred():
     a, b = moved_image(2)
-    there = optimise_flow(a, b, MSE(), GradICON("lattice"), Constant(0.1), (2, 1), 5)
-    other = optimise_flow(b, a, MSE(), GradICON("lattice"), Constant(0.1), (2, 1), 5)
+    there = optimise_flow(a, b, MSE(), GradICON(at="lattice"), Constant(0.1), (2, 1), 5)
+    other = optimise_flow(b, a, MSE(), GradICON(at="lattice"), Constant(0.1), (2, 1), 5)
     points = random_points(2).float()
     for one, same in zip(there, reversed(other), strict=True):
         assert (one(points) - points).abs().max() > 10 * SAME_SUMS

@@ -86,7 +86,7 @@ def test_correlations_on_lattices_that_are_narrow_or_larger_than_a_tile(shape, m
 @every_dim
 @pytest.mark.parametrize("wanted", [(True, False), (False, True)])
 def test_only_wanted_gradients_of_a_correlation_are_computed(dim, wanted):
-    assert_correlations_agree(LNCC(5), *images(SHAPES[dim]), None, wanted)
+    assert_correlations_agree(LNCC(window=5), *images(SHAPES[dim]), None, wanted)
 
 
 @every_dim
@@ -94,7 +94,7 @@ def test_images_may_have_any_layout(dim):
     a, b = images(SHAPES[dim])
     turned = a.transpose(1, -1).contiguous().transpose(1, -1)
     assert not turned.is_contiguous()
-    assert_correlations_agree(LNCC(5), turned, b, mask_of("each", a)[:1].expand(2, -1, *[-1] * dim))
+    assert_correlations_agree(LNCC(window=5), turned, b, mask_of("each", a)[:1].expand(2, -1, *[-1] * dim))
 
 
 @every_dim
@@ -104,9 +104,9 @@ def test_threads_do_not_change_a_correlation(dim):
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        alone = with_gradients(LNCC(5), a, b)
+        alone = with_gradients(LNCC(window=5), a, b)
         torch.set_num_threads(4)
-        together = with_gradients(LNCC(5), a, b)
+        together = with_gradients(LNCC(window=5), a, b)
     finally:
         torch.set_num_threads(before)
     assert torch.equal(alone[0], together[0])
@@ -120,9 +120,9 @@ def test_what_the_kernel_does_not_know_is_left_to_torch():
     assert not can_correlate(a[:0], b[:0], None)
     mask = mask_of("one", a).requires_grad_()
     assert not can_correlate(a, b, mask)
-    assert torch.autograd.grad(LNCC(5)(a, b, mask), mask)[0].abs().max() > 0
+    assert torch.autograd.grad(LNCC(window=5)(a, b, mask), mask)[0].abs().max() > 0
     with torch.no_grad():
-        assert not LNCC(5)(a.requires_grad_(), b).requires_grad
+        assert not LNCC(window=5)(a.requires_grad_(), b).requires_grad
 
 
 # Folds

@@ -85,13 +85,47 @@ def about(**changes):
         {"foldless": json.dumps(about(preparation=[]))},
         {"foldless": json.dumps(about(recipe={"widths": [4], "widths_up": [4]}))},
         {"foldless": json.dumps(about(recipe={**SMALL.as_dict(), "levels": [2, 1]}))},
+        {"foldless": "[" * 10**6},
+        {"foldless": json.dumps(about(weight=float("nan")))},
+        {"foldless": json.dumps(about(weight="much"))},
+        {"foldless": json.dumps(about(weight=[1.0]))},
+        {"foldless": json.dumps(about(weight=-1))},
+        {"foldless": json.dumps(about(trained_on=3))},
+        {"foldless": json.dumps(about(trained_on=[1, 2]))},
+        {"foldless": json.dumps(about(preparation=None))},
+        {"foldless": json.dumps(about(preparation={"lattice": 16, "spacing": [1, 1]}))},
+        {"foldless": json.dumps(about(preparation={"lattice": [16, 16], "spacing": [1, 1], "percentiles": [99, 1]}))},
+        {"foldless": json.dumps(about(preparation={"lattice": [16, 16], "spacing": [1, 1], "unheard": 1}))},
+        {"foldless": json.dumps(about(recipe={**SMALL.as_dict(), "widths": [10**13, 8]}))},
+        {"foldless": json.dumps(about(recipe={**SMALL.as_dict(), "widths": [10**30, 8]}))},
+        {"foldless": json.dumps(about(recipe={**SMALL.as_dict(), "rate": float("nan")}))},
+        {"foldless": json.dumps(about(recipe={**SMALL.as_dict(), "widths": "48"}))},
+        {"foldless": json.dumps(about(recipe={**SMALL.as_dict(), "stages": [3]}))},
     ],
 )
 def test_foreign_weights(tmp_path, metadata):
     tensors = {k: v.contiguous() for k, v in lively_model(2).registration.state_dict().items()}
     save_file(tensors, tmp_path / "m.safetensors", metadata)
-    with pytest.raises(InputError, match=r"m\.safetensors"):
+    with pytest.raises(InputError, match=r"m\.safetensors") as refused:
         Model.load(tmp_path / "m.safetensors")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["net.last.weight", "net.normalise.0.running_var"])
+def test_weights_that_are_not_finite(tmp_path, value, name):
+    model = lively_model(2)
+    model.registration.state_dict()[name].fill_(value)
+    model.save(tmp_path / "m.safetensors")
+    with pytest.raises(InputError, match=f"not finite, {name}.*smaller --rate"):
+        Model.load(tmp_path / "m.safetensors")
+
+
+def test_paths_may_be_strings(tmp_path):
+    model = lively_model(2)
+    model.save(str(tmp_path / "best.safetensors"))
+    for path in (str(tmp_path), str(tmp_path / "best.safetensors")):
+        assert Model.load(path).recipe == model.recipe
 
 
 @pytest.mark.parametrize("damage", [lambda d: d[:-100], lambda d: d[:30], lambda d: b"", lambda d: b"\xff" * len(d)])

@@ -76,6 +76,9 @@ from .errors import (
     InputError as InputError,
 )
 from .errors import (
+    NotFiniteError as NotFiniteError,
+)
+from .errors import (
     TrainingError as TrainingError,
 )
 from .evaluation import (

@@ -100,11 +100,14 @@ def sample_with_jacobian(
 
 
 def sample_labels(labels: Integer[Tensor, "*lattice"], points: Float[Tensor, "one dim *at"]) -> Integer[Tensor, "*at"]:
-    """Labels (*lattice) at points (1, dim, *at) of the unit cube, nearest neighbour; 0 outside."""
+    """Labels (*lattice) at points (1, dim, *at) of the unit cube, nearest neighbour.
+
+    0 outside, and where a point is no number.
+    """
     scale = per_axis([float(n - 1) for n in labels.shape], points)
     index = (points * scale).round()[0]
     inside = ((index >= 0) & (index <= scale[0])).all(0)
-    places = tuple(index.clamp_min(0).minimum(scale[0]).long())
+    places = tuple(torch.where(inside, index, 0).long())
     return torch.where(inside, labels[places], 0)
 
 

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from foldless.errors import NotFiniteError
 from foldless.grid import Grid, sample
 from foldless.maps import Affine, Displacement, Exponential, Map, compose
 from foldless.objective import BaseObjective, Objective, Terms
@@ -124,7 +125,7 @@ def optimise_flow(
         on_step: receives the terms of every step, of which there are `flow_steps(levels, steps)`.
 
     Raises:
-        FloatingPointError: the objective is no longer finite.
+        NotFiniteError: the objective is no longer finite.
     """
     pairs, dim = image_A.shape[0], image_A.ndim - 2
     generator, weight = image_A.new_zeros(pairs, dim, dim + 1), deepcopy(weight)
@@ -189,7 +190,7 @@ def optimise_maps(
         on_step: receives the terms of every step.
 
     Raises:
-        FloatingPointError: the objective is no longer finite.
+        NotFiniteError: the objective is no longer finite.
         ValueError: a start of another batch, or without any tensor.
     """
     begin = Displacement(torch.zeros_like(Grid.of(image_A).points(image_A))) if start is None else start
@@ -228,7 +229,7 @@ def optimise_weights(
         on_step: receives the terms of every step.
 
     Raises:
-        FloatingPointError: the objective is no longer finite.
+        NotFiniteError: the objective is no longer finite.
         ValueError: no parameter wants a gradient.
     """
     tuned = deepcopy(objective).eval()
@@ -251,7 +252,7 @@ def optimise(
     """Steps of Adam on the objective's parameters for one batch of pairs; the rate stays, or falls along a cosine.
 
     Raises:
-        FloatingPointError: the objective is no longer finite.
+        NotFiniteError: the objective is no longer finite.
         ValueError: no parameter wants a gradient.
     """
     parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
@@ -262,9 +263,7 @@ def optimise(
         for step in range(1, steps + 1):
             terms: Terms = objective(image_A, image_B)
             if not isfinite(terms.total.item()):
-                raise FloatingPointError(
-                    f"the objective became {terms.total.item()} at step {step}; try a smaller rate"
-                )
+                raise NotFiniteError(f"the objective became {terms.total.item()} at step {step}; try a smaller rate")
             if falling:
                 optimiser.param_groups[0]["lr"] = rate * (1 + cos(pi * (step - 1) / steps)) / 2
             optimiser.zero_grad(set_to_none=True)

@@ -44,12 +44,13 @@ NAMES = {
 UNREADABLE = (OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, EOFError, SafetensorError)
 
 
-def load_published(path: Path) -> Registration:
+def load_published(path: Path | str) -> Registration:
     """A published registration from its file, in evaluation mode; tensors only, nothing in the file is run.
 
     Raises:
         InputError: no such file, no plain state dictionary, or not of the networks that foldless knows.
     """
+    path = Path(path)
     if not path.is_file():
         raise InputError(f"the weights {path} do not exist; download them from their authors' release page")
     try:
@@ -57,7 +58,9 @@ def load_published(path: Path) -> Registration:
             warnings.simplefilter("ignore")  # of foreign pickles, which are refused in our words
             content = _read(path)
     except (*UNREADABLE, pickle.UnpicklingError) as error:
-        raise InputError(f"{path} holds no plain tensors, and code in weights is never run ({error})") from error
+        raise InputError(  # in our words alone: torch's advise to run the code
+            f"{path} holds no plain tensors, and code in weights is never run; save their state_dict() anew"
+        ) from error
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise InputError(f"{path} is no state dictionary: it must hold tensors by their names")
     return published_registration(content).eval()

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from foldless.arguments import check_choice, check_number
 from foldless.grid import Grid, Points, per_axis, sample
 from foldless.kernels import Jittered, new_seed
 from foldless.kernels.consistency import can_compose, consistency, gradient_consistency
@@ -21,6 +22,7 @@ from foldless.kernels.product import can_multiply, product_error
 from foldless.maps import Displacement, Identity, Map, compose, matrix_product
 
 Score = Float[Tensor, ""]
+AT = ("jittered", "lattice")
 Field = Float[Tensor, "#batch dim ..."]
 
 
@@ -99,20 +101,31 @@ def roughness(field: Field) -> Score:
     return _mean_square_differences(field / per_axis(Grid.of(field).voxel, field))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ICON:
     """`inverse_consistency` at points drawn anew every time, or on the lattice for comparison.
+
+    How much it counts is no part of it: that is the objective's weight, `Constant(500.0)`.
 
     Args:
         at: where it is evaluated.
         noise: standard deviation of the white noise added to both maps, in voxels of the grid; ICON, Eq. (5). Maps
             that are optimised themselves need it (1/8 in Fig. 5), the error of a network does the same unasked.
         noise_at: whether every evaluated point has noise of its own, or both displacements have it on the lattice.
+
+    Raises:
+        TypeError: an argument of another kind.
+        ValueError: another word, or noise that is negative or not finite.
     """
 
     at: Literal["jittered", "lattice"] = "jittered"
     noise: float = 0.0
     noise_at: Literal["points", "lattice"] = "points"
+
+    def __post_init__(self) -> None:
+        check_choice("at", self.at, AT)
+        check_number("noise", self.noise, least=0.0)
+        check_choice("noise_at", self.noise_at, ("points", "lattice"))
 
     def __call__(self, phi_AB: Map, phi_BA: Map, grid: Grid) -> Score:
         points = _points(self.at, grid, phi_AB, phi_BA)
@@ -127,11 +140,21 @@ class ICON:
         return _both_orders(_moved(phi_AB, fields[0]), _moved(phi_BA, fields[1]), points)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GradICON:
-    """`gradient_inverse_consistency` at points drawn anew every time, or on the lattice for comparison."""
+    """`gradient_inverse_consistency` at points drawn anew every time, or on the lattice for comparison.
+
+    How much it counts is no part of it: that is the objective's weight, `Constant(1.5)`.
+
+    Raises:
+        TypeError: `at` is no word.
+        ValueError: it is another one.
+    """
 
     at: Literal["jittered", "lattice"] = "jittered"
+
+    def __post_init__(self) -> None:
+        check_choice("at", self.at, AT)
 
     def __call__(self, phi_AB: Map, phi_BA: Map, grid: Grid) -> Score:
         return gradient_inverse_consistency(phi_AB, phi_BA, _points(self.at, grid, phi_AB, phi_BA))

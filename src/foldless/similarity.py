@@ -1,7 +1,13 @@
 """Similarities: (warped, target, mask) -> scalar, lower is better, 0 for equal images that are not constant (but NMI).
 
-Images are (batch, channels, *lattice); a mask (batch, 1, *lattice) in [0, 1] weighs every voxel. Each similarity is a
-mean over voxels, so that it means the same on every lattice.
+Images are (batch, channels, *lattice), of one shape; a mask (batch or 1, 1, *lattice) in [0, 1] weighs every voxel.
+Each similarity is a mean over voxels, so that it means the same on every lattice.
+
+Images hold real numbers of any type and range. Halves, bools and integers of 8 and 16 bits are compared as float32,
+which holds them exactly, longer integers as float64; the score has that type. A mask of bools or integers counts where
+it is not zero, and images may hold anything, NaN included, where a mask is zero.
+
+Raises, all of them: TypeError for what is no tensor, or complex; ValueError for shapes or devices that do not fit.
 """
 
 from __future__ import annotations
@@ -9,18 +15,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from foldless.arguments import check_flag, check_number, check_tensor, check_whole
 from foldless.kernels.correlation import Windows, can_correlate, mean_correlation
+from foldless.kernels.local_sums import box_sum, gaussian, gaussian_average, share_outside
 
-Image = Float[Tensor, "batch channels *lattice"]
-Mask = Float[Tensor, "#batch 1 *lattice"]
+Image = Shaped[Tensor, "batch channels *lattice"]
+Mask = Shaped[Tensor, "#batch 1 *lattice"]
 Score = Float[Tensor, ""]
+
+FLOAT32_HOLDS = 1.01
+"""Intensities up to which float32 leaves of local variances what `LNCC.epsilon` needs; interpolation may round up."""
 
 
 @runtime_checkable
@@ -35,10 +46,11 @@ class MSE:
     """Mean squared difference; ICON, Eq. (14)."""
 
     def __call__(self, warped: Image, target: Image, mask: Mask | None = None) -> Score:
+        warped, target, mask = _numbers(warped, target, mask)
         return _mean((warped - target).square(), mask)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NCC:
     """1 - normalised cross correlation over the whole image, mean over batch and channels.
 
@@ -47,7 +59,11 @@ class NCC:
 
     epsilon: float = 1e-6
 
+    def __post_init__(self) -> None:
+        check_number("epsilon", self.epsilon, least=0.0)
+
     def __call__(self, warped: Image, target: Image, mask: Mask | None = None) -> Score:
+        warped, target, mask = _numbers(warped, target, mask)
         axes = list(range(2, warped.ndim))
         weight = torch.ones_like(target[:, :1]) if mask is None else mask.expand_as(target[:, :1])
         total = weight.sum(axes, keepdim=True).clamp_min(1e-12)
@@ -56,23 +72,33 @@ class NCC:
             return (x * weight).sum(axes, keepdim=True) / total
 
         a, b = warped - average(warped), target - average(target)
-        correlation = average(a * b) / ((average(a * a) + self.epsilon) * (average(b * b) + self.epsilon)).sqrt()
+        a, b = a - average(a).detach(), b - average(b).detach()  # what rounding left
+        deviations = [(average(x * x) + self.epsilon).sqrt() for x in (a, b)]
+        correlation = average(a * b) / deviations[0] / deviations[1]
         return (1 - correlation).mean()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LNCC:
     """1 - normalised cross correlation in a window around every voxel, averaged.
 
     Either a box of `window` voxels a side or, with `sigma` (voxels), a Gaussian; both see zeros outside the image.
     A mask restricts both the windows and the average.
 
+    Local variances are differences that cancel where intensities are far from zero. Images beyond -1 ... 1 are
+    therefore compared in float64, at twice the time, and about their means: raw CT and large offsets serve.
+
     Args:
         window: side of the box, odd.
         sigma: standard deviation of the Gaussian window instead, cut at three of them.
         squared: the square of the correlation, as VoxelMorph and Kuang use it.
         epsilon: with a plain correlation added to both local variances; squared, to the product of the variances
-            summed over the window, as VoxelMorph does. For intensities in [0, 1].
+            summed over the window, as VoxelMorph does. For intensities in [0, 1]; of others, windows that are nearly
+            constant count for what they are.
+
+    Raises:
+        TypeError: an argument of another kind.
+        ValueError: a window without a centre, or numbers that are not positive.
     """
 
     window: int = 9
@@ -81,30 +107,50 @@ class LNCC:
     epsilon: float = 1e-5
 
     def __post_init__(self) -> None:
-        if self.sigma is None and (self.window < 1 or self.window % 2 == 0):
+        check_whole("window", self.window, least=1)
+        if self.sigma is not None:
+            check_number("sigma", self.sigma, above=0.0)
+        check_flag("squared", self.squared)
+        check_number("epsilon", self.epsilon, least=0.0)
+        if self.window % 2 == 0:
             raise ValueError(f"a box window has a centre voxel, so its side is odd; got {self.window}")
 
     def __call__(self, warped: Image, target: Image, mask: Mask | None = None) -> Score:
-        if can_correlate(warped, target, mask):
-            return 1 - mean_correlation(warped, target, mask, self._windows(target.ndim - 2))
-        return self.plain(warped, target, mask)
+        warped, target, mask = _numbers(warped, target, mask)
+        dtype = torch.float64 if _beyond(FLOAT32_HOLDS, warped, target) else warped.dtype
+        a, b, weight = warped.to(dtype), target.to(dtype), None if mask is None else mask.to(dtype)
+        if can_correlate(a, b, weight):
+            score = 1 - mean_correlation(a, b, weight, self._windows(target.ndim - 2))
+        else:
+            score = self.plain(a, b, weight)
+        return score.to(warped.dtype)
 
     def plain(self, warped: Image, target: Image, mask: Mask | None = None) -> Score:
-        """The same in torch: where there is no kernel, and as the kernel's referee."""
+        """The same in torch, of images of one float type: where there is no kernel, and as the kernel's referee."""
+        at_a, at_b = _middle(warped, mask), _middle(target, mask)
+        a, b = warped - at_a, target - at_b
         if mask is None:
-            mean_a, mean_b, aa, bb, ab = self._local(warped, target)
+            mean_a, mean_b, aa, bb, ab = self._local(a, b)
+            outside = share_outside(target, self._windows(1).kernel)
+            mean_a, mean_b = mean_a - outside * at_a, mean_b - outside * at_b
+            aa, bb, ab = aa + outside * at_a.square(), bb + outside * at_b.square(), ab + outside * at_a * at_b
         else:
             weight = mask.expand_as(target)
             inside = self._average(weight).clamp_min(1e-6)
-            mean_a, mean_b, aa, bb, ab = (m / inside for m in self._local(warped, target, weight))
+            mean_a, mean_b, aa, bb, ab = (m / inside for m in self._local(a, b, weight))
+        variance_a, variance_b = _variance(mean_a, aa), _variance(mean_b, bb)
         covariance = ab - mean_a * mean_b
-        variance_a = (aa - mean_a.square()).clamp_min(0)
-        variance_b = (bb - mean_b.square()).clamp_min(0)
+        if target.dtype == torch.float64:
+            covariance = torch.where(variance_a + variance_b > 0, covariance, 0)
+            covariance = covariance - torch.where(variance_a * variance_b > 0, 0, covariance).detach()
         if self.squared:
             epsilon = self._epsilon(target.ndim - 2)
-            correlation = covariance.square() / (variance_a * variance_b + epsilon)
+            square, product = covariance.square(), variance_a * variance_b
+            square = square - (square - product).detach().clamp_min(0)  # what rounding has above Cauchy and Schwarz
+            correlation = square / (product + epsilon)
         else:
             correlation = covariance * ((variance_a + self.epsilon) * (variance_b + self.epsilon)).rsqrt()
+            correlation = correlation - (correlation - correlation.clamp(-1, 1)).detach()
         return 1 - _mean(correlation, mask)
 
     def _local(self, a: Image, b: Image, weight: Tensor | None = None) -> Sequence[Tensor]:
@@ -121,7 +167,7 @@ class LNCC:
     def _windows(self, dim: int) -> Windows:
         if self.sigma is None:
             return Windows([1.0] * self.window, 1 / self.window, self._epsilon(dim), self.squared)
-        return Windows(_gaussian(self.sigma).tolist(), 1.0, self._epsilon(dim), self.squared)
+        return Windows(gaussian(self.sigma).tolist(), 1.0, self._epsilon(dim), self.squared)
 
     def _epsilon(self, dim: int) -> float:
         """What is added to the variances, as averages, or to their product."""
@@ -133,7 +179,7 @@ class LNCC:
         return side**dim
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NMI:
     """2 - normalised mutual information, (H(A) + H(B)) / H(A, B), of each channel; Studholme et al. 1999.
 
@@ -145,6 +191,10 @@ class NMI:
         low: intensities below count as this; `Preparation` scales images to [0, 1].
         high: intensities above count as this.
         width: standard deviation of the Gaussian Parzen window, in bins.
+
+    Raises:
+        TypeError: an argument of another kind.
+        ValueError: fewer than two bins, an empty range or window.
     """
 
     bins: int = 32
@@ -153,10 +203,15 @@ class NMI:
     width: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.bins < 2 or self.low >= self.high or self.width <= 0:
+        check_whole("bins", self.bins, least=2)
+        for name in ("low", "high"):
+            check_number(name, getattr(self, name))
+        check_number("width", self.width, above=0.0)
+        if self.low >= self.high:
             raise ValueError(f"a histogram takes 2 bins, a range and a window; got {self}")
 
     def __call__(self, warped: Image, target: Image, mask: Mask | None = None) -> Score:
+        warped, target, mask = _numbers(warped, target, mask)
         weight = torch.ones_like(target[:, :1]) if mask is None else mask.expand_as(target[:, :1])
         weight = (weight / weight.flatten(1).sum(1).clamp_min(1e-12).reshape(-1, *[1] * (target.ndim - 1))).flatten(2)
         a, b = self._membership(warped), self._membership(target)
@@ -172,7 +227,7 @@ class NMI:
         return torch.softmax(-0.5 * ((position[:, :, None] - bins[:, None]) / self.width).square(), dim=2)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MINDSSC:
     """Mean squared difference of two images' MIND-SSC descriptors, which images of any modality share.
 
@@ -183,12 +238,21 @@ class MINDSSC:
     Args:
         radius: half the side of a patch, voxels; 2 for 5 voxels a side.
         dilation: how far the neighbours are, voxels.
+
+    Raises:
+        TypeError: an argument of another kind.
+        ValueError: a radius below 0, a dilation below 1.
     """
 
     radius: int = 2
     dilation: int = 2
 
+    def __post_init__(self) -> None:
+        check_whole("radius", self.radius, least=0)
+        check_whole("dilation", self.dilation, least=1)
+
     def __call__(self, warped: Image, target: Image, mask: Mask | None = None) -> Score:
+        warped, target, mask = _numbers(warped, target, mask)
         difference = self.descriptor(warped, mask) - self.descriptor(target, mask)
         return _mean(difference.square().flatten(1, 2), mask)
 
@@ -200,6 +264,7 @@ class MINDSSC:
         """
         if image.ndim < 4:
             raise ValueError("MIND-SSC compares neighbours at right angles, so images are 2-D or 3-D; got a 1-D image")
+        image, _, mask = _numbers(image, image, mask)
         weight = torch.ones_like(image[:, :1]) if mask is None else mask.expand_as(image[:, :1])
         pairs = self._pairs(image.ndim - 2)
         unlikeness = torch.stack([self._unlikeness(image, weight, *pair) for pair in pairs], dim=2)
@@ -238,68 +303,62 @@ class MINDSSC:
         return box_sum(padded, 2 * self.radius + 1)[:, :, *inner]
 
 
-def box_sum(image: Image, window: int) -> Image:
-    """Sums over a box of `window` (odd) voxels a side around every voxel, zeros outside; a few passes over memory."""
-    result: Tensor = _BoxSum.apply(image, window)  # type: ignore[no-untyped-call]
-    return result
+def _numbers(warped: Image, target: Image, mask: Mask | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The images and the mask in one float type, at least float32, the images 0 where the mask is."""
+    for name, image in (("the warped image", warped), ("the target", target)):
+        check_tensor(name, image, "(batch, channels, *lattice)")
+    if not target.numel():
+        raise ValueError(f"images have voxels to compare; got the shape {tuple(target.shape)}")
+    if warped.shape != target.shape or warped.device != target.device:
+        raise ValueError(
+            "images of one shape on one device are compared; got "
+            f"{' and '.join(f'{tuple(x.shape)} on {x.device}' for x in (warped, target))}: warp one onto the other"
+        )
+    dtype = torch.promote_types(_float_type(warped), _float_type(target))
+    warped, target = warped.to(dtype), target.to(dtype)
+    if mask is None:
+        return warped, target, None
+    check_tensor("a mask", mask, "(batch or 1, 1, *lattice)")
+    lattice, alike = target.shape[2:], mask.shape[0] in (1, len(target)) and mask.device == target.device
+    if mask.shape[1:] != (1, *lattice) or not alike:
+        raise ValueError(
+            f"a mask for images of shape {tuple(target.shape)} on {target.device} is ({len(target)} or 1, 1, "
+            f"{', '.join(map(str, lattice))}); got {tuple(mask.shape)} on {mask.device}"
+        )
+    weight = (mask if mask.is_floating_point() else mask != 0).to(dtype)
+    if not weight.requires_grad:  # its own gradient looks at what it leaves out
+        left_out = weight <= 0
+        warped, target = warped.masked_fill(left_out, 0), target.masked_fill(left_out, 0)
+    return warped, target, weight
 
 
-def gaussian_average(image: Image, sigma: float) -> Image:
-    """Averages under a Gaussian of `sigma` voxels, cut at three of them and normalised; zeros outside."""
-    for axis in range(2, image.ndim):
-        n = image.shape[axis]
-        index = torch.arange(n, dtype=image.dtype, device=image.device)
-        distance = (index[:, None] - index[None, :]).abs()
-        weights = _gaussian(sigma, image)
-        reach = len(weights) // 2
-        kernel = torch.where(distance <= reach, weights[(distance.long() + reach).clamp_max(2 * reach)], 0.0)
-        with torch.autocast(image.device.type, enabled=False):  # bfloat16 would leave nothing of a local variance
-            image = (image.movedim(axis, -1) @ kernel).movedim(-1, axis)
-    return image
+def _float_type(x: Tensor) -> torch.dtype:
+    """The float type, at least float32, that holds every number of a tensor exactly; of 64 bits, nearly."""
+    wide = x.dtype == torch.float64 if x.is_floating_point() else x.dtype.itemsize > 2
+    return torch.float64 if wide else torch.float32
 
 
-def _gaussian(sigma: float, like: Tensor | None = None) -> Tensor:
-    """Weights that add to one, (2 reach + 1,), up to three `sigma` on either side; float64 unless like a tensor."""
-    reach = int(3 * sigma + 0.5)
-    dtype, device = (torch.float64, torch.device("cpu")) if like is None else (like.dtype, like.device)
-    weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, dtype=dtype, device=device) / sigma).square())
-    return weights / weights.sum()
+def _beyond(limit: float, *images: Tensor) -> bool:
+    """Whether an image has intensities outside -limit ... limit."""
+    extremes = [extreme for image in images for extreme in torch.aminmax(image.detach())]
+    return bool(torch.stack(extremes).abs().max() > limit)
 
 
-class _BoxSum(torch.autograd.Function):
-    """A centred box is its own adjoint, so the backward is the forward."""
-
-    @staticmethod
-    def forward(ctx: Any, image: Tensor, window: int) -> Tensor:
-        ctx.window = window
-        for axis in range(2, image.ndim):
-            image = _running_sum(image, window, axis)
-        return image
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return box_sum(gradient, ctx.window), None
+def _variance(mean: Tensor, square: Tensor) -> Tensor:
+    """From the mean and the mean square; in float64, which serves large intensities, 0 where it is but rounding."""
+    variance = square - mean.square()
+    if variance.dtype == torch.float64:
+        variance = torch.where(variance > 16 * torch.finfo(torch.float64).eps * square, variance, 0)
+    return variance.clamp_min(0)
 
 
-def _running_sum(x: Tensor, window: int, axis: int) -> Tensor:
-    """Sums of `window` neighbours by doubling: log2(window) additions, and no cancellation as in a cumulative sum."""
-    half = window // 2
-    n = x.shape[axis]
-    padding = [0, 0] * (x.ndim - 1 - axis) + [half, half]
-    ready = torch.nn.functional.pad(x, padding)
-    result: Tensor | None = None
-    start, width = 0, 1
-    while width <= window:
-        if window & width:
-            piece = ready.narrow(axis, start, n)
-            result = piece if result is None else result + piece
-            start += width
-        if 2 * width <= window:
-            length = ready.shape[axis] - width
-            ready = ready.narrow(axis, 0, length) + ready.narrow(axis, width, length)
-        width *= 2
-    assert result is not None
-    return result
+def _middle(image: Image, mask: Mask | None) -> Tensor:
+    """A mean of each image, (batch, channels, *ones), to take moments about; any number near would do."""
+    image, axes = image.detach(), list(range(2, image.ndim))
+    if mask is None:
+        return image.mean(axes, keepdim=True)
+    weight = mask.detach()
+    return (image * weight).sum(axes, keepdim=True) / weight.sum(axes, keepdim=True).clamp_min(1e-12)
 
 
 def _entropy(probability: Tensor, axes: int) -> Tensor:

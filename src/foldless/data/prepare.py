@@ -48,6 +48,7 @@ class Preparation:
             or [len(some) for some in numbers] != [self.dim, self.dim, 2, 2, self.dim]
             or min(self.spacing, default=0) <= 0
             or self.placement not in get_args(Placement)
+            or not 0 <= self.percentiles[0] <= self.percentiles[1] <= 100
         ):
             raise InputError(f"a lattice, its spacing and the scaling of intensities do not fit each other: {self}")
 

@@ -69,5 +69,7 @@ class Affine(Map):
 
     @property
     def inverse(self) -> Map:
-        linear = torch.linalg.inv(self.linear)
+        linear, singular = torch.linalg.inv_ex(self.linear)
+        if bool(singular.any()):
+            raise ValueError(f"an affine map whose matrix is singular has no inverse; got {self.linear.tolist()}")
         return Affine(linear, -contract("bij,bj->bi", linear, self.shift))

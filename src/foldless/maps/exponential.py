@@ -76,7 +76,7 @@ def exponentiate(velocity: Float[Tensor, "batch dim *lattice"]) -> Float[Tensor,
     """The displacement of exp(velocity) on the same lattice, by scaling and squaring; unit-cube units.
 
     Raises:
-        NotFiniteError: the velocity is not finite.
+        NotFiniteError: the velocity is not finite, or so steep that its differences are not.
         ValueError: it has not one component an axis.
     """
     squarings = _squarings(velocity)
@@ -106,12 +106,12 @@ def _column(like: Tensor) -> list[int]:
 def _squarings(velocity: Tensor) -> Tensor:
     """Squarings each sample needs; the row-sum norm of the largest differences bounds the interpolant's slope."""
     with torch.no_grad():
-        if not bool(torch.isfinite(velocity).all()):
-            raise NotFiniteError("the velocity holds values that are not finite; exp(velocity) does not exist")
         rows = torch.zeros(velocity.shape[:2], dtype=velocity.dtype, device=velocity.device)
         for axis in range(2, velocity.ndim):
             n = velocity.shape[axis]
             if n > 1:
                 rows = rows + velocity.diff(dim=axis).abs().flatten(2).amax(2) * (n - 1)
         bound = rows.amax(1).clamp_min(1e-30)
+        if not bool(torch.isfinite(velocity).all() and torch.isfinite(bound).all()):
+            raise NotFiniteError("the velocity holds values that are not finite; exp(velocity) does not exist")
         return (torch.log2(bound) - log2(CONTRACTION)).ceil().clamp_min(0).long()

@@ -48,7 +48,7 @@ def invert(phi: Map, grid: Grid, tolerance: float = 0.01, iterations: int = 50) 
             step = torch.where(better, (step * 2).clamp_max(1.0), step / 2)
     if bool((error <= tolerance).all()):
         return Displacement(at - target)
-    far = (error > tolerance).sum().item()
+    far = (~(error <= tolerance)).sum().item()  # what is no number among them
     raise ConvergenceError(
         f"the inverse did not converge at {far} of {error.numel()} nodes after {iterations} steps: the largest "
         f"error is {error.max().item():.3g} voxels, wanted {tolerance:g}; the map probably folds there"

@@ -26,7 +26,13 @@ def inverse_consistency_error(phi_AB: Map, phi_BA: Map, grid: Grid) -> Float[Ten
 
 
 def summary(error: Float[Tensor, " ..."]) -> dict[str, float]:
-    """`mean`, `p99` (99th percentile, linear between neighbours) and `max` of an error over all its entries."""
+    """`mean`, `p99` (99th percentile, linear between neighbours) and `max` of an error over all its entries.
+
+    Raises:
+        ValueError: an error without entries.
+    """
+    if not error.numel():
+        raise ValueError(f"a summary takes one error or more; got a tensor of shape {tuple(error.shape)}")
     values = error.detach().double().cpu().numpy()
     return {"mean": float(values.mean()), "p99": float(np.percentile(values, 99)), "max": float(values.max())}
 

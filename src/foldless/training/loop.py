@@ -112,7 +112,7 @@ def _run_stage(state: State, settings: Recipe, pairs: RandomPairs, run: Run, log
             _save_stage(state, settings, run, improved, last)
     if not isfinite(state.best):
         with _finite(state.step, settings, run.folder):
-            raise FloatingPointError("no look at the held-out pairs found a finite objective, so there is no best")
+            raise NotFiniteError("no look at the held-out pairs found a finite objective, so there is no best")
 
 
 def _improves(state: State, settings: Recipe, run: Run, log: Log) -> bool:
@@ -140,14 +140,14 @@ def training_step(state: State, recipe: Recipe, *images: Tensor) -> Terms:
     """One step of Adam on one batch; the recipe is the stage's.
 
     Raises:
-        FloatingPointError: the objective is no longer finite.
+        NotFiniteError: the objective is no longer finite.
     """
     for group in state.optimiser.param_groups:
         group["lr"] = rate_at(recipe, state.step - state.begun)
     state.optimiser.zero_grad(set_to_none=True)  # before activations take memory of their own
     terms: Terms = state.objective(*images)
     if not isfinite(terms.total.item()):
-        raise FloatingPointError(f"the objective became {terms.total.item()}")
+        raise NotFiniteError(f"the objective became {terms.total.item()}")
     terms.total.backward()  # type: ignore[no-untyped-call]
     state.optimiser.step()
     state.objective.weight.advance()
@@ -166,10 +166,10 @@ def check_weights(state: State) -> None:
     """Make sure that what is judged or saved is finite.
 
     Raises:
-        FloatingPointError: a weight is not.
+        NotFiniteError: a weight is not.
     """
     if not all(bool(parameter.isfinite().all()) for parameter in state.objective.parameters()):
-        raise FloatingPointError("a weight is no longer finite")
+        raise NotFiniteError("a weight is no longer finite")
 
 
 def new_registration(recipe: Recipe, lattice: tuple[int, ...]) -> Registration:
@@ -226,7 +226,7 @@ def _finite(step: int, recipe: Recipe, folder: Path) -> Iterator[None]:
     """Say what to do where numbers are no longer finite; maps and metrics refuse them."""
     try:
         yield
-    except (FloatingPointError, NotFiniteError) as error:
+    except NotFiniteError as error:
         raise TrainingError(
             f"{error} at step {step}; {what_is_left(folder)}; train again with a smaller --rate than {recipe.rate:g}"
         ) from error
