@@ -70,12 +70,12 @@ def in_turn(modules: Mapping[str, Sequence[str]], steps: int) -> dict[str, tuple
         pipe = subprocess.PIPE
         command = [sys.executable, "-m", *module]
         workers[name] = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
-        _ask(workers[name], None)
+        ask(workers[name], None)
     times: dict[str, list[float]] = {name: [] for name in modules}
     memory = {}
     for turn in range(steps + 2):
         for name, worker in workers.items():
-            seconds, memory[name] = map(float, _ask(worker, "step").split())
+            seconds, memory[name] = map(float, ask(worker, "step").split())
             if turn >= 2:
                 times[name].append(seconds)
     for worker in workers.values():
@@ -83,7 +83,8 @@ def in_turn(modules: Mapping[str, Sequence[str]], steps: int) -> dict[str, tuple
     return {name: (median(times[name]), memory[name]) for name in modules}
 
 
-def _ask(worker: subprocess.Popen[str], line: str | None) -> str:
+def ask(worker: subprocess.Popen[str], line: str | None) -> str:
+    """The next line of a worker, after it was sent one, if any."""
     assert worker.stdin is not None
     assert worker.stdout is not None
     if line is not None:

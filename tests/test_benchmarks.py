@@ -4,6 +4,7 @@ import importlib.util
 import json
 import math
 import pkgutil
+import re
 import runpy
 import subprocess
 import sys
@@ -15,8 +16,9 @@ import pytest
 import torch
 
 import benchmarks
-from benchmarks import contestants, operations, results, scaling
+from benchmarks import beside, contestants, operations, results, scaling
 from benchmarks.__main__ import Benchmarks, run
+from benchmarks.beside import Beside, Row
 from benchmarks.cycle_contestants import DenseLNCC, contestant, objective_of, plain_cycle
 from benchmarks.cycle_step import NAMES
 from benchmarks.results import Result
@@ -154,3 +156,77 @@ def test_every_benchmark_answers_help(module, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert ("usage:" in said) == ('__name__ == "__main__"' in source)
     assert "seconds a step" not in said
+
+
+# Two checkouts in turn
+
+
+def checkout(folder, rows, library="libfoldless.so"):
+    """One whose operations do nothing for so many seconds each; None: it dies at the first turn."""
+    for part in ("src/foldless/kernels", "benchmarks"):
+        (folder / part).mkdir(parents=True)
+    if library:
+        (folder / "src/foldless/kernels" / library).touch()
+    (folder / "benchmarks/__init__.py").touch()
+    (folder / "benchmarks/operations.py").write_text(
+        f"""import os, time
+from types import SimpleNamespace
+def call(seconds):
+    return (lambda: os._exit(3)) if seconds is None else (lambda: time.sleep(seconds))
+def operations(shape):
+    return [SimpleNamespace(name=n, ours=call(s)) for n, s in {rows!r}.items()]
+"""
+    )
+    return folder
+
+
+def test_two_checkouts_take_turns_and_slower_rows_are_marked(tmp_path, monkeypatch, capsys):
+    here = checkout(tmp_path / "here", {"slow": 0.03, "same": 0.02, "new": 0.0, "broken": None})
+    there = checkout(tmp_path / "there", {"old": 0.0, "same": 0.02, "broken": 0.0, "slow": 0.02})
+    options = Beside(there, run=("operations", "cycle"), size=(9, 8), turns=3, slower=20)
+    options.check()
+    rules = beside.HERE / "benchmarks/rows.py"
+    monkeypatch.setattr(beside, "command", lambda *words: [sys.executable, "-P", str(rules), *words])
+    monkeypatch.setattr(beside, "HERE", here)
+    rows = {row.name: row for row in options.rows()}
+    assert list(rows) == ["slow, 9x8", "same, 9x8", "new, 9x8", "broken, 9x8", "old, 9x8"]
+    assert rows["slow, 9x8"].here > rows["slow, 9x8"].there >= 0.02
+    assert rows["slow, 9x8"].ratio > 1.2
+    notes = {name: row.note for name, row in rows.items() if row.ratio is None}
+    assert notes == {"new, 9x8": "only here", "broken, 9x8": "died here", "old, 9x8": "only there"}
+    assert [row.name for row in Beside(there, run=("operations",), only=("sam",), turns=1).rows()] == ["same, 96x96x96"]
+    fixed = [Row("a", 1.0, 1.0, 1.051), Row("b", 1.0, 1.0, 1.049), Row("c", note="only here"), Row("d", 1.0, 2.0, 0.5)]
+    capsys.readouterr()
+    assert beside.show(fixed, there, 5.0) == 1
+    said = capsys.readouterr().out
+    assert "1 of 3 rows are slower here by more than 5 %" in said
+    assert [line.split()[1] for line in said.splitlines() if "slower" in line and "│" in line] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"other": "nowhere"}, "nowhere is no checkout"),
+        ({"other": "bare"}, "no compiled kernels"),
+        ({"other": beside.HERE}, "is this checkout"),
+        ({"turns": 0}, "--turns is 1 or more; got 0"),
+        ({"size": ()}, "--size"),
+        ({"size": (96, 4)}, "--size is one to three numbers of 8 or more; got 96 4"),
+        ({"slower": -1.0}, "--slower is 0 or more"),
+    ],
+)
+def test_what_cannot_be_timed_is_refused_first(tmp_path, monkeypatch, options, says):
+    checkout(tmp_path / "bare", {}, library="")
+    monkeypatch.setattr(subprocess, "Popen", None)
+    options = {"other": checkout(tmp_path / "there", {}), **options}
+    options["other"] = tmp_path / options["other"]
+    with pytest.raises(SystemExit, match=re.escape(says)):
+        Beside(**options).check()
+
+
+def test_the_rows_of_this_checkout_are_served():
+    rows = beside.listed(beside.HERE, ["operations", "steps", "inference", "cycle"], (9, 10))
+    assert {"certificate, 9x10", "NDV, 9x10", "step of icon, 28 x 28, batch 128, foldless"} <= set(rows)
+    assert {words[0] for words in rows.values()} == {"operations", "steps", "cycle"}
+    row = beside.in_turn("NDV", [(beside.HERE, rows["NDV, 9x10"])] * 2, 1)
+    assert row.ratio > 0

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def test_a_run_on_shapes(foldless, tmp_path):
     assert record["settings"]["recipe"]["steps"] == 4
     assert set(record["data_sha256"]) == {"train", "val", "test"}
     assert all(len(digest) == 64 for digest in record["data_sha256"].values())
-    assert record["versions"]["torch"] == torch.__version__
+    assert record["versions"]["torch"] == version("torch")
     assert record["commit"]
     assert "6000 images to learn from" in said
     assert re.search(r"^4 steps in \d+ s\.$", said, re.MULTILINE)

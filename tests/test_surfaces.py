@@ -17,6 +17,7 @@ def blobs(shape: tuple[int, ...], seed: int) -> np.ndarray:
 
 
 @pytest.mark.skipif(not hasattr(scipy.ndimage, "filters"), reason="the package itself needs older SciPy")
+@pytest.mark.skipif(np.lib.NumpyVersion(np.__version__) < "2.0.0", reason="the package itself needs NumPy 2")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("shape", [(13, 17), (9, 11, 10)])

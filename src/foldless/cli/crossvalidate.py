@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from foldless.cli.console import HINT, number, say, table
+from foldless.cli.console import HINT, directed, number, say, table
 from foldless.cli.watch import Watch
 from foldless.errors import InputError
 from foldless.methods import Method, lasting, method_recipe, planned
@@ -229,7 +229,7 @@ def _tests(results: Results) -> tuple[list[str], list[list[str]]]:
     from foldless.crossvalidation import compared
 
     rows = [
-        [f"{c['first']} - {c['second']}", c["score"], number(c["difference"]), number(c["p"]), _agreement(c)]
+        [f"{c['first']} - {c['second']}", directed(c["score"]), number(c["difference"]), number(c["p"]), _agreement(c)]
         for c in compared(results)
     ]
     return ["methods", "score", "difference", "p", "folds that agree"], rows
