@@ -15,7 +15,7 @@ from foldless.grid import Grid
 from foldless.io import Volume, read_volume
 from foldless.metrics import FOLD_RULES
 from foldless.model import Model
-from foldless.outcome import Fields, Outcome, field_scores, headline, padded, predict, register_volumes, same_lattice
+from foldless.outcome import Fields, Outcome, field_scores, headline, predict, register_volumes, same_lattice
 
 SAME = 1e-4  # mm; fields are float32
 
@@ -177,12 +177,6 @@ def test_headline_leaves_out_what_is_not_there():
     assert headline({"seconds": 1.0}) == {}
     full = {"dice": 0.9, "dice_before": 0.5, "folds_percent": {"ten": 0.0}, "inverse_consistency_voxels": {"mean": 0.1}}
     assert list(headline(full).values()) == [0.5, 0.9, 0.0, 0.1]
-
-
-def test_padding_an_interior():
-    inner = np.ones((2, 3), bool)
-    assert padded(inner, (4, 5)).sum() == 6
-    assert padded(inner, (4, 5))[1:-1, 1:-1].all()
 
 
 def test_exponential_maps_are_written_too(tmp_path):
