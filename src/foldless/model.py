@@ -84,7 +84,7 @@ class Model:
         registration = build_registration(recipe, preparation.lattice)
         registration.load_state_dict(tensors)
         registration.eval()
-        registration.expects = Expected(preparation.dim, 1, *preparation.intensities)
+        registration.expects = Expected(preparation.dim, 1, *sorted(preparation.intensities))
         return cls(registration, recipe, preparation, trained_on, weight)
 
 
