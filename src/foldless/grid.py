@@ -13,6 +13,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from foldless import kernels
+from foldless.arguments import check_tensor, described
 
 Values = Float[Tensor, "#batch channels *lattice"]
 Points = Float[Tensor, "#batch dim *at"]
@@ -32,6 +33,7 @@ class Grid:
     @classmethod
     def of(cls, image: Float[Tensor, "batch channels *lattice"]) -> Grid:
         """The lattice that the image (batch, channels, *lattice) lives on."""
+        check_tensor("an image", image, "(batch, channels, *lattice)")
         return cls(tuple(image.shape[2:]))
 
     @property
@@ -60,6 +62,19 @@ class Grid:
         return kernels.jittered(kernels.new_seed(generator), batch, self.shape, like.dtype, like.device)
 
 
+def check_points(points: object) -> None:
+    """Refuse what are no points (batch, dim, *at)."""
+    if isinstance(points, Grid):
+        raise TypeError(f"points are a tensor (batch, dim, *at); got {points}: phi.on(grid) reads a map at its nodes")
+    check_tensor("points", points, "(batch, dim, *at)")
+
+
+def check_grid(grid: object) -> None:
+    """Refuse what is no lattice."""
+    if not isinstance(grid, Grid):
+        raise TypeError(f"a lattice is a Grid, such as Grid((64, 64)) or Grid.of(image); got {described(grid)}")
+
+
 def in_voxels(nodes: Points, grid: Grid) -> Float[Tensor, "#batch dim *lattice"]:
     """How far a lattice's nodes were carried, in its voxels: from `phi.on(grid)`, (batch, dim, *shape)."""
     return (nodes - grid.points(nodes)) / per_axis(grid.voxel, nodes)
@@ -77,6 +92,7 @@ def sample(values: Values, points: Points) -> Float[Tensor, "#batch channels *at
     Outside the cube the border value continues. Either batch may be 1 and then serves every sample of the other.
 
     Raises:
+        TypeError: values or points are no tensors.
         ValueError: points and lattice differ in dimension or device, or the batches do not broadcast.
     """
     values, flat = _broadcast(values, points)
@@ -113,6 +129,8 @@ def sample_labels(labels: Integer[Tensor, "*lattice"], points: Float[Tensor, "on
 
 def _broadcast(values: Values, points: Points) -> tuple[Tensor, Tensor]:
     """One batch for both, points (batch, dim, count) and values of their dtype."""
+    check_points(points)
+    check_tensor("values", values, "(batch, channels, *lattice)")
     dim = values.ndim - 2
     if points.ndim < 3 or points.shape[1] != dim:
         raise ValueError(

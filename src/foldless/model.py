@@ -19,7 +19,7 @@ from foldless.data.prepare import Preparation
 from foldless.errors import InputError
 from foldless.io.files import write_whole
 from foldless.recipe import Recipe
-from foldless.registration import Registration
+from foldless.registration import Expected, Registration
 
 FORMAT = "foldless-model-1"
 
@@ -84,6 +84,7 @@ class Model:
         registration = build_registration(recipe, preparation.lattice)
         registration.load_state_dict(tensors)
         registration.eval()
+        registration.expects = Expected(preparation.dim, 1, *sorted(preparation.intensities))
         return cls(registration, recipe, preparation, trained_on, weight)
 
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from foldless.errors import InputError
 from foldless.maps import Displacement
 from foldless.networks import ResidualUNet
-from foldless.registration import Downsample, Predict, Registration, TwoStep
+from foldless.registration import Downsample, Expected, Predict, Registration, TwoStep
 
 NO_WEIGHTS = ("identity_map", "identityMap", "spacing", "lmbda")
 """Buffers of icon_registration that follow from the images' size, or that belong to the training."""
@@ -63,7 +63,9 @@ def load_published(path: Path | str) -> Registration:
         ) from error
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise InputError(f"{path} is no state dictionary: it must hold tensors by their names")
-    return published_registration(content).eval()
+    registration = published_registration(content)
+    registration.expects = _expected(registration)
+    return registration.eval()
 
 
 def published_registration(tensors: Mapping[str, Tensor]) -> Registration:
@@ -74,6 +76,11 @@ def published_registration(tensors: Mapping[str, Tensor]) -> Registration:
     """
     weights = {name: value for name, value in tensors.items() if name.split(".")[-1] not in NO_WEIGHTS}
     return _registration(_below(weights, "regis_net") or weights)
+
+
+def _expected(registration: Registration) -> Expected:
+    first = next(weight for name, weight in registration.named_parameters() if name.endswith("down.0.weight"))
+    return Expected(first.ndim - 2, first.shape[1] // 2)
 
 
 def _read(path: Path) -> object:

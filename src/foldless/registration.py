@@ -2,20 +2,61 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
+from math import isfinite
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from foldless.arguments import check_tensor
+from foldless.errors import NotFiniteError
 from foldless.grid import Grid, in_voxels, sample
 from foldless.maps import Displacement, Map
 
 Image = Float[Tensor, "batch channels *lattice"]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Images that a trained registration was made for: `channels` of `dim` axes, intensities from `low` to `high`."""
+
+    dim: int
+    channels: int = 1
+    low: float = 0.0
+    high: float = 1.0
+
+    def check(self, *images: Image) -> None:
+        """Warn of intensities that reach beyond by the whole range.
+
+        Raises:
+            NotFiniteError: intensities that are not finite.
+            ValueError: other channels or axes, or intensities that reach beyond by nine times the range.
+        """
+        span = self.high - self.low
+        for image in images:
+            if (image.shape[1], image.ndim - 2) != (self.channels, self.dim):
+                raise ValueError(
+                    f"this registration takes images (batch, {self.channels}, *lattice) in {self.dim}-D; "
+                    f"got {tuple(image.shape)}"
+                )
+            low, high = (extreme.item() for extreme in torch.aminmax(image.detach()))
+            if not (isfinite(low) and isfinite(high)):
+                raise NotFiniteError("an image holds values that are not finite, so it cannot be registered")
+            said = (
+                f"this registration was trained on intensities from {self.low:g} to {self.high:g}; got {low:g} to "
+                f"{high:g}: prepare images as in training, by model.preparation.image(volume), or scale them"
+            )
+            if low < self.low - 9 * span or high > self.high + 9 * span:
+                raise ValueError(said)
+            if low < self.low - span or high > self.high + span:
+                warnings.warn(said, stacklevel=3)
 
 
 class Registration(nn.Module):
@@ -24,8 +65,32 @@ class Registration(nn.Module):
     Images are (batch, channels, *lattice); both lattices span the unit cube.
     """
 
+    expects: Expected | None = None
+    """What the images were in training; None where anything may be right."""
+
     @abstractmethod
     def forward(self, image_A: Image, image_B: Image) -> Map: ...
+
+    def __call__(self, image_A: Image, image_B: Image) -> Map:
+        """phi_AB.
+
+        Raises:
+            TypeError: an image is no tensor of floats.
+            ValueError: the images do not pair up, or are not what the registration `expects`.
+        """
+        for name, image in (("image_A", image_A), ("image_B", image_B)):
+            check_tensor(name, image, "(batch, channels, *lattice)")
+            if not image.is_floating_point():
+                raise TypeError(f"{name} holds floats; got {image.dtype}: scale it as in training, mostly to 0 ... 1")
+        if image_A.shape[:2] != image_B.shape[:2] or image_A.ndim != image_B.ndim or image_A.device != image_B.device:
+            raise ValueError(
+                "two images of as many samples, channels and axes on one device are registered; got "
+                f"{' and '.join(f'{tuple(x.shape)} on {x.device}' for x in (image_A, image_B))}"
+            )
+        if self.expects is not None:
+            self.expects.check(image_A, image_B)
+        phi: Map = super().__call__(image_A, image_B)
+        return phi
 
     @property
     def parts(self) -> tuple[nn.Module, ...]:
@@ -55,6 +120,12 @@ class Predict(Registration):
         self.recompute = False
 
     def forward(self, image_A: Image, image_B: Image) -> Map:
+        if image_A.shape[2:] != image_B.shape[2:]:
+            raise ValueError(
+                "a network sees both images on one lattice; got "
+                f"{' and '.join(str(tuple(x.shape[2:])) for x in (image_A, image_B))}: lay both on one, as "
+                "model.preparation.image(volume) does"
+            )
         images = [image.to(self.dtype or image.dtype) for image in (image_A, image_B)]
         prediction: Tensor
         if self.recompute and torch.is_grad_enabled():
@@ -94,9 +165,8 @@ class TwoStep(Registration):
         return (*self.first.parts, *self.second.parts)
 
     def forward(self, image_A: Image, image_B: Image) -> Map:
-        first: Map = self.first(image_A, image_B)
-        phi: Map = first @ self.second(warp(image_A, first, Grid.of(image_B)), image_B)
-        return phi
+        first = self.first(image_A, image_B)
+        return first @ self.second(warp(image_A, first, Grid.of(image_B)), image_B)
 
 
 class Downsample(Registration):
@@ -116,8 +186,7 @@ class Downsample(Registration):
         return self.inner.parts
 
     def forward(self, image_A: Image, image_B: Image) -> Map:
-        phi: Map = self.inner(average_pool(image_A, self.factor), average_pool(image_B, self.factor))
-        return phi
+        return self.inner(average_pool(image_A, self.factor), average_pool(image_B, self.factor))
 
 
 class Refine(Registration):

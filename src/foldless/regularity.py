@@ -15,11 +15,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from foldless.arguments import check_choice, check_number
-from foldless.grid import Grid, Points, per_axis, sample
+from foldless.grid import Grid, Points, check_grid, per_axis, sample
 from foldless.kernels import Jittered, new_seed
 from foldless.kernels.consistency import can_compose, consistency, gradient_consistency
 from foldless.kernels.product import can_multiply, product_error
-from foldless.maps import Displacement, Identity, Map, compose, matrix_product
+from foldless.maps import Displacement, Identity, Map, check_maps, compose, matrix_product
 
 Score = Float[Tensor, ""]
 AT = ("jittered", "lattice")
@@ -93,6 +93,7 @@ def diffusion(phi: Map, grid: Grid) -> Score:
 
     The smoothness of VoxelMorph and of Kuang, Eq. (1).
     """
+    check_maps(phi)
     return _mean_square_differences(phi.displacement_on(grid))
 
 
@@ -174,6 +175,8 @@ def _mean_square_differences(field: Field) -> Score:
 
 
 def _points(at: Literal["jittered", "lattice"], grid: Grid, phi_AB: Map, phi_BA: Map) -> Points | Jittered:
+    check_maps(phi_AB, phi_BA)
+    check_grid(grid)
     if grid.dim != phi_AB.dim:
         raise ValueError(f"maps of {phi_AB.dim} dimensions cannot be judged on a grid of {grid.dim}: {grid.shape}")
     return grid.points(_largest(phi_AB, phi_BA)) if at == "lattice" else Jittered(grid.shape, new_seed())

@@ -4,7 +4,7 @@ A map phi_AB takes points of image B's space to points of image A's, so that `A 
 """
 
 from foldless.maps.affine import Affine
-from foldless.maps.algebra import Composition, Identity, Map, compose
+from foldless.maps.algebra import Composition, Identity, Map, check_maps, compose
 from foldless.maps.displacement import Displacement
 from foldless.maps.exponential import CONTRACTION, Exponential, exponentiate
 from foldless.maps.inverse import ConvergenceError, invert
@@ -20,6 +20,7 @@ __all__ = [
     "Identity",
     "Jacobian",
     "Map",
+    "check_maps",
     "compose",
     "determinant",
     "exponentiate",

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from foldless.arguments import check_tensor
 from foldless.grid import Points
 from foldless.maps.algebra import Map, check_dim
 from foldless.maps.matrices import Jacobian, contract
@@ -23,9 +24,14 @@ class Affine(Map):
     linear: Float[Tensor, "batch dim dim"]
     shift: Float[Tensor, "batch dim"]
 
+    def __post_init__(self) -> None:
+        check_tensor("an affine map's matrix", self.linear, "(batch, dim, dim)")
+        check_tensor("an affine map's shift", self.shift, "(batch, dim)", least_axes=2)
+
     @classmethod
     def from_matrix(cls, matrix: Float[Tensor, "batch dim columns"]) -> Affine:
         """An affine map from its (batch, dim, dim + 1) matrix, the shift in the last column."""
+        check_tensor("an affine matrix", matrix, "(batch, dim, dim + 1)")
         if matrix.ndim != 3 or matrix.shape[2] != matrix.shape[1] + 1:
             raise ValueError(f"an affine matrix is (batch, dim, dim + 1); got {tuple(matrix.shape)}")
         return cls(matrix[:, :, :-1], matrix[:, :, -1])
@@ -45,6 +51,7 @@ class Affine(Map):
         An exponential, so it keeps orientation and -[L t] makes the exact inverse: of a prediction that changes sign
         with the order of the images (`Antisymmetric`), the map is inverse consistent by construction.
         """
+        check_tensor("an affine matrix", matrix, "(batch, dim, dim + 1)")
         batch, dim, columns = matrix.shape
         square = torch.cat([matrix, matrix.new_zeros(batch, 1, columns)], dim=1)
         with torch.autocast(matrix.device.type, enabled=False):

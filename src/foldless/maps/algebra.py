@@ -9,7 +9,8 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from foldless.grid import Grid, Points, in_voxels
+from foldless.arguments import described
+from foldless.grid import Grid, Points, check_grid, check_points, in_voxels
 from foldless.maps.matrices import Jacobian, matrix_product
 
 
@@ -49,6 +50,7 @@ class Map(ABC):
 
     def on(self, grid: Grid) -> Points:
         """Images of the lattice's nodes, (batch, dim, *shape)."""
+        check_grid(grid)
         return self(grid.points(some_tensor(self)))
 
     def displacement_on(self, grid: Grid) -> Points:
@@ -149,14 +151,26 @@ def compose(*maps: Map) -> Map:
     """maps[0] ∘ maps[1] ∘ ..., flat, identities dropped.
 
     Raises:
+        TypeError: what is no map.
         ValueError: no map at all, or maps of different dimensions.
     """
+    check_maps(*maps)
     if len({phi.dim for phi in maps}) != 1:
         raise ValueError(f"maps of one dimension compose; got the dimensions {[phi.dim for phi in maps]}")
     parts = [part for phi in maps for part in phi.parts if not isinstance(part, Identity)]
     if len(parts) > 1:
         return Composition(tuple(parts))
     return parts[0] if parts else Identity(maps[0].dim)
+
+
+def check_maps(*maps: object) -> None:
+    """Refuse what is no map."""
+    for phi in maps:
+        if not isinstance(phi, Map):
+            raise TypeError(
+                f"a map was expected, such as Displacement(field) or Displacement.from_voxels(field); "
+                f"got {described(phi)}"
+            )
 
 
 def some_tensor(phi: Map) -> Tensor | None:
@@ -169,6 +183,7 @@ def some_tensor(phi: Map) -> Tensor | None:
 
 
 def check_dim(phi: Map, points: Points) -> None:
-    """Refuse points of another dimension than the map's."""
+    """Refuse what are no points, or of another dimension than the map's."""
+    check_points(points)
     if points.shape[1] != phi.dim:
         raise ValueError(f"a {phi.dim}-D map takes points (batch, {phi.dim}, *at); got {tuple(points.shape)}")

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from foldless.arguments import check_tensor
 from foldless.grid import Grid, Points, per_axis, sample, sample_with_jacobian
 from foldless.maps.algebra import Identity, Map
 from foldless.maps.matrices import Jacobian
@@ -23,6 +24,7 @@ class Displacement(Map):
     field: Float[Tensor, "batch dim *lattice"]
 
     def __post_init__(self) -> None:
+        check_tensor("a displacement field", self.field, "(batch, dim, *lattice)")
         if self.field.shape[1] != self.field.ndim - 2:
             raise ValueError(
                 f"a displacement field is (batch, dim, *lattice) with one component an axis; "

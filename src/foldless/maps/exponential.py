@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from foldless.arguments import check_tensor
 from foldless.errors import NotFiniteError
 from foldless.grid import Grid, Points, sample
 from foldless.kernels.squaring import can_square, squared
@@ -36,6 +37,7 @@ class Exponential(Map):
     velocity: Float[Tensor, "batch dim *lattice"]
 
     def __post_init__(self) -> None:
+        check_tensor("a velocity", self.velocity, "(batch, dim, *lattice)")
         object.__setattr__(self, "_displacement", None)
 
     @property

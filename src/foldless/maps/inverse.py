@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from foldless.grid import Grid, Points, per_axis
-from foldless.maps.algebra import Identity, Map, some_tensor
+from foldless.grid import Grid, Points, check_grid, per_axis
+from foldless.maps.algebra import Identity, Map, check_maps, some_tensor
 from foldless.maps.displacement import Displacement
 from foldless.maps.matrices import Jacobian, determinant
 
@@ -27,6 +27,8 @@ def invert(phi: Map, grid: Grid, tolerance: float = 0.01, iterations: int = 50) 
     Raises:
         ConvergenceError: the tolerance was not reached; the map folds or changes too fast for the lattice.
     """
+    check_maps(phi)
+    check_grid(grid)
     with torch.no_grad():
         target = grid.points(some_tensor(phi))
         voxel = per_axis(grid.voxel, target)

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from foldless.arguments import check_tensor
 from foldless.errors import NotFiniteError
 from foldless.kernels.certify import Cells, can_certify, certify_cells
 from foldless.maps import Displacement, Map
@@ -134,6 +135,8 @@ def certify_field(u: Float[Tensor, components * lattice], steps: Float[Tensor, "
     Raises:
         ValueError: another shape, more than three dimensions, steps that span no volume, values that are not finite.
     """
+    check_tensor("a displacement", u, "(dim, *lattice)", least_axes=2)
+    check_tensor("its steps", steps, "(dim, dim)", least_axes=2)
     dim = u.shape[0]
     if dim != u.ndim - 1 or not 1 <= dim <= 3 or steps.shape != (dim, dim) or 0 in u.shape:
         raise ValueError(

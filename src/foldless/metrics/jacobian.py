@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from foldless.arguments import check_tensor
 from foldless.errors import NotFiniteError
 from foldless.grid import per_axis
 from foldless.kernels.simplices import can_judge, judge
@@ -151,6 +152,7 @@ def sdlogj_learn2reg(field_voxels: Field) -> Float[Tensor, " batch"]:
 
 
 def _sdlogj(field_voxels: Tensor, offset: float) -> Tensor:
+    check_tensor("a displacement field", field_voxels, "(batch, dim, *lattice)")
     if (smallest := min(field_voxels.shape[2:], default=0)) < 5:
         raise ValueError(f"two voxels are cropped at each side: SDlogJ needs 5 nodes on an axis; got {smallest}")
     at = (slice(None), *[slice(2, -2)] * (field_voxels.ndim - 2))
@@ -162,6 +164,7 @@ def _checked(field: Tensor, rule: str) -> Tensor:
     """The field without its gradient, at least float32, if it is a displacement that the rule can judge."""
     if rule not in _CROP:
         raise ValueError(f"there is no rule {rule!r} to find folds; the rules are {', '.join(FOLD_RULES)}")
+    check_tensor("a displacement field", field, "(batch, dim, *lattice)")
     if field.shape[1] != field.ndim - 2:
         raise ValueError(
             f"a displacement field is (batch, dim, *lattice) with one component an axis; got {tuple(field.shape)}"

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from foldless.arguments import check_tensor
+
 LabelMap = Shaped[Tensor, "..."] | Shaped[np.ndarray, "..."]
 Box = tuple[slice, ...]
 
@@ -127,6 +129,9 @@ def _hull(a: Box, b: Box) -> Box:
 
 
 def _same_lattice(a: LabelMap, b: LabelMap) -> tuple[Tensor, Tensor]:
+    for labels in (a, b):
+        if not isinstance(labels, np.ndarray):
+            check_tensor("a label map", labels, "or an array (*lattice)", least_axes=1)
     if a.shape != b.shape:
         raise ValueError(f"label maps of shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be compared")
     b = _integers(b)

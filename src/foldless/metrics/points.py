@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
+from foldless.arguments import check_tensor
 from foldless.grid import Grid, per_axis
-from foldless.maps import Map
+from foldless.maps import Map, check_maps
 
 
 def inverse_consistency_error(phi_AB: Map, phi_BA: Map, grid: Grid) -> Float[Tensor, " batch *shape"]:
@@ -18,6 +19,7 @@ def inverse_consistency_error(phi_AB: Map, phi_BA: Map, grid: Grid) -> Float[Ten
 
     Swap the maps for the other order. Zero folds do not make it small: report both.
     """
+    check_maps(phi_AB, phi_BA)
     with torch.no_grad():
         there = phi_AB.on(grid)
         away = phi_BA(there) - grid.points(there)
@@ -31,6 +33,7 @@ def summary(error: Float[Tensor, " ..."]) -> dict[str, float]:
     Raises:
         ValueError: an error without entries.
     """
+    check_tensor("an error", error, "(...)", least_axes=0)
     if not error.numel():
         raise ValueError(f"a summary takes one error or more; got a tensor of shape {tuple(error.shape)}")
     values = error.detach().double().cpu().numpy()
@@ -59,6 +62,9 @@ def target_registration_error(
     """
     from scipy.ndimage import map_coordinates
 
+    check_tensor("a displacement field", field_voxels, "(1, dim, *lattice)")
+    for landmarks in (fixed_landmarks, moving_landmarks):
+        check_tensor("a set of landmarks", landmarks, "(n, dim)", least_axes=2)
     field, fixed, moving = (
         t.detach().double().cpu().numpy() for t in (field_voxels, fixed_landmarks, moving_landmarks)
     )
