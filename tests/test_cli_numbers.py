@@ -8,12 +8,15 @@ import pytest
 from samples import blob, run_folder, save_cases, save_image
 
 from foldless.cli import COMMANDS
+from foldless.io import Geometry, write_warp
 
 FIRST = {
     "demo": ("--output", "out"),
     "train": ("--data", "data", "--output", "out", "--levels", 1),
     "register": ("a.nii.gz", "b.nii.gz", "--output", "out"),
     "evaluate": ("--model", "run", "--data", "data", "--output", "out"),
+    "certify": ("warp.nii.gz",),
+    "repair": ("warp.nii.gz", "--output", "out.nii.gz"),
     "crossvalidate": ("--data", "data", "--output", "out", "--methods", "baseline"),
 }
 BESIDE = {("evaluate", "--rate"): ("--steps", 2)}
@@ -52,6 +55,8 @@ def home(tmp_path_factory):
     for seed, name in ((1, "a"), (2, "b")):
         save_image((blob((12, 12), seed) * 50.0).astype(np.float32), home / f"{name}.nii.gz")
     save_cases(home / "data", 6, (12, 12))
+    lattice = Geometry((12, 12), (1.0, 1.0), (0.0, 0.0), (1.0, 0.0, 0.0, 1.0))
+    write_warp(np.zeros((12, 12, 2), np.float32), lattice, home / "warp.nii.gz")
     (home / "data/groups.csv").write_text("case,group\n" + "".join(f"case_{k},{'ab'[k % 2]}\n" for k in range(1, 7)))
     run_folder(home / "run", 2)
     return home

@@ -11,7 +11,10 @@ from samples import blob, run_folder, save_image
 from foldless import metrics
 from foldless.record import FILE as RECORD
 
-WRITTEN = {"warped.nii.gz", "warp.nii.gz", "inverse_warp.nii.gz", "metrics.json", "run.json", "report.html"}
+WRITTEN = {
+    *("warped.nii.gz", "warp.nii.gz", "inverse_warp.nii.gz", "certificate.json"),
+    *("metrics.json", "run.json", "report.html"),
+}
 NUMBERS = (
     "dice", "dice_before", "ndv_percent", "sdlogj", "sdlogj_learn2reg", "similarity_before", "similarity_after",
     "seconds",

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from foldless.metrics import Certificate
 
 
+FARTHEST = 64
+"""Voxels between nodes; no field is handed in coarser."""
+
+
 @dataclass(frozen=True)
 class Certify:
     """Prove that warps do not fold, whichever program wrote them; exit code 3 if one is not proven.
@@ -49,8 +53,10 @@ class Certify:
     def _check(self) -> None:
         if not self.warps:
             raise InputError("name one or more warps: foldless certify warp.nii.gz")
-        if self.apart < 1:
-            raise InputError(f"--apart is 1 or more voxels; got {self.apart}")
+        if not 1 <= self.apart <= FARTHEST:
+            raise InputError(f"--apart is 1 to {FARTHEST} voxels; got {self.apart}")
+        if self.apart > 1 and not any(path.suffix == ".npz" for path in self.warps):
+            raise InputError("--apart is for .npz, whose nodes say nothing of their distance; leave it out")
         if self.output is None:
             return
         if self.output.suffix != ".json":
