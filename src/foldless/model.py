@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -19,6 +21,7 @@ from foldless.recipe import Recipe
 from foldless.registration import Registration
 
 FORMAT = "foldless-model-1"
+CANNOT_BUILD = (KeyError, TypeError, AttributeError, ValueError, OverflowError, RuntimeError, InputError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,18 +70,20 @@ class Model:
             recipe = Recipe.from_dict(about["recipe"])
             preparation = Preparation.from_dict(about["preparation"])
             weight = float(about.get("weight", 0.0))
-        except (KeyError, TypeError, AttributeError, ValueError, InputError) as error:
+            trained_on = tuple(map(str, about.get("trained_on", ())))
+            with torch.device("meta"):  # shapes alone, however much memory the recipe asks for
+                shapes = _shapes(build_registration(recipe, preparation.lattice).state_dict())
+        except CANNOT_BUILD as error:
             raise InputError(f"{file} describes a model that this version cannot build: {error}") from error
-        registration = build_registration(recipe, preparation.lattice)
-        try:
-            registration.load_state_dict(tensors)
-        except RuntimeError as error:
+        if shapes != _shapes(tensors):
             raise InputError(
                 f"{file}: its weights do not fit the network that its recipe describes: the file is damaged, or holds "
                 "a network of your own, whose state_dict is for your own code to load"
-            ) from error
+            )
+        registration = build_registration(recipe, preparation.lattice)
+        registration.load_state_dict(tensors)
         registration.eval()
-        return cls(registration, recipe, preparation, tuple(about.get("trained_on", ())), weight)
+        return cls(registration, recipe, preparation, trained_on, weight)
 
 
 def weights_file(path: Path) -> Path:
@@ -95,6 +100,10 @@ def weights_file(path: Path) -> Path:
     if not path.is_file():
         raise InputError(f"the model {path} does not exist; give a run's folder or a .safetensors file")
     return path
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 def _read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

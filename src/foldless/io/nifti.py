@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 import zlib
@@ -26,6 +27,14 @@ FORMS_APART = 0.1
 MILLIMETRES = {1: 1000.0, 3: 0.001}
 """Of a header's unit, by its code: metres and micrometres; all else counts as millimetres, as in ITK."""
 
+CANNOT_LOAD = (
+    nib.filebasedimages.ImageFileError,
+    nib.spatialimages.HeaderDataError,
+    ValueError,
+    OSError,
+    EOFError,
+    zlib.error,
+)
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -41,8 +50,8 @@ def open_nifti(path: Path) -> nib.Nifti1Image:
         InputError: the file is not NIfTI.
     """
     try:
-        file = nib.load(path)
-    except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, OSError, EOFError) as error:
+        file = _loaded(path)
+    except CANNOT_LOAD as error:
         raise InputError(
             f"{path} cannot be read as NIfTI, which its name promises; write or download it again"
         ) from error
@@ -62,10 +71,21 @@ def header_of(path: Path) -> nib.Nifti1Pair | nib.AnalyzeImage | None:
     if path.suffix.lower() not in (".hdr", ".img"):
         return None
     try:
-        file = nib.load(path)
-    except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, OSError, EOFError):
+        file = _loaded(path)
+    except CANNOT_LOAD:
         return None
     return file if isinstance(file, nib.Nifti1Pair | nib.AnalyzeImage) else None
+
+
+def _loaded(path: Path) -> nib.filebasedimages.FileBasedImage:
+    """The file by nibabel, whose remarks on how it repairs a header are not for users."""
+    logger = nib.imageglobals.logger
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        return nib.load(path)
+    finally:
+        logger.setLevel(level)
 
 
 def lps_affine(header: nib.Nifti1Header, affine: np.ndarray) -> Float64[np.ndarray, "4 4"]:

@@ -23,6 +23,7 @@ from foldless.io.checks import existing_file
 from foldless.io.files import suffix, write_whole
 from foldless.io.geometry import Geometry
 from foldless.io.nifti import is_nifti, open_nifti, placed
+from foldless.io.quiet import quiet
 from foldless.io.volumes import Volume, through, to_image
 from foldless.maps import Map
 
@@ -184,7 +185,8 @@ def _read_nifti(path: Path) -> sitk.Image:
     if intent not in (DISPLACEMENT, VECTOR):
         raise InputError(f"{path} has the intent {intent}, which says nothing of displacements; {EXPECTED}")
     try:
-        image = sitk.ReadImage(str(path))
+        with quiet():
+            image = sitk.ReadImage(str(path))
     except RuntimeError as error:
         raise InputError(f"{path} cannot be read by SimpleITK; {EXPECTED}") from error
     if image.GetDimension() == shape[4]:
@@ -195,7 +197,8 @@ def _read_nifti(path: Path) -> sitk.Image:
 
 def _read_itk(path: Path, on: Geometry | None) -> sitk.Image:
     try:
-        transform = sitk.ReadTransform(str(path))
+        with quiet():
+            transform = sitk.ReadTransform(str(path))
     except RuntimeError as error:
         raise InputError(f"{path} cannot be read as an ITK transform; {EXPECTED}") from error
     parts = _parts(transform)
