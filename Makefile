@@ -3,13 +3,17 @@ PYTHON ?= python3
 BIN = .venv/bin
 READY = .venv/ready
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test fuzz lint docs clean
 
 demo: $(READY)
 	$(BIN)/foldless demo --output demo --overwrite
 
 test: $(READY)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
+
+FUZZ ?= 10000
+fuzz: $(READY)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.fuzz --count $(FUZZ)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -24,7 +24,13 @@ BY_DEFLATE = (".gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".png")
 HEADER = 4096
 """Bytes that are allowed for all but voxels."""
 
-LONGEST_HEADER = 1 << 16
+LONGEST_HEADER = 1 << 20
+LONGEST_FIELD = 1000
+"""Letters of a field in an NRRD header; those that say something of voxels have some dozens."""
+
+FREE = re.compile(rb"#|[^:]*:=")
+"""How comments and what programs write for themselves begin, which may be long."""
+
 NAMES_DATA = re.compile(rb"^(?:ElementDataFile\s*=|data ?file:)[ \t]*(\S.*?)\s*$", re.MULTILINE | re.IGNORECASE)
 
 
@@ -72,3 +78,17 @@ def _bytes_of_data(path: Path) -> int | None:
     name = named.group(1).decode("utf-8", "replace") if named else "LIST"
     found = path.parent / name
     return found.stat().st_size if found.is_file() else None
+
+
+def check_fields(path: Path) -> None:
+    """Make sure that the fields of an NRRD header are no longer than such fields are; other formats pass.
+
+    Raises:
+        InputError: one is longer, so that the header is damaged.
+    """
+    with path.open("rb") as stream:
+        if stream.read(4) != b"NRRD":
+            return
+        header = re.split(rb"\r?\n\r?\n", stream.read(LONGEST_HEADER), maxsplit=1)[0]
+    if any(len(line) > LONGEST_FIELD and not FREE.match(line) for line in header.splitlines()):
+        raise InputError(f"{path} cannot be read as an image, its header is damaged; copy or write it again")

@@ -12,8 +12,8 @@ import SimpleITK as sitk  # noqa: N813
 
 from foldless.errors import InputError
 from foldless.io import nifti
-from foldless.io.checks import straightened
-from foldless.io.claims import check_claim
+from foldless.io.checks import check_placed, straightened
+from foldless.io.claims import check_claim, check_fields
 from foldless.io.geometry import Geometry
 from foldless.io.quiet import quiet, reason
 
@@ -24,6 +24,7 @@ def read_image(path: Path) -> sitk.Image:
     Raises:
         InputError: the file cannot be read, has not 2 or 3 axes, or has a direction beyond repair.
     """
+    check_fields(path)
     try:
         reader = _header(path)
         _check_axes(path, reader.GetSize())
@@ -37,6 +38,7 @@ def read_image(path: Path) -> sitk.Image:
             f"{path} cannot be read as an image ({reason(error)}); expected a whole file in a format that SimpleITK "
             "knows, such as .nii.gz, .nrrd, .mha or .png"
         ) from error
+    check_placed(image, path)
     if (file := nifti.header_of(path)) is not None:
         image = _as_nifti_says(path, image, file)
     image.SetDirection(straightened(np.array(image.GetDirection()), path).ravel().tolist())
@@ -46,8 +48,9 @@ def read_image(path: Path) -> sitk.Image:
 def header_shape(path: Path) -> tuple[int, ...] | None:
     """The shape (array order) that an image's header tells, its voxels unread; None if the header cannot be read."""
     try:
+        check_fields(path)
         return tuple(_header(path).GetSize())[::-1]
-    except RuntimeError:
+    except (InputError, RuntimeError):
         return None
 
 

@@ -33,6 +33,7 @@ CANNOT_LOAD = (
     ValueError,
     OSError,
     EOFError,
+    OverflowError,
     zlib.error,
 )
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -137,7 +138,7 @@ def voxels_of(path: Path, file: nib.Nifti1Pair, scaled: bool = True) -> np.ndarr
     try:
         proxy: Any = file.dataobj
         array: np.ndarray = np.asanyarray(proxy if scaled else proxy.get_unscaled())
-    except (EOFError, OSError, ValueError, zlib.error) as error:
+    except (EOFError, OSError, ValueError, OverflowError, zlib.error) as error:
         raise InputError(f"{path} stops before its last voxel; copy or download it again") from error
     return array
 
@@ -184,8 +185,16 @@ def _note_unsaid(path: Path, unsaid: str) -> None:
 
 def _compare_forms(path: Path, taken: Geometry, header: nib.Nifti1Header) -> None:
     """Warn if sform and qform put the corners in different places."""
-    sform, qform = header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]
+    if int(header["sform_code"]) <= 0 or int(header["qform_code"]) <= 0:
+        return
+    sform, qform = _sform(header), _qform(header)
     if sform is None or qform is None:
+        name, other = ("qform", "sform") if sform is None else ("sform", "qform")
+        warnings.warn(
+            f"{path}: the header's {other} holds numbers that place no image; taken as its {name} says, see that it "
+            "lies where it should, and write the header anew",
+            stacklevel=5,
+        )
         return
     corners = [_corners(lps_affine(header, form), taken) for form in (sform, qform)]
     apart = _furthest(*corners)
@@ -196,6 +205,22 @@ def _compare_forms(path: Path, taken: Geometry, header: nib.Nifti1Header) -> Non
             f"takes the {name} here, while other programs may take the other",
             stacklevel=5,
         )
+
+
+def _sform(header: nib.Nifti1Header) -> np.ndarray | None:
+    """The header's affine (4, 4), None if its numbers are none."""
+    sform: np.ndarray = header.get_sform()
+    return sform if np.isfinite(sform).all() else None
+
+
+def _qform(header: nib.Nifti1Header) -> np.ndarray | None:
+    """The header's affine (4, 4) by quaternion, None if its numbers make none."""
+    try:
+        with np.errstate(all="ignore"):
+            qform: np.ndarray = header.get_qform()
+    except (ValueError, nib.spatialimages.HeaderDataError):
+        return None
+    return qform if np.isfinite(qform).all() else None
 
 
 def _corners(affine: np.ndarray, lattice: Geometry) -> np.ndarray:

@@ -19,7 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from foldless.errors import InputError
-from foldless.io.checks import existing_file
+from foldless.io.apart import check_transform
+from foldless.io.checks import check_placed, existing_file
 from foldless.io.files import suffix, write_whole
 from foldless.io.geometry import Geometry
 from foldless.io.nifti import is_nifti, open_nifti, placed
@@ -112,6 +113,7 @@ def read_warp(path: Path | str, on: Geometry | None = None) -> tuple[Field, Geom
     if not is_nifti(path) and suffix(path) != ".h5":
         raise InputError(f"{path} is not a warp that can be read; {EXPECTED}")
     image = _read_nifti(path) if is_nifti(path) else _read_itk(path, on)
+    check_placed(image, path)
     field: np.ndarray = sitk.GetArrayFromImage(image)
     if not np.isfinite(field).all():
         raise InputError(f"{path} holds displacements that are not finite; write it again")
@@ -196,10 +198,11 @@ def _read_nifti(path: Path) -> sitk.Image:
 
 
 def _read_itk(path: Path, on: Geometry | None) -> sitk.Image:
+    check_transform(path)
     try:
         with quiet():
             transform = sitk.ReadTransform(str(path))
-    except RuntimeError as error:
+    except (RuntimeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as an ITK transform; {EXPECTED}") from error
     parts = _parts(transform)
     if len(parts) == 1 and isinstance(parts[0], sitk.DisplacementFieldTransform):
