@@ -4,7 +4,7 @@ BIN = .venv/bin
 READY = .venv/ready
 OLDEST = .venv-oldest
 
-.PHONY: demo test test-oldest lint docs clean
+.PHONY: demo test test-oldest fuzz lint docs clean
 
 demo: $(READY)
 	$(BIN)/foldless demo --output demo --overwrite
@@ -15,6 +15,10 @@ test: $(READY)
 # With the oldest of everything that pyproject.toml admits; of torch the build that pip finds, gigabytes where that is CUDA's.
 test-oldest: $(OLDEST)/ready
 	OMP_WAIT_POLICY=PASSIVE $(OLDEST)/bin/python -m pytest
+
+FUZZ ?= 10000
+fuzz: $(READY)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.fuzz --count $(FUZZ)
 
 lint: $(READY)
 	$(BIN)/ruff check .

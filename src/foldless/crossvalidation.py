@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -16,6 +16,7 @@ import torch
 
 from foldless.data.folder import case_names, folder_split, label_file
 from foldless.data.images import ordered_pairs
+from foldless.data.tables import read_table
 from foldless.errors import InputError
 from foldless.evaluation import Scores, flat, judge_folder
 from foldless.metrics import folds_percent
@@ -56,20 +57,11 @@ def read_groups(file: Path, names: Iterable[str]) -> dict[str, str]:
     Raises:
         InputError: it is no such file, names a case that is not there, or one twice.
     """
-    if not file.is_file():
-        raise InputError(f"the groups file {file} does not exist; it is a CSV with the columns case,group")
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as content:
-            rows = list(csv.DictReader(content, skipinitialspace=True))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{file} cannot be read as a CSV in UTF-8: {error}") from error
-    if not rows or not {"case", "group"} <= set(rows[0]):
-        raise InputError(f"{file} must be a CSV whose first line names the columns case,group, with a row per case")
     known, groups = set(names), dict[str, str]()
-    for row in rows:
+    for row in read_table(file, ("case", "group")):
         if row["case"] not in known:
             raise InputError(f"{file} names the case {row['case']}, but images/ has no such case")
-        if not row["group"] or row["group"] == ".." or Path(row["group"]).name != row["group"]:
+        if Path(row["group"]).name != row["group"] or row["group"] in ("", "..") or not row["group"].isprintable():
             raise InputError(f"{file}: the group {row['group']!r} must serve as a folder's name; call it otherwise")
         if row["case"] in groups:
             raise InputError(f"{file} names the case {row['case']} twice; a case is in one group")
@@ -212,12 +204,13 @@ def read_regions(file: Path) -> dict[int, str]:
     Raises:
         InputError: it is no such file.
     """
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as content:
-            rows = list(csv.DictReader(content, skipinitialspace=True))
-        return {int(row["label"]): row["region"] for row in rows if row["region"]}
-    except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
-        raise InputError(f"{file} must be a CSV with the columns label,region and whole-number labels") from error
+    regions: dict[int, str] = {}
+    for row in read_table(file, ("label", "region")):
+        if not re.fullmatch(r"-?[0-9]{1,10}", row["label"]):
+            raise InputError(f"{file} names the label {row['label']!r}; labels are whole numbers")
+        if row["region"]:
+            regions[int(row["label"])] = row["region"]
+    return regions
 
 
 def summarised(results: Results) -> dict[str, Any]:

@@ -1,8 +1,18 @@
 """The errors that become one plain sentence on the command line, and the one for numbers that ran away."""
 
+LONGEST_WORD = 500
+"""Letters of a word that a sentence quotes, such as a path; what damaged files hold instead of words is longer."""
+
 
 class InputError(Exception):
-    """What the user gave cannot be used: what was expected, what came, what to do. Exit code 2, nothing written."""
+    """What the user gave cannot be used: what was expected, what came, what to do. Exit code 2, nothing written.
+
+    It is one line, whatever stands in the names and values that it quotes.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        words = (word if len(word) <= LONGEST_WORD else f"{word[:LONGEST_WORD]}…" for word in sentence.split())
+        super().__init__(" ".join(words))
 
 
 class TrainingError(RuntimeError):

@@ -147,10 +147,13 @@ def with_defaults_for_the_data(words: Sequence[str]) -> Train:
         settings = read_record(Path(named.config))["settings"]
         try:
             source, recipe = Source.from_dict(settings["source"]), Recipe.from_dict(settings["recipe"])
-            start, first = settings.get("start"), int(settings.get("first_stage", 1))
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{named.config} is not the record of a training: it lacks {error}") from error
-        return Train(source=source, recipe=recipe, start=Path(start) if start else None, first_stage=first)
+            start = Path(settings["start"]) if settings.get("start") else None
+            first = int(settings.get("first_stage", 1))
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise InputError(
+                f"{named.config} is not the record of a training, whose settings hold a source and a recipe ({error})"
+            ) from error
+        return Train(source=source, recipe=recipe, start=start, first_stage=first)
     recipe = method_recipe(named.method, recipe_for(_lattice(named.data)))
     return Train(recipe=network_levels(recipe, max(named.stages, 1)))
 

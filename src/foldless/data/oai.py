@@ -13,7 +13,6 @@ judged on all the voxels, so full_labels/ keeps them, mirrored alike. Percentile
 
 from __future__ import annotations
 
-import csv
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +20,7 @@ import numpy as np
 
 from foldless.data.folder import case_names, label_file
 from foldless.data.prepare import normalised
+from foldless.data.tables import read_table
 from foldless.errors import InputError
 from foldless.io import Geometry, Volume, on_lattice_of, read_volume, write_volume
 
@@ -112,13 +112,10 @@ def _labels_of(folder: Path, file: Path) -> Path:
 
 
 def _read_sides(file: Path) -> dict[str, str]:
-    if not file.is_file():
-        raise InputError(f"{file} does not exist; it is a CSV with the columns case,side, where side is left or right")
-    with file.open(newline="", encoding="utf-8-sig") as content:
-        rows = list(csv.DictReader(content, skipinitialspace=True))
-    if not rows or not {"case", "side"} <= set(rows[0]):
-        raise InputError(f"{file} must be a CSV whose first line names the columns case,side, with a row per case")
-    for row in rows:
+    sides: dict[str, str] = {}
+    for row in read_table(file, ("case", "side")):
         if row["side"] not in ("left", "right"):
             raise InputError(f"{file}: the side of {row['case']} is {row['side']!r}; expected left or right")
-    return {row["case"]: row["side"] for row in rows}
+        if sides.setdefault(row["case"], row["side"]) != row["side"]:
+            raise InputError(f"{file} gives {row['case']} both sides; a knee is a left or a right one")
+    return sides

@@ -1,11 +1,14 @@
 """What is checked of every file: that it is there, that its axes are at right angles, that its numbers are finite."""
 
+# mypy: untyped-calls-exclude="SimpleITK"
+
 from __future__ import annotations
 
 import warnings
 from pathlib import Path
 
 import numpy as np
+import SimpleITK as sitk  # noqa: N813
 from jaxtyping import Float64
 
 from foldless.errors import InputError
@@ -70,4 +73,17 @@ def check_finite(voxels: np.ndarray, path: Path) -> None:
         raise InputError(
             f"{path} holds {bad} voxels that are NaN, infinite or beyond float32; expected finite numbers, "
             "replace them (by 0 in the background, for example)"
+        )
+
+
+def check_placed(image: sitk.Image, path: Path) -> None:
+    """Refuse an image of which nobody can tell where it lies.
+
+    Raises:
+        InputError: its origin, spacing or direction is not finite.
+    """
+    if not np.isfinite([*image.GetOrigin(), *image.GetSpacing(), *image.GetDirection()]).all():
+        raise InputError(
+            f"{path}: the header says that the image lies at {image.GetOrigin()} in steps of {image.GetSpacing()} mm; "
+            "expected finite numbers, write the header anew"
         )

@@ -12,8 +12,10 @@ import SimpleITK as sitk  # noqa: N813
 
 from foldless.errors import InputError
 from foldless.io import nifti
-from foldless.io.checks import straightened
+from foldless.io.checks import check_placed, straightened
+from foldless.io.claims import check_claim, check_fields
 from foldless.io.geometry import Geometry
+from foldless.io.quiet import quiet, reason
 
 
 def read_image(path: Path) -> sitk.Image:
@@ -22,16 +24,21 @@ def read_image(path: Path) -> sitk.Image:
     Raises:
         InputError: the file cannot be read, has not 2 or 3 axes, or has a direction beyond repair.
     """
+    check_fields(path)
     try:
-        _check_axes(path)
-        image = _one_volume(sitk.ReadImage(str(path)))
+        reader = _header(path)
+        _check_axes(path, reader.GetSize())
+        check_claim(path, reader)
+        with quiet():
+            image = _one_volume(sitk.ReadImage(str(path)))
     except RuntimeError as error:
         if nifti.is_nifti(path) and "orthonormal" in str(error):
             return nifti.read_by_nibabel(path)
         raise InputError(
-            f"{path} cannot be read as an image ({_reason(error)}); expected a whole file in a format that SimpleITK "
+            f"{path} cannot be read as an image ({reason(error)}); expected a whole file in a format that SimpleITK "
             "knows, such as .nii.gz, .nrrd, .mha or .png"
         ) from error
+    check_placed(image, path)
     if (file := nifti.header_of(path)) is not None:
         image = _as_nifti_says(path, image, file)
     image.SetDirection(straightened(np.array(image.GetDirection()), path).ravel().tolist())
@@ -40,13 +47,19 @@ def read_image(path: Path) -> sitk.Image:
 
 def header_shape(path: Path) -> tuple[int, ...] | None:
     """The shape (array order) that an image's header tells, its voxels unread; None if the header cannot be read."""
+    try:
+        check_fields(path)
+        return tuple(_header(path).GetSize())[::-1]
+    except (InputError, RuntimeError):
+        return None
+
+
+def _header(path: Path) -> sitk.ImageFileReader:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
-    try:
+    with quiet():
         reader.ReadImageInformation()
-    except RuntimeError:
-        return None
-    return tuple(reader.GetSize())[::-1]
+    return reader
 
 
 def _as_nifti_says(path: Path, image: sitk.Image, file: nib.Nifti1Pair | nib.AnalyzeImage) -> sitk.Image:
@@ -62,11 +75,7 @@ def _as_nifti_says(path: Path, image: sitk.Image, file: nib.Nifti1Pair | nib.Ana
     return image
 
 
-def _check_axes(path: Path) -> None:
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
-    size = reader.GetSize()
+def _check_axes(path: Path, size: tuple[int, ...]) -> None:
     extra = size[3:]
     if len(size) == 4 and extra[0] > 1:
         one = " × ".join(str(n) for n in size[:3])
@@ -83,8 +92,3 @@ def _one_volume(image: sitk.Image) -> sitk.Image:
         return image
     volume: sitk.Image = sitk.Extract(image, [*image.GetSize()[:3], 0], [0, 0, 0, 0])
     return volume
-
-
-def _reason(error: RuntimeError) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1].removeprefix("sitk::ERROR: ").rstrip(".") if lines else "no reason given"

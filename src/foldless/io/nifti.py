@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 import zlib
@@ -26,6 +27,15 @@ FORMS_APART = 0.1
 MILLIMETRES = {1: 1000.0, 3: 0.001}
 """Of a header's unit, by its code: metres and micrometres; all else counts as millimetres, as in ITK."""
 
+CANNOT_LOAD = (
+    nib.filebasedimages.ImageFileError,
+    nib.spatialimages.HeaderDataError,
+    ValueError,
+    OSError,
+    EOFError,
+    OverflowError,
+    zlib.error,
+)
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -41,8 +51,8 @@ def open_nifti(path: Path) -> nib.Nifti1Image:
         InputError: the file is not NIfTI.
     """
     try:
-        file = nib.load(path)
-    except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, OSError, EOFError) as error:
+        file = _loaded(path)
+    except CANNOT_LOAD as error:
         raise InputError(
             f"{path} cannot be read as NIfTI, which its name promises; write or download it again"
         ) from error
@@ -62,10 +72,21 @@ def header_of(path: Path) -> nib.Nifti1Pair | nib.AnalyzeImage | None:
     if path.suffix.lower() not in (".hdr", ".img"):
         return None
     try:
-        file = nib.load(path)
-    except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, OSError, EOFError):
+        file = _loaded(path)
+    except CANNOT_LOAD:
         return None
     return file if isinstance(file, nib.Nifti1Pair | nib.AnalyzeImage) else None
+
+
+def _loaded(path: Path) -> nib.filebasedimages.FileBasedImage:
+    """The file by nibabel, whose remarks on how it repairs a header are not for users."""
+    logger = nib.imageglobals.logger
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        return nib.load(path)
+    finally:
+        logger.setLevel(level)
 
 
 def lps_affine(header: nib.Nifti1Header, affine: np.ndarray) -> Float64[np.ndarray, "4 4"]:
@@ -117,7 +138,7 @@ def voxels_of(path: Path, file: nib.Nifti1Pair, scaled: bool = True) -> np.ndarr
     try:
         proxy: Any = file.dataobj
         array: np.ndarray = np.asanyarray(proxy if scaled else proxy.get_unscaled())
-    except (EOFError, OSError, ValueError, zlib.error) as error:
+    except (EOFError, OSError, ValueError, OverflowError, zlib.error) as error:
         raise InputError(f"{path} stops before its last voxel; copy or download it again") from error
     return array
 
@@ -164,8 +185,16 @@ def _note_unsaid(path: Path, unsaid: str) -> None:
 
 def _compare_forms(path: Path, taken: Geometry, header: nib.Nifti1Header) -> None:
     """Warn if sform and qform put the corners in different places."""
-    sform, qform = header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]
+    if int(header["sform_code"]) <= 0 or int(header["qform_code"]) <= 0:
+        return
+    sform, qform = _sform(header), _qform(header)
     if sform is None or qform is None:
+        name, other = ("qform", "sform") if sform is None else ("sform", "qform")
+        warnings.warn(
+            f"{path}: the header's {other} holds numbers that place no image; taken as its {name} says, see that it "
+            "lies where it should, and write the header anew",
+            stacklevel=5,
+        )
         return
     corners = [_corners(lps_affine(header, form), taken) for form in (sform, qform)]
     apart = _furthest(*corners)
@@ -176,6 +205,22 @@ def _compare_forms(path: Path, taken: Geometry, header: nib.Nifti1Header) -> Non
             f"takes the {name} here, while other programs may take the other",
             stacklevel=5,
         )
+
+
+def _sform(header: nib.Nifti1Header) -> np.ndarray | None:
+    """The header's affine (4, 4), None if its numbers are none."""
+    sform: np.ndarray = header.get_sform()
+    return sform if np.isfinite(sform).all() else None
+
+
+def _qform(header: nib.Nifti1Header) -> np.ndarray | None:
+    """The header's affine (4, 4) by quaternion, None if its numbers make none."""
+    try:
+        with np.errstate(all="ignore"):
+            qform: np.ndarray = header.get_qform()
+    except (ValueError, nib.spatialimages.HeaderDataError):
+        return None
+    return qform if np.isfinite(qform).all() else None
 
 
 def _corners(affine: np.ndarray, lattice: Geometry) -> np.ndarray:

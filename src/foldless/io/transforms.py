@@ -19,10 +19,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from foldless.errors import InputError
-from foldless.io.checks import existing_file
+from foldless.io.apart import check_transform
+from foldless.io.checks import check_placed, existing_file
 from foldless.io.files import suffix, write_whole
 from foldless.io.geometry import Geometry
 from foldless.io.nifti import is_nifti, open_nifti, placed
+from foldless.io.quiet import quiet
 from foldless.io.volumes import Volume, through, to_image
 from foldless.maps import Map
 
@@ -111,6 +113,7 @@ def read_warp(path: Path | str, on: Geometry | None = None) -> tuple[Field, Geom
     if not is_nifti(path) and suffix(path) != ".h5":
         raise InputError(f"{path} is not a warp that can be read; {EXPECTED}")
     image = _read_nifti(path) if is_nifti(path) else _read_itk(path, on)
+    check_placed(image, path)
     field: np.ndarray = sitk.GetArrayFromImage(image)
     if not np.isfinite(field).all():
         raise InputError(f"{path} holds displacements that are not finite; write it again")
@@ -184,7 +187,8 @@ def _read_nifti(path: Path) -> sitk.Image:
     if intent not in (DISPLACEMENT, VECTOR):
         raise InputError(f"{path} has the intent {intent}, which says nothing of displacements; {EXPECTED}")
     try:
-        image = sitk.ReadImage(str(path))
+        with quiet():
+            image = sitk.ReadImage(str(path))
     except RuntimeError as error:
         raise InputError(f"{path} cannot be read by SimpleITK; {EXPECTED}") from error
     if image.GetDimension() == shape[4]:
@@ -194,9 +198,11 @@ def _read_nifti(path: Path) -> sitk.Image:
 
 
 def _read_itk(path: Path, on: Geometry | None) -> sitk.Image:
+    check_transform(path)
     try:
-        transform = sitk.ReadTransform(str(path))
-    except RuntimeError as error:
+        with quiet():
+            transform = sitk.ReadTransform(str(path))
+    except (RuntimeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as an ITK transform; {EXPECTED}") from error
     parts = _parts(transform)
     if len(parts) == 1 and isinstance(parts[0], sitk.DisplacementFieldTransform):
