@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from foldless.kernels.library import library, pointer, threads_for
+from foldless.kernels.library import call, library, pointer, threads_for
 
 _TYPES = {torch.float32: "f32", torch.float64: "f64"}
 
@@ -59,16 +59,14 @@ def certify_cells(
         budget: parts of a cell that are looked at, at most.
         capacity: doubtful cells that are listed, at most.
     """
-    compiled = library()[0]
-    assert compiled is not None
     steps = steps.double().contiguous()
     shape = field.shape[1:]
     lower = torch.empty([1 if n == 1 else n + 1 for n in shape], dtype=field.dtype)
     summary, listed = torch.empty(7, dtype=torch.float64), torch.empty(capacity, 6, dtype=torch.float64)
     size, number = ctypes.c_int64, ctypes.c_int
-    run = getattr(compiled, f"foldless_certify_{_TYPES[field.dtype]}")
-    run.restype = size
-    found = run(
+    found = size()
+    call(
+        f"certify_{_TYPES[field.dtype]}",
         pointer(field),
         (size * 3)(*shape),
         (size * 4)(*field.stride()),
@@ -77,6 +75,7 @@ def certify_cells(
         number(deepest),
         number(budget),
         number(threads_for(lower.numel())),
+        ctypes.byref(found),
     )
     least, most, low, high, depth, refuted, undecided = summary.tolist()
-    return Cells(lower, (least, most), (low, high), int(depth), int(refuted), int(undecided), listed[:found])
+    return Cells(lower, (least, most), (low, high), int(depth), int(refuted), int(undecided), listed[: found.value])

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from foldless.kernels.library import library, pointer
+from foldless.kernels.library import call, library, pointer
 
 _TYPES = {torch.float32: "f32", torch.float64: "f64"}
 
@@ -75,17 +75,15 @@ class _MeanCorrelation(torch.autograd.Function):
 def _correlate(
     a: Tensor, b: Tensor, mask: Tensor | None, g_a: Tensor | None, g_b: Tensor | None, windows: Windows
 ) -> float:
-    compiled = library()[0]
-    assert compiled is not None
     batch, channels, *lattice = a.shape
     kernel, absent = list(windows.kernel), 3 - len(lattice)
     weights = a.new_tensor([1.0] * absent + kernel * len(lattice))
     shape, reach = [1] * absent + lattice, [0] * absent + [len(kernel) // 2] * len(lattice)
     total = float(a.numel()) if mask is None else mask.sum(dtype=torch.float64).item() * channels * batch / len(mask)
     share, size, real = 1 / max(total, 1e-12), ctypes.c_int64, ctypes.c_double
-    function = getattr(compiled, f"foldless_correlate_{_TYPES[a.dtype]}")
-    function.restype = real
-    correlations: float = function(
+    correlations = real()
+    call(
+        f"correlate_{_TYPES[a.dtype]}",
         *map(pointer, (a, b, mask, g_a, g_b, weights)),
         (size * 3)(*shape),
         (size * 3)(*reach),
@@ -96,5 +94,6 @@ def _correlate(
         real(share),
         ctypes.c_int(windows.squared),
         ctypes.c_int(torch.get_num_threads()),
+        ctypes.byref(correlations),
     )
-    return correlations * share
+    return correlations.value * share

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from foldless.kernels import plain
 from foldless.kernels.gpu import triton_status
-from foldless.kernels.library import library, native_status, pointer, threads_for
+from foldless.kernels.library import call, native_status, pointer, threads_for
 
 SCHEMA = "(Tensor values, Tensor points, bool with_jacobian) -> (Tensor, Tensor)"
 BACKWARD_SCHEMA = (
@@ -48,7 +47,7 @@ def _sample(values: Tensor, points: Tensor, with_jacobian: bool) -> tuple[Tensor
     (batch, dim, count), channels = points.shape, values.shape[1]
     value = points.new_empty(batch, channels, count)
     jacobian = points.new_empty((batch, channels, dim, count) if with_jacobian else (0,))
-    _call("foldless_sample", values, points, value, jacobian if with_jacobian else None)
+    _call("sample", values, points, value, jacobian if with_jacobian else None)
     return value, jacobian
 
 
@@ -82,7 +81,7 @@ def _sample_backward(
     g_values = clear(values.shape) if for_values else values.new_empty(0)
     g_points = torch.empty_like(points, memory_format=torch.contiguous_format) if for_points else points.new_empty(0)
     out = (g_values if for_values else None, g_points if for_points else None)
-    _call("foldless_sample_backward", values, points, g_value, g_jacobian, *out)
+    _call("sample_backward", values, points, g_value, g_jacobian, *out)
     return g_values, g_points
 
 
@@ -145,14 +144,12 @@ def _dense(tensor: Tensor) -> Tensor:
 
 
 def _call(name: str, values: Tensor, points: Tensor, *tensors: Tensor | None) -> None:
-    compiled = library()[0]
-    assert compiled is not None
     if points.numel() == 0 or values.numel() == 0:
         return
     (batch, dim, count), channels = points.shape, values.shape[1]
-    function: Callable[..., None] = getattr(compiled, f"{name}_{_TYPES[points.dtype]}")
     size = ctypes.c_int64
-    function(
+    call(
+        f"{name}_{_TYPES[points.dtype]}",
         *map(pointer, (values, points, *tensors)),
         size(batch),
         size(channels),

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foldless.kernels.library import library, pointer
+from foldless.kernels.library import call, library, pointer
 
 
 def add_convolved(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
@@ -61,9 +61,6 @@ def _padded(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _call(name: str, x: Tensor, second: Tensor, out: Tensor, lattice: torch.Size, weight: torch.Size) -> None:
-    compiled = library()[0]
-    assert compiled is not None
     ones = [1] * (5 - len(lattice))
     shape = (ctypes.c_int64 * 9)(lattice[0], weight[1], weight[0], *ones, *lattice[2:], *ones, *weight[2:])
-    function = getattr(compiled, f"foldless_planar_{name}")
-    function(*map(pointer, (x, second, out)), shape, ctypes.c_int(torch.get_num_threads()))
+    call(f"planar_{name}", *map(pointer, (x, second, out)), shape, ctypes.c_int(torch.get_num_threads()))

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from foldless.kernels.library import in_own_types, lanes, library, pointer
+from foldless.kernels.library import call, in_own_types, lanes, pointer
 
 SLOPE = 0.01
 """Of the activation, below zero; `slope` in `lanes.h` knows it too."""
@@ -80,12 +80,9 @@ class _Residual(torch.autograd.Function):
 
 def _call(name: str, level: Level, x: Tensor, y: Tensor, *tensors: Tensor) -> None:
     """A kernel for an x and a y (batch, *lattice, channels), or gradients of such."""
-    compiled = library()[0]
-    assert compiled is not None
     assert len({tensor.dtype for tensor in tensors}) == 1
     (batch, *size_x, have), (_, *size_y, want) = x.shape, y.shape
     ones = [1] * (3 - len(size_x))
     numbers = [batch, *ones, *size_x, *ones, *size_y, *level.channels(have, want)]
     shape = (ctypes.c_int64 * len(numbers))(*numbers)
-    function = getattr(compiled, f"foldless_{name}_{_TYPES[x.dtype]}")
-    function(*map(pointer, tensors), shape, ctypes.c_int(torch.get_num_threads()))
+    call(f"{name}_{_TYPES[x.dtype]}", *map(pointer, tensors), shape, ctypes.c_int(torch.get_num_threads()))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from foldless.kernels.library import library, pointer
+from foldless.kernels.library import call, library, pointer
 
 _TYPES = {torch.float32: "f32", torch.float64: "f64"}
 
@@ -32,8 +32,6 @@ def judge(
         crop: nodes that are not judged, below and above on each axis.
         zero_folds: whether a determinant of zero is a fold.
     """
-    compiled = library()[0]
-    assert compiled is not None
     field = field.contiguous()
     batch, dim, *lattice = field.shape
     places = [n - sum(crop) for n in lattice]
@@ -44,7 +42,8 @@ def judge(
     if folded.numel() == 0:
         return folded, negative
     size = ctypes.c_int64
-    getattr(compiled, f"foldless_judge_{_TYPES[field.dtype]}")(
+    call(
+        f"judge_{_TYPES[field.dtype]}",
         *map(pointer, (field, folded, negative)),
         *map(_integers, ([number for offset in edges for number in offset], corners, signs)),
         size(len(edges)),

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from foldless.kernels.library import in_own_types, lanes, library, pointer
+from foldless.kernels.library import call, in_own_types, lanes, pointer
 from foldless.kernels.norm import moments, normalise
 
 _TYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
@@ -162,9 +162,7 @@ def _blocks(channels: int) -> tuple[Tensor, Tensor]:
 
 
 def _call(name: str, nodes: Tensor, weight_shape: torch.Size, *tensors: Tensor | None) -> None:
-    compiled = library()[0]
-    assert compiled is not None
-    function = getattr(compiled, f"foldless_{name}_{_TYPES[nodes.dtype]}")
     ones = [1] * (5 - nodes.ndim)
     shape = (ctypes.c_int64 * 8)(nodes.shape[0], *ones, *nodes.shape[1:], *ones, *weight_shape[2:])
-    function(*map(pointer, tensors), shape, ctypes.c_int(weight_shape[0]), ctypes.c_int(torch.get_num_threads()))
+    counts = ctypes.c_int(weight_shape[0]), ctypes.c_int(torch.get_num_threads())
+    call(f"{name}_{_TYPES[nodes.dtype]}", *map(pointer, tensors), shape, *counts)

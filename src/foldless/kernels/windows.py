@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from foldless.kernels.library import library, pointer
+from foldless.kernels.library import call, library, pointer
 
 AT_ONCE = 2**21
 """Numbers written out before they are used: they stay in the cache."""
@@ -54,9 +54,7 @@ def _plain(x: Tensor, nodes: Sequence[int], width: int) -> Tensor:
 
 
 def _call(rows: Tensor, out: Tensor, nodes: Sequence[int], width: int, first: int, lines: int) -> None:
-    compiled = library()[0]
-    assert compiled is not None
     ones, of_a_node = [1] * (3 - len(nodes)), rows.shape[-1] * rows.element_size()
     lattices = (*ones, *rows.shape[1:-1], *ones, *nodes, *ones, *[width] * len(nodes))
     shape = (ctypes.c_int64 * 12)(*lattices, of_a_node, first, lines)
-    compiled.foldless_windows(pointer(rows), pointer(out), shape, ctypes.c_int(torch.get_num_threads()))
+    call("windows", pointer(rows), pointer(out), shape, ctypes.c_int(torch.get_num_threads()))
