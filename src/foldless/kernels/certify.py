@@ -39,8 +39,9 @@ class Cells:
 
 
 def can_certify(field: Tensor) -> bool:
-    """Whether `certify_cells` takes this field: on the CPU, float32 or float64, compiled kernels."""
-    return field.device.type == "cpu" and field.dtype in _TYPES and library()[0] is not None
+    """Whether `certify_cells` takes this field: of three axes, on the CPU, float32 or float64, compiled."""
+    known = field.device.type == "cpu" and field.dtype in _TYPES and field.ndim == 4 and len(field) == 3
+    return known and field.numel() > 0 and library()[0] is not None
 
 
 def certify_cells(

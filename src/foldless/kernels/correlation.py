@@ -32,8 +32,9 @@ def can_correlate(a: Tensor, b: Tensor, mask: Tensor | None) -> bool:
     others = [b] if mask is None else [b, mask]
     alike = all(t.dtype == a.dtype and t.device == a.device and t.shape[2:] == a.shape[2:] for t in others)
     fixed = mask is None or not mask.requires_grad
+    meets = mask is None or (mask.shape[1] == 1 and len(mask) in (1, len(a)))
     compiled = a.device.type == "cpu" and a.dtype in _TYPES and library()[0] is not None
-    return compiled and alike and fixed and a.shape == b.shape and a.ndim <= 5 and a.numel() > 0
+    return compiled and alike and fixed and meets and a.shape == b.shape and 3 <= a.ndim <= 5 and a.numel() > 0
 
 
 def mean_correlation(a: Tensor, b: Tensor, mask: Tensor | None, windows: Windows) -> Tensor:
@@ -44,7 +45,12 @@ def mean_correlation(a: Tensor, b: Tensor, mask: Tensor | None, windows: Windows
         b: (batch, channels, *lattice).
         mask: (batch or 1, 1, *lattice), restricts the windows and weighs the mean; it has no gradient.
         windows: see `Windows`.
+
+    Raises:
+        ValueError: the windows have no middle.
     """
+    if len(windows.kernel) % 2 == 0:
+        raise ValueError(f"a window around a voxel needs an odd number of weights; got {len(windows.kernel)}")
     if not torch.is_grad_enabled():
         a, b = a.detach(), b.detach()
     if b.requires_grad and not a.requires_grad:

@@ -40,7 +40,7 @@ def jittered(seed: int, batch: int, shape: Sequence[int], dtype: torch.dtype, de
         seed: 0 to 2^63 - 1.
         batch: samples; the noise of each is its own.
     """
-    if device.type != "cpu" or dtype not in _TYPES or library()[0] is None or len(shape) > 3:
+    if device.type != "cpu" or dtype not in _TYPES or library()[0] is None or not 1 <= len(shape) <= 3:
         return plain_jittered(seed, batch, shape, dtype, device)
     points = torch.empty(batch, len(shape), *shape, dtype=dtype, device=device)
     size = ctypes.c_int64

@@ -25,11 +25,17 @@ def sample(values: Tensor, points: Tensor, with_jacobian: bool) -> tuple[Tensor,
 
     The GPU's kernel adds in any order, so where torch is asked for deterministic algorithms it is not used.
     """
-    compiled = points.dtype in _TYPES and points.shape[1] <= 3 and _has_kernel(points.device.type)
+    compiled = points.dtype in _TYPES and _meet(values, points) and _has_kernel(points.device.type)
     if not compiled or (points.is_cuda and torch.are_deterministic_algorithms_enabled()):
         return plain.sample(values, points, with_jacobian)
     value, jacobian = _sample(values, points, with_jacobian)
     return value, jacobian if with_jacobian else None
+
+
+def _meet(values: Tensor, points: Tensor) -> bool:
+    """Whether the points, of one to three dimensions, lie in the values' lattice and are of their batch and type."""
+    alike = values.dtype == points.dtype and values.device == points.device and len(values) == len(points)
+    return alike and points.ndim == 3 and 1 <= points.shape[1] == values.ndim - 2 <= 3
 
 
 def _has_kernel(device: str) -> bool:

@@ -18,7 +18,7 @@ def can_multiply(a: Tensor, b: Tensor) -> bool:
     """Whether `product` and `product_error` take these: on the CPU, of one shape, float32 or float64, compiled."""
     alike = a.dtype == b.dtype and a.device == b.device and a.shape == b.shape
     compiled = a.device.type == "cpu" and a.dtype in _TYPES and library()[0] is not None
-    return compiled and alike and a.shape[1] <= 3 and a.numel() > 0
+    return compiled and alike and a.ndim >= 3 and a.shape[1] == a.shape[2] <= 3 and a.numel() > 0
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ class Level:
         shortcut: (x, y), the compiled kernel that adds the shortcut to y.
         adjoint: (gradient, x, g_x), the one that takes g_x through the activation and adds what the shortcut brings.
         channels: those of x and y -> what the kernels want to know of them.
+        width: of the convolution's kernel, on every axis.
     """
 
     convolved: Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -36,11 +37,13 @@ class Level:
     shortcut: str
     adjoint: str
     channels: Callable[[int, int], Sequence[int]]
+    width: int
 
 
-def can_be_compiled(x: Tensor) -> bool:
-    """Whether the kernels take x."""
-    return x.device.type == "cpu" and x.dtype in _TYPES and x.numel() > 0 and lanes() > 0
+def can_be_compiled(x: Tensor, weight: Tensor, level: Level) -> bool:
+    """Whether the kernels take x and what the weight makes of it."""
+    known = x.device.type == "cpu" and x.dtype in _TYPES and x.numel() > 0 and lanes() > 0
+    return known and x.ndim <= 5 and weight.shape[2:] == (level.width,) * (x.ndim - 2)
 
 
 def residual(x: Tensor, weight: Tensor, bias: Tensor, level: Level) -> Tensor:
