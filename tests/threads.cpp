@@ -58,37 +58,37 @@ bool GOMP_loop_nonmonotonic_dynamic_start(long first, long last, long, long each
 void GOMP_loop_end_nowait() {}
 
 using Size = std::int64_t;
-void foldless_sample_f32(const float*, const float*, float*, float*, Size, Size, Size, const Size*, Size, Size, Size, int);
-void foldless_sample_backward_f32(const float*, const float*, const float*, const float*, float*, float*, Size, Size, Size,
-                                  const Size*, Size, Size, Size, int);
-double foldless_correlate_f32(const float*, const float*, const float*, float*, float*, const float*, const Size*,
-                              const Size*, Size, Size, double, double, double, int, int);
-void foldless_judge_f32(const float*, bool*, float*, const int*, const int*, const int*, Size, Size, Size, Size,
-                        const Size*, Size, Size, int, int);
-double foldless_product_error_f32(const float*, const float*, float*, float*, Size, Size, Size, double, int);
-void foldless_product_f32(const float*, const float*, float*, Size, Size, Size, int, int, int);
-double foldless_consistency_f32(const float* const*, float* const*, Size, Size, Size, Size, const Size*, const float*, Size,
-                                Size, const Size*, std::uint64_t, double, int);
-double foldless_gradient_consistency_f32(const float* const*, float* const*, Size, Size, Size, Size, const Size*,
-                                         const float*, Size, Size, const Size*, std::uint64_t, double, int);
-void foldless_square_f32(const float*, float*, Size, Size, const Size*, double, double, int);
-void foldless_square_backward_f32(const float*, const float*, float*, Size, Size, const Size*, double, double, int);
-void foldless_jitter_f32(float*, Size, Size, const Size*, std::uint64_t, int);
-void foldless_planar_add(const float*, const float*, float*, const Size*, int);
-void foldless_planar_backward_weights(const float*, const float*, float*, const Size*, int);
-void foldless_add_doubled_f32(const float*, float*, const Size*, int);
-void foldless_doubled_adjoint_f32(const float*, const float*, float*, const Size*, int);
-void foldless_add_means_f32(const float*, float*, const Size*, int);
-void foldless_means_adjoint_f32(const float*, const float*, float*, const Size*, int);
-void foldless_windows(const char*, char*, const Size*, int);
+int foldless_sample_f32(const float*, const float*, float*, float*, Size, Size, Size, const Size*, Size, Size, Size, int);
+int foldless_sample_backward_f32(const float*, const float*, const float*, const float*, float*, float*, Size, Size, Size,
+                                 const Size*, Size, Size, Size, int);
+int foldless_correlate_f32(const float*, const float*, const float*, float*, float*, const float*, const Size*,
+                           const Size*, Size, Size, double, double, double, int, int, double*);
+int foldless_judge_f32(const float*, bool*, float*, const int*, const int*, const int*, Size, Size, Size, Size,
+                       const Size*, Size, Size, int, int);
+int foldless_product_error_f32(const float*, const float*, float*, float*, Size, Size, Size, double, int, double*);
+int foldless_product_f32(const float*, const float*, float*, Size, Size, Size, int, int, int);
+int foldless_consistency_f32(const float* const*, float* const*, Size, Size, Size, Size, const Size*, const float*, Size,
+                             Size, const Size*, std::uint64_t, double, int, double*);
+int foldless_gradient_consistency_f32(const float* const*, float* const*, Size, Size, Size, Size, const Size*,
+                                      const float*, Size, Size, const Size*, std::uint64_t, double, int, double*);
+int foldless_square_f32(const float*, float*, Size, Size, const Size*, double, double, int);
+int foldless_square_backward_f32(const float*, const float*, float*, Size, Size, const Size*, double, double, int);
+int foldless_jitter_f32(float*, Size, Size, const Size*, std::uint64_t, int);
+int foldless_planar_add(const float*, const float*, float*, const Size*, int);
+int foldless_planar_backward_weights(const float*, const float*, float*, const Size*, int);
+int foldless_add_doubled_f32(const float*, float*, const Size*, int);
+int foldless_doubled_adjoint_f32(const float*, const float*, float*, const Size*, int);
+int foldless_add_means_f32(const float*, float*, const Size*, int);
+int foldless_means_adjoint_f32(const float*, const float*, float*, const Size*, int);
+int foldless_windows(const char*, char*, const Size*, int);
 int foldless_lanes();
-void foldless_thin_f32(const float*, const float*, const float*, const float*, float*, const Size*, int, int);
-void foldless_thin_backward_x_f32(const float*, const float*, const float*, const float*, const float*, float*,
-                                  const Size*, int, int);
-void foldless_thin_backward_weights_f32(const float*, const float*, float*, const Size*, int, int);
-void foldless_norm_reduce_f32(const float*, const float*, double*, Size, Size, Size, int);
-Size foldless_certify_f32(const float*, const Size*, const Size*, const double*, float*, double*, double*, Size, int, int,
-                          int);
+int foldless_thin_f32(const float*, const float*, const float*, const float*, float*, const Size*, int, int);
+int foldless_thin_backward_x_f32(const float*, const float*, const float*, const float*, const float*, float*,
+                                 const Size*, int, int);
+int foldless_thin_backward_weights_f32(const float*, const float*, float*, const Size*, int, int);
+int foldless_norm_reduce_f32(const float*, const float*, double*, Size, Size, Size, int);
+int foldless_certify_f32(const float*, const Size*, const Size*, const double*, float*, double*, double*, Size, int, int,
+                         int, Size*);
 }
 
 namespace {
@@ -127,8 +127,9 @@ void correlate(Size images, Size side) {
     const auto a = numbers(images * nodes), b = numbers(images * nodes), mask = numbers(nodes);
     const std::vector<float> weights(9, 1.0f);
     auto g_a = a, g_b = b;
+    double total;
     foldless_correlate_f32(a.data(), b.data(), mask.data(), g_a.data(), g_b.data(), weights.data(), shape, reach, images,
-                           images, 1.0 / 27, 1e-5, 1e-3, 0, THREADS);
+                           images, 1.0 / 27, 1e-5, 1e-3, 0, THREADS, &total);
 }
 
 void judge() {
@@ -150,7 +151,8 @@ void normalise() {
 void multiply() {
     const auto a = numbers(2 * 9 * 5000), b = a;
     auto g_a = a, g_b = b;
-    foldless_product_error_f32(a.data(), b.data(), g_a.data(), g_b.data(), 2, 3, 5000, 1.0, THREADS);
+    double total;
+    foldless_product_error_f32(a.data(), b.data(), g_a.data(), g_b.data(), 2, 3, 5000, 1.0, THREADS, &total);
     foldless_product_f32(a.data(), b.data(), g_a.data(), 2, 3, 5000, 0, 1, THREADS);
 }
 
@@ -159,10 +161,12 @@ void compose(Size batch) {
     const auto one = numbers(batch * 3 * 990), small = numbers(batch * 3 * 120), points = numbers(batch * 3 * count);
     auto g_one = one, g_small = small, g_other = one;
     const float* fields[] = {one.data(), small.data(), one.data()};
+    double total;
     float* gradients[] = {g_one.data(), g_small.data(), g_other.data()};
     for (const auto run : {foldless_consistency_f32, foldless_gradient_consistency_f32})
         for (const float* at : {points.data(), static_cast<const float*>(nullptr)})
-            run(fields, gradients, 2, 3, batch, 3, shapes, at, at ? count : 26 * 27 * 28, 3 * count, finer, 1, 1e-5, THREADS);
+            run(fields, gradients, 2, 3, batch, 3, shapes, at, at ? count : 26 * 27 * 28, 3 * count, finer, 1, 1e-5, THREADS,
+                &total);
     foldless_square_f32(one.data(), g_one.data(), batch, 3, shapes, 1, 1, THREADS);
     foldless_square_backward_f32(one.data(), one.data(), g_one.data(), batch, 3, shapes, 1, 1, THREADS);
     std::vector<float> jittered(batch * 3 * 26 * 27 * 28);
@@ -200,7 +204,8 @@ void certify() {
     const auto field = numbers(3 * 990);
     std::vector<float> lower(10 * 11 * 12);
     double summary[7], listed[6 * 100];
-    foldless_certify_f32(field.data(), shape, strides, steps, lower.data(), summary, listed, 100, 2, 64, THREADS);
+    Size found = 0;
+    foldless_certify_f32(field.data(), shape, strides, steps, lower.data(), summary, listed, 100, 2, 64, THREADS, &found);
 }
 
 void increase(void* counter) { ++*static_cast<int*>(counter); }

@@ -1,8 +1,9 @@
 // Whether x + u(clamp x) has a positive Jacobian determinant in every cell of its lattice and beyond the border.
 //
-// field (3, *shape) by strides, displacement in the units of `steps`: where a step along each axis leads, (axis, component). Cells
-// are those of the lattice with its border repeated once outside, so that what is said of them holds everywhere: from
-// there on the map repeats itself. An axis of one node has one cell. Fields of fewer dimensions have axes of one node.
+// field (3, *shape) by strides, displacement in the units of `steps`: where a step along each axis leads, (axis,
+// component). Cells are those of the lattice with its border repeated once outside, so that what is said of them holds
+// everywhere: from there on the map repeats itself. An axis of one node has one cell. Fields of fewer dimensions have
+// axes of one node.
 // A first pass in the field's own precision proves what it can beyond doubt of rounding; what is left is decided in
 // double, by halving.
 
@@ -10,6 +11,7 @@
 
 #include "bernstein.h"
 #include "scratch.h"
+#include "status.h"
 
 namespace {
 
@@ -163,21 +165,24 @@ void certify_row(const Lattice<T>& l, const Row<T>& row, Size first, T* lower, E
 }
 
 template <typename T>
-Size certify(const T* field, const Size* shape, const Size* strides, const double* steps, T* lower, double* summary, double* listed,
-             Size capacity, int deepest, int budget, int threads) {
+Size certify(const T* field, const Size* shape, const Size* strides, const double* steps, T* lower, double* summary,
+             double* listed, Size capacity, int deepest, int budget, int threads) {
     const Lattice<T> l(field, shape, strides, steps);
     const Size rows = l.cells[0] * l.cells[1];
     std::vector<Extremes> extremes(rows);
     std::vector<std::vector<Doubtful>> doubtful(rows);
-#pragma omp parallel num_threads(threads)
-    {
-        Row<T> row(l);
-#pragma omp for schedule(static) nowait
-        for (Size job = 0; job < rows; ++job) {
-            row.read(job / l.cells[1], job % l.cells[1]);
-            certify_row(l, row, job * l.cells[2], lower, extremes[job], doubtful[job], deepest, budget);
-        }
-    }
+    const Size parts = std::max(1, threads);
+    Carrier carrier;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (Size part = 0; part < parts; ++part)
+        carrier.run([&] {
+            Row<T> row(l);
+            for (Size job = part * rows / parts; job < (part + 1) * rows / parts; ++job) {
+                row.read(job / l.cells[1], job % l.cells[1]);
+                certify_row(l, row, job * l.cells[2], lower, extremes[job], doubtful[job], deepest, budget);
+            }
+        });
+    carrier.deliver();
     Extremes all;
     Size refuted = 0, undecided = 0;
     for (Size job = 0; job < rows; ++job) {
@@ -197,12 +202,16 @@ Size certify(const T* field, const Size* shape, const Size* strides, const doubl
 
 // Writes a lower bound of each cell's determinant (not positive where it is not proven) to `lower`, unless that is null;
 // to `summary` the smallest and largest determinant at nodes, the smallest and largest bound, the depth, and how many
-// cells are refuted and undecided; to `listed` (capacity, 6) the first of these: cell, state, place in it, determinant.
-#define FOLDLESS_CERTIFY(T, NAME)                                                                                     \
-    extern "C" Size foldless_certify_##NAME(const T* field, const Size* shape, const Size* strides,                   \
-                                            const double* steps, T* lower, double* summary, double* listed,           \
-                                            Size capacity, int deepest, int budget, int threads) {                    \
-        return certify<T>(field, shape, strides, steps, lower, summary, listed, capacity, deepest, budget, threads);           \
+// cells are refuted and undecided; to `listed` (capacity, 6) the first of these: cell, state, place in it, determinant;
+// to `found` how many these are, listed or not.
+#define FOLDLESS_CERTIFY(T, NAME)                                                                                 \
+    extern "C" Status foldless_certify_##NAME(const T* field, const Size* shape, const Size* strides,             \
+                                              const double* steps, T* lower, double* summary, double* listed,     \
+                                              Size capacity, int deepest, int budget, int threads, Size* found) { \
+        return status_of([&] {                                                                                    \
+            *found = certify<T>(field, shape, strides, steps, lower, summary, listed, capacity, deepest, budget,  \
+                                threads);                                                                         \
+        });                                                                                                       \
     }
 
 FOLDLESS_CERTIFY(float, f32)

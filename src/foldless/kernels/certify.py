@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from foldless.kernels.library import library, pointer, threads_for
+from foldless.kernels.library import call, library, pointer, threads_for
 
 _TYPES = {torch.float32: "f32", torch.float64: "f64"}
 
@@ -39,8 +39,9 @@ class Cells:
 
 
 def can_certify(field: Tensor) -> bool:
-    """Whether `certify_cells` takes this field: on the CPU, float32 or float64, compiled kernels."""
-    return field.device.type == "cpu" and field.dtype in _TYPES and library()[0] is not None
+    """Whether `certify_cells` takes this field: of three axes, on the CPU, float32 or float64, compiled."""
+    known = field.device.type == "cpu" and field.dtype in _TYPES and field.ndim == 4 and len(field) == 3
+    return known and field.numel() > 0 and library()[0] is not None
 
 
 def certify_cells(
@@ -59,16 +60,14 @@ def certify_cells(
         budget: parts of a cell that are looked at, at most.
         capacity: doubtful cells that are listed, at most.
     """
-    compiled = library()[0]
-    assert compiled is not None
     steps = steps.double().contiguous()
     shape = field.shape[1:]
     lower = torch.empty([1 if n == 1 else n + 1 for n in shape], dtype=field.dtype)
     summary, listed = torch.empty(7, dtype=torch.float64), torch.empty(capacity, 6, dtype=torch.float64)
     size, number = ctypes.c_int64, ctypes.c_int
-    run = getattr(compiled, f"foldless_certify_{_TYPES[field.dtype]}")
-    run.restype = size
-    found = run(
+    found = size()
+    call(
+        f"certify_{_TYPES[field.dtype]}",
         pointer(field),
         (size * 3)(*shape),
         (size * 4)(*field.stride()),
@@ -77,6 +76,7 @@ def certify_cells(
         number(deepest),
         number(budget),
         number(threads_for(lower.numel())),
+        ctypes.byref(found),
     )
     least, most, low, high, depth, refuted, undecided = summary.tolist()
-    return Cells(lower, (least, most), (low, high), int(depth), int(refuted), int(undecided), listed[:found])
+    return Cells(lower, (least, most), (low, high), int(depth), int(refuted), int(undecided), listed[: found.value])

@@ -6,6 +6,7 @@
 
 #include "jitter.h"
 #include "lattice.h"
+#include "status.h"
 
 namespace {
 
@@ -245,21 +246,24 @@ double both_orders(const Chains<T, D>& chains, const Where<T>& where, Size sampl
         for (Size part = 0; part < pieces; ++part)
             sums[j].push_back(std::make_unique<Sums<T, GROUP<D>>>(chains.lattices[j].nodes));
     std::vector<double> totals(pieces);
+    Carrier carrier;
 #pragma omp parallel for schedule(static) num_threads(pieces) if (pieces > 1)
-    for (Size part = 0; part < pieces; ++part) {
-        Links<T, D> one, other;  // phi_AB after phi_BA, and phi_BA after phi_AB
-        for (std::size_t k = 0; k < chains.count(); ++k)
-            for (auto* links : {&one, &other}) {
-                const std::size_t turn = links == &one ? k + chains.in_AB : k, j = turn % chains.count();
-                const T* field = chains.fields[j] + sample * chains.length(j);
-                links->push_back({chains.lattices[j], field, wanted ? sums[j][part].get() : nullptr});
-            }
-        const auto judge = [&](const T* points, Size row, Size begin, Size end) {
-            totals[part] += follow<T, D, SLOPES>(one, points, row, begin, end, share) +
-                            follow<T, D, SLOPES>(other, points, row, begin, end, share);
-        };
-        at_points<T, D>(where, sample, part * piece, std::min((part + 1) * piece, count), judge);
-    }
+    for (Size part = 0; part < pieces; ++part)
+        carrier.run([&] {
+            Links<T, D> one, other;  // phi_AB after phi_BA, and phi_BA after phi_AB
+            for (std::size_t k = 0; k < chains.count(); ++k)
+                for (auto* links : {&one, &other}) {
+                    const std::size_t turn = links == &one ? k + chains.in_AB : k, j = turn % chains.count();
+                    const T* field = chains.fields[j] + sample * chains.length(j);
+                    links->push_back({chains.lattices[j], field, wanted ? sums[j][part].get() : nullptr});
+                }
+            const auto judge = [&](const T* points, Size row, Size begin, Size end) {
+                totals[part] += follow<T, D, SLOPES>(one, points, row, begin, end, share) +
+                                follow<T, D, SLOPES>(other, points, row, begin, end, share);
+            };
+            at_points<T, D>(where, sample, part * piece, std::min((part + 1) * piece, count), judge);
+        });
+    carrier.deliver();
     double total = 0;
     for (double part : totals) total += part;
     for (std::size_t j = 0; wanted && j < chains.count(); ++j) {
@@ -280,9 +284,13 @@ double consistency(const T* const* fields, T* const* gradients, Size in_AB, Size
     for (Size j = 0; j < links; ++j) chains.lattices.emplace_back(shapes + j * D);
     const bool alone = batch % threads == 0 || batch >= 8 * threads;
     std::vector<double> totals(batch);
+    Carrier carrier;
 #pragma omp parallel for schedule(static) num_threads(threads) if (alone && threads > 1)
     for (Size b = 0; b < batch; ++b)
-        totals[b] = both_orders<T, D, SLOPES>(chains, where, b, static_cast<T>(share), alone ? 1 : threads);
+        carrier.run([&] {
+            totals[b] = both_orders<T, D, SLOPES>(chains, where, b, static_cast<T>(share), alone ? 1 : threads);
+        });
+    carrier.deliver();
     double total = 0;
     for (double sample : totals) total += sample;
     return total;
@@ -290,18 +298,21 @@ double consistency(const T* const* fields, T* const* gradients, Size in_AB, Size
 
 }  // namespace
 
-// Returns what both orders cost, summed over points and entries; fills the gradients of `share` of it unless null.
+// Total: what both orders cost, summed over points and entries; fills the gradients of `share` of it unless null.
 // fields and gradients: of `links` links, those of phi_AB first, from the one that sees the points first; shapes: the
 // lattice of each; jittered, seed: where points is null.
-#define FOLDLESS_CONSISTENCY(T, SLOPES, NAME)                                                                           \
-    extern "C" double foldless_##NAME(const T* const* fields, T* const* gradients, Size in_AB, Size links, Size batch,  \
-                                      Size dim, const Size* shapes, const T* points, Size count, Size apart,            \
-                                      const Size* jittered, std::uint64_t seed, double share, int threads) {            \
-        auto run = dim == 1   ? consistency<T, 1, SLOPES>                                                               \
-                   : dim == 2 ? consistency<T, 2, SLOPES>                                                               \
-                              : consistency<T, 3, SLOPES>;                                                              \
-        const Where<T> where{points, count, apart, jittered, seed};                                                     \
-        return run(fields, gradients, in_AB, links, batch, shapes, where, share, threads);                              \
+#define FOLDLESS_CONSISTENCY(T, SLOPES, NAME)                                                                          \
+    extern "C" Status foldless_##NAME(const T* const* fields, T* const* gradients, Size in_AB, Size links, Size batch, \
+                                      Size dim, const Size* shapes, const T* points, Size count, Size apart,           \
+                                      const Size* jittered, std::uint64_t seed, double share, int threads,             \
+                                      double* total) {                                                                 \
+        return status_of([&] {                                                                                         \
+            auto run = dim == 1   ? consistency<T, 1, SLOPES>                                                          \
+                       : dim == 2 ? consistency<T, 2, SLOPES>                                                          \
+                                  : consistency<T, 3, SLOPES>;                                                         \
+            const Where<T> where{points, count, apart, jittered, seed};                                                \
+            *total = run(fields, gradients, in_AB, links, batch, shapes, where, share, threads);                       \
+        });                                                                                                            \
     }
 
 FOLDLESS_CONSISTENCY(float, false, consistency_f32)

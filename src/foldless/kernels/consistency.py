@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from foldless.kernels.jitter import Jittered
-from foldless.kernels.library import library, pointer
+from foldless.kernels.library import call, library, pointer
 
 _TYPES = {torch.float32: "f32", torch.float64: "f64"}
 
@@ -60,8 +60,6 @@ class _Consistency(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, name: str, points: Tensor | Jittered, factor: float, in_AB: int, *fields: Tensor) -> Tensor:
-        compiled = library()[0]
-        assert compiled is not None
         fields = tuple(field.contiguous() for field in fields)
         (batch, dim), links, size = fields[0].shape[:2], len(fields), ctypes.c_int64
         if isinstance(points, Jittered):
@@ -70,9 +68,9 @@ class _Consistency(torch.autograd.Function):
             at, shape, seed, count = points.flatten(2).contiguous(), None, 0, prod(points.shape[2:])
         share = factor / (batch * dim * count)
         gradients = [torch.empty_like(field) for field in fields] if any(ctx.needs_input_grad) else None
-        function = getattr(compiled, f"foldless_{name}_{_TYPES[fields[0].dtype]}")
-        function.restype = ctypes.c_double
-        total = function(
+        total = ctypes.c_double()
+        call(
+            f"{name}_{_TYPES[fields[0].dtype]}",
             _addresses(fields),
             None if gradients is None else _addresses(gradients),
             *map(size, (in_AB, links, batch, dim)),
@@ -84,10 +82,11 @@ class _Consistency(torch.autograd.Function):
             ctypes.c_uint64(seed),
             ctypes.c_double(share),
             ctypes.c_int(torch.get_num_threads()),
+            ctypes.byref(total),
         )
         if gradients is not None:
             ctx.save_for_backward(*gradients)
-        return fields[0].new_tensor(total * share)
+        return fields[0].new_tensor(total.value * share)
 
     @staticmethod
     @torch.autograd.function.once_differentiable

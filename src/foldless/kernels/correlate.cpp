@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "scratch.h"
+#include "status.h"
 #include "wide.h"
 
 namespace {
@@ -243,9 +244,10 @@ double correlate_image(const Window<T>& w, const T* a, const T* b, const T* mask
     const Centred<T> of_a{a, mean_of(a, mask, nodes, threads)}, of_b{b, mean_of(b, mask, nodes, threads)};
     Scratch<T> slopes(WANTED * nodes);
     std::vector<double> partial(rows * layers);
+    Carrier carrier;
     const auto tile = [&](Size job, auto of) {
         const Size z = job / rows * DEPTH, y = job % rows * height;
-        of(z, std::min(z + DEPTH, w.shape[0]), y, std::min(y + height, w.shape[1]));
+        carrier.run([&] { of(z, std::min(z + DEPTH, w.shape[0]), y, std::min(y + height, w.shape[1])); });
     };
 #pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
     for (Size job = 0; job < rows * layers; ++job)
@@ -268,6 +270,7 @@ double correlate_image(const Window<T>& w, const T* a, const T* b, const T* mask
                     correlate_row<T, MASKED, WANTED>(sums, width, mask + (MASKED ? at : 0), w.shape[2], s, border, to);
             });
         });
+    carrier.deliver();
     double total = 0;
     for (const double part : partial) total += part;
     if constexpr (WANTED > 0) {
@@ -288,6 +291,7 @@ double correlate_image(const Window<T>& w, const T* a, const T* b, const T* mask
                     }
                 });
             });
+        carrier.deliver();
     }
     return total;
 }
@@ -303,10 +307,14 @@ double correlate(Window<T>& w, const T* a, const T* b, const T* mask, T* g_a, T*
     if (g_a) run = mask ? correlate_image<T, true, 3> : correlate_image<T, false, 3>;
     if (g_b) run = mask ? correlate_image<T, true, 5> : correlate_image<T, false, 5>;
     std::vector<double> partial(images);
+    Carrier carrier;
 #pragma omp parallel for schedule(dynamic) num_threads(threads) if (alone && threads > 1)
     for (Size i = 0; i < images; ++i)
-        partial[i] = run(w, a + i * nodes, b + i * nodes, mask ? mask + i / images_a_mask * nodes : nullptr,
-                         g_a ? g_a + i * nodes : nullptr, g_b ? g_b + i * nodes : nullptr, s, alone ? 1 : threads);
+        carrier.run([&] {
+            partial[i] = run(w, a + i * nodes, b + i * nodes, mask ? mask + i / images_a_mask * nodes : nullptr,
+                             g_a ? g_a + i * nodes : nullptr, g_b ? g_b + i * nodes : nullptr, s, alone ? 1 : threads);
+        });
+    carrier.deliver();
     double total = 0;
     for (const double part : partial) total += part;
     return total;
@@ -314,19 +322,22 @@ double correlate(Window<T>& w, const T* a, const T* b, const T* mask, T* g_a, T*
 
 }  // namespace
 
-// Returns Σ correlation · mask; `share` is one over the sum of all masks. Gradients of the mean where not null; g_b only
+// Total: Σ correlation · mask; `share` is one over the sum of all masks. Gradients of the mean where not null; g_b only
 // together with g_a. `weights` holds the kernels of the three axes one after the other.
-#define FOLDLESS_CORRELATE(T, NAME)                                                                                    \
-    extern "C" double foldless_correlate_##NAME(const T* a, const T* b, const T* mask, T* g_a, T* g_b, const T* weights, \
-                                                const Size* shape, const Size* reach, Size images, Size images_a_mask, \
-                                                double scale, double epsilon, double share, int squared, int threads) { \
-        Window<T> w;                                                                                                    \
-        for (int d = 0; d < 3; ++d) {                                                                                   \
-            w.shape[d] = shape[d], w.reach[d] = reach[d], w.weight[d] = weights;                                        \
-            weights += 2 * reach[d] + 1;                                                                                \
-        }                                                                                                               \
-        const Settings<T> s{static_cast<T>(scale), static_cast<T>(epsilon), squared != 0, share};                      \
-        return correlate<T>(w, a, b, mask, g_a, g_b, s, images, images_a_mask, threads);                               \
+#define FOLDLESS_CORRELATE(T, NAME)                                                                                      \
+    extern "C" Status foldless_correlate_##NAME(const T* a, const T* b, const T* mask, T* g_a, T* g_b, const T* weights, \
+                                                const Size* shape, const Size* reach, Size images, Size images_a_mask,   \
+                                                double scale, double epsilon, double share, int squared, int threads,    \
+                                                double* total) {                                                         \
+        return status_of([&] {                                                                                           \
+            Window<T> w;                                                                                                 \
+            for (int d = 0; d < 3; ++d) {                                                                                \
+                w.shape[d] = shape[d], w.reach[d] = reach[d], w.weight[d] = weights;                                     \
+                weights += 2 * reach[d] + 1;                                                                             \
+            }                                                                                                            \
+            const Settings<T> s{static_cast<T>(scale), static_cast<T>(epsilon), squared != 0, share};                    \
+            *total = correlate<T>(w, a, b, mask, g_a, g_b, s, images, images_a_mask, threads);                           \
+        });                                                                                                              \
     }
 
 FOLDLESS_CORRELATE(float, f32)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from foldless.kernels.library import library, pointer
+from foldless.kernels.library import call, library, pointer
 
 _TYPES = {torch.float32: "f32", torch.float64: "f64"}
 
@@ -32,8 +32,9 @@ def can_correlate(a: Tensor, b: Tensor, mask: Tensor | None) -> bool:
     others = [b] if mask is None else [b, mask]
     alike = all(t.dtype == a.dtype and t.device == a.device and t.shape[2:] == a.shape[2:] for t in others)
     fixed = mask is None or not mask.requires_grad
+    meets = mask is None or (mask.shape[1] == 1 and len(mask) in (1, len(a)))
     compiled = a.device.type == "cpu" and a.dtype in _TYPES and library()[0] is not None
-    return compiled and alike and fixed and a.shape == b.shape and a.ndim <= 5 and a.numel() > 0
+    return compiled and alike and fixed and meets and a.shape == b.shape and 3 <= a.ndim <= 5 and a.numel() > 0
 
 
 def mean_correlation(a: Tensor, b: Tensor, mask: Tensor | None, windows: Windows) -> Tensor:
@@ -44,7 +45,12 @@ def mean_correlation(a: Tensor, b: Tensor, mask: Tensor | None, windows: Windows
         b: (batch, channels, *lattice).
         mask: (batch or 1, 1, *lattice), restricts the windows and weighs the mean; it has no gradient.
         windows: see `Windows`.
+
+    Raises:
+        ValueError: the windows have no middle.
     """
+    if len(windows.kernel) % 2 == 0:
+        raise ValueError(f"a window around a voxel needs an odd number of weights; got {len(windows.kernel)}")
     if not torch.is_grad_enabled():
         a, b = a.detach(), b.detach()
     if b.requires_grad and not a.requires_grad:
@@ -75,17 +81,15 @@ class _MeanCorrelation(torch.autograd.Function):
 def _correlate(
     a: Tensor, b: Tensor, mask: Tensor | None, g_a: Tensor | None, g_b: Tensor | None, windows: Windows
 ) -> float:
-    compiled = library()[0]
-    assert compiled is not None
     batch, channels, *lattice = a.shape
     kernel, absent = list(windows.kernel), 3 - len(lattice)
     weights = a.new_tensor([1.0] * absent + kernel * len(lattice))
     shape, reach = [1] * absent + lattice, [0] * absent + [len(kernel) // 2] * len(lattice)
     total = float(a.numel()) if mask is None else mask.sum(dtype=torch.float64).item() * channels * batch / len(mask)
     share, size, real = 1 / max(total, 1e-12), ctypes.c_int64, ctypes.c_double
-    function = getattr(compiled, f"foldless_correlate_{_TYPES[a.dtype]}")
-    function.restype = real
-    correlations: float = function(
+    correlations = real()
+    call(
+        f"correlate_{_TYPES[a.dtype]}",
         *map(pointer, (a, b, mask, g_a, g_b, weights)),
         (size * 3)(*shape),
         (size * 3)(*reach),
@@ -96,5 +100,6 @@ def _correlate(
         real(share),
         ctypes.c_int(windows.squared),
         ctypes.c_int(torch.get_num_threads()),
+        ctypes.byref(correlations),
     )
-    return correlations * share
+    return correlations.value * share

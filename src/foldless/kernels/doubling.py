@@ -25,11 +25,11 @@ def residual_double(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         bias: (outputs,).
     """
     have, want = x.shape[1], weight.shape[1]
-    if can_be_compiled(x) and have >= want and want % lanes() == 0:
+    if can_be_compiled(x, weight, _UP) and have >= want and want % lanes() == 0:
         return residual(x, weight, bias, _UP)
     kept = x[:, :want] if have >= want else torch.cat([x.new_zeros(len(x), want - have, *x.shape[2:]), x], dim=1)
     shortcut = F.interpolate(kept, scale_factor=2, mode=_LINEAR[x.ndim - 2], align_corners=False)
     return double(F.leaky_relu(x, SLOPE), weight, bias) + shortcut
 
 
-_UP = Level(doubled, doubled_backward, "add_doubled", "doubled_adjoint", lambda have, want: (want, have))
+_UP = Level(doubled, doubled_backward, "add_doubled", "doubled_adjoint", lambda have, want: (want, have), 4)

@@ -5,6 +5,7 @@
 // the first of x and those of y after the first `behind`.
 
 #include "lanes.h"
+#include "status.h"
 
 namespace {
 
@@ -85,12 +86,12 @@ Shape shape_of(const Size* s) { return {s[0], {s[1], s[2], s[3]}, {s[4], s[5], s
 }  // namespace
 
 // shape: batch, fine depth, height, width, coarse depth, height, width, channels, x's pitch, y's pitch, behind.
-#define FOLDLESS_HALVING(T, NAME)                                                                                    \
-    extern "C" void foldless_add_means_##NAME(const T* x, T* y, const Size* shape, int threads) {                    \
-        add_means(x, y, shape_of(shape), threads);                                                                   \
-    }                                                                                                                \
-    extern "C" void foldless_means_adjoint_##NAME(const T* g, const T* x, T* g_x, const Size* shape, int threads) {  \
-        means_adjoint(g, x, g_x, shape_of(shape), threads);                                                          \
+#define FOLDLESS_HALVING(T, NAME)                                                                                     \
+    extern "C" Status foldless_add_means_##NAME(const T* x, T* y, const Size* shape, int threads) {                   \
+        return status_of([&] { add_means(x, y, shape_of(shape), threads); });                                         \
+    }                                                                                                                 \
+    extern "C" Status foldless_means_adjoint_##NAME(const T* g, const T* x, T* g_x, const Size* shape, int threads) { \
+        return status_of([&] { means_adjoint(g, x, g_x, shape_of(shape), threads); });                                \
     }
 
 FOLDLESS_HALVING(float, f32)

@@ -26,7 +26,7 @@ def residual_halve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         weight: (outputs, channels, *3 an axis).
         bias: (outputs,).
     """
-    if can_be_compiled(x):
+    if can_be_compiled(x, weight, _DOWN):
         return residual(x, weight, bias, _DOWN)
     means: Tensor = _Means.apply(x)  # type: ignore[no-untyped-call]
     missing = max(len(weight) - x.shape[1], 0)
@@ -39,7 +39,7 @@ def _channels(have: int, want: int) -> Sequence[int]:
     return meeting, have, want, want - meeting
 
 
-_DOWN = Level(halved, halved_backward, "add_means", "means_adjoint", _channels)
+_DOWN = Level(halved, halved_backward, "add_means", "means_adjoint", _channels, 3)
 
 
 class _Means(torch.autograd.Function):

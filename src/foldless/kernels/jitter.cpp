@@ -1,6 +1,7 @@
 // Jittered points for whoever wants them in memory; consistency.cpp makes its own.
 
 #include "jitter.h"
+#include "status.h"
 
 namespace {
 
@@ -22,10 +23,12 @@ void fill(T* points, Size batch, const Size* shape, std::uint64_t seed, int thre
 }  // namespace
 
 // points: (batch, dim, *shape).
-#define FOLDLESS_JITTER(T, NAME)                                                                              \
-    extern "C" void foldless_jitter_##NAME(T* points, Size batch, Size dim, const Size* shape,                \
-                                           std::uint64_t seed, int threads) {                                 \
-        (dim == 1 ? fill<T, 1> : dim == 2 ? fill<T, 2> : fill<T, 3>)(points, batch, shape, seed, threads);    \
+#define FOLDLESS_JITTER(T, NAME)                                                                               \
+    extern "C" Status foldless_jitter_##NAME(T* points, Size batch, Size dim, const Size* shape,               \
+                                             std::uint64_t seed, int threads) {                                \
+        return status_of([&] {                                                                                 \
+            (dim == 1 ? fill<T, 1> : dim == 2 ? fill<T, 2> : fill<T, 3>)(points, batch, shape, seed, threads); \
+        });                                                                                                    \
     }
 
 FOLDLESS_JITTER(float, f32)

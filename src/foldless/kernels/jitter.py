@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from foldless.kernels.library import library, pointer
+from foldless.kernels.library import call, library, pointer
 
 _TYPES = {torch.float32: "f32", torch.float64: "f64"}
 _WORD = 0xFFFFFFFF
@@ -40,14 +40,12 @@ def jittered(seed: int, batch: int, shape: Sequence[int], dtype: torch.dtype, de
         seed: 0 to 2^63 - 1.
         batch: samples; the noise of each is its own.
     """
-    compiled = library()[0]
-    if device.type != "cpu" or dtype not in _TYPES or compiled is None or len(shape) > 3:
+    if device.type != "cpu" or dtype not in _TYPES or library()[0] is None or not 1 <= len(shape) <= 3:
         return plain_jittered(seed, batch, shape, dtype, device)
     points = torch.empty(batch, len(shape), *shape, dtype=dtype, device=device)
     size = ctypes.c_int64
     sizes = (size(batch), size(len(shape)), (size * len(shape))(*shape), ctypes.c_uint64(seed))
-    function = getattr(compiled, f"foldless_jitter_{_TYPES[dtype]}")
-    function(pointer(points), *sizes, ctypes.c_int(torch.get_num_threads()))
+    call(f"jitter_{_TYPES[dtype]}", pointer(points), *sizes, ctypes.c_int(torch.get_num_threads()))
     return points
 
 

@@ -11,8 +11,10 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
-VERSION = 9
+VERSION = 10
 """Of the functions' arguments; the same number stands in `version.cpp`. An older library would be called wrongly."""
+
+_DONE, _NO_MEMORY = 0, 1  # as in status.h
 
 FOLDER = Path(__file__).parent
 FILES = {"AVX512": "libfoldless-avx512.so", "AVX2": "libfoldless-avx2.so", "DEFAULT": "libfoldless.so"}
@@ -47,6 +49,32 @@ def lanes() -> int:
     """Floats in a vector register of the loaded library; 0 where there is none."""
     found = library()[0]
     return int(found.foldless_lanes()) if found is not None else 0
+
+
+def call(name: str, *arguments: Any) -> None:
+    """Run a kernel of the loaded library: every call goes through here.
+
+    Args:
+        name: of the function in C, without "foldless_".
+        arguments: what `ctypes` passes on; results are written to what some of them point at.
+
+    Raises:
+        MemoryError: the kernel found too little memory for itself; what it writes to is undefined then.
+        RuntimeError: it failed otherwise.
+    """
+    compiled = library()[0]
+    assert compiled is not None
+    status = getattr(compiled, f"foldless_{name}")(*arguments)
+    if status == _NO_MEMORY:
+        raise MemoryError(
+            f"not enough memory for the compiled kernel {name!r}: take fewer voxels or a smaller batch, "
+            "or end other programs"
+        )
+    if status != _DONE:
+        raise RuntimeError(
+            f"the compiled kernel {name!r} failed with status {status}; its plain form serves where the environment "
+            "variable FOLDLESS_NATIVE is 0"
+        )
 
 
 def threads_for(points: int) -> int:

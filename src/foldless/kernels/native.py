@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from foldless.kernels import plain
 from foldless.kernels.gpu import triton_status
-from foldless.kernels.library import library, native_status, pointer, threads_for
+from foldless.kernels.library import call, native_status, pointer, threads_for
 
 SCHEMA = "(Tensor values, Tensor points, bool with_jacobian) -> (Tensor, Tensor)"
 BACKWARD_SCHEMA = (
@@ -26,11 +25,17 @@ def sample(values: Tensor, points: Tensor, with_jacobian: bool) -> tuple[Tensor,
 
     The GPU's kernel adds in any order, so where torch is asked for deterministic algorithms it is not used.
     """
-    compiled = points.dtype in _TYPES and points.shape[1] <= 3 and _has_kernel(points.device.type)
+    compiled = points.dtype in _TYPES and _meet(values, points) and _has_kernel(points.device.type)
     if not compiled or (points.is_cuda and torch.are_deterministic_algorithms_enabled()):
         return plain.sample(values, points, with_jacobian)
     value, jacobian = _sample(values, points, with_jacobian)
     return value, jacobian if with_jacobian else None
+
+
+def _meet(values: Tensor, points: Tensor) -> bool:
+    """Whether the points, of one to three dimensions, lie in the values' lattice and are of their batch and type."""
+    alike = values.dtype == points.dtype and values.device == points.device and len(values) == len(points)
+    return alike and points.ndim == 3 and 1 <= points.shape[1] == values.ndim - 2 <= 3
 
 
 def _has_kernel(device: str) -> bool:
@@ -48,7 +53,7 @@ def _sample(values: Tensor, points: Tensor, with_jacobian: bool) -> tuple[Tensor
     (batch, dim, count), channels = points.shape, values.shape[1]
     value = points.new_empty(batch, channels, count)
     jacobian = points.new_empty((batch, channels, dim, count) if with_jacobian else (0,))
-    _call("foldless_sample", values, points, value, jacobian if with_jacobian else None)
+    _call("sample", values, points, value, jacobian if with_jacobian else None)
     return value, jacobian
 
 
@@ -82,7 +87,7 @@ def _sample_backward(
     g_values = clear(values.shape) if for_values else values.new_empty(0)
     g_points = torch.empty_like(points, memory_format=torch.contiguous_format) if for_points else points.new_empty(0)
     out = (g_values if for_values else None, g_points if for_points else None)
-    _call("foldless_sample_backward", values, points, g_value, g_jacobian, *out)
+    _call("sample_backward", values, points, g_value, g_jacobian, *out)
     return g_values, g_points
 
 
@@ -145,14 +150,12 @@ def _dense(tensor: Tensor) -> Tensor:
 
 
 def _call(name: str, values: Tensor, points: Tensor, *tensors: Tensor | None) -> None:
-    compiled = library()[0]
-    assert compiled is not None
     if points.numel() == 0 or values.numel() == 0:
         return
     (batch, dim, count), channels = points.shape, values.shape[1]
-    function: Callable[..., None] = getattr(compiled, f"{name}_{_TYPES[points.dtype]}")
     size = ctypes.c_int64
-    function(
+    call(
+        f"{name}_{_TYPES[points.dtype]}",
         *map(pointer, (values, points, *tensors)),
         size(batch),
         size(channels),

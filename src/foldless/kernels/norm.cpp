@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "lanes.h"
+#include "status.h"
 
 namespace {
 
@@ -66,15 +67,15 @@ void combine(const T* p, const T* q, const float* a, const float* b, const float
 
 }  // namespace
 
-#define FOLDLESS_NORM(T, NAME)                                                                                      \
-    extern "C" void foldless_norm_reduce_##NAME(const T* p, const T* q, double* sums, Size groups, Size rows,        \
-                                                Size channels, int threads) {                                        \
-        reduce(p, q, sums, groups, rows, channels, threads);                                                         \
-    }                                                                                                                \
-    extern "C" void foldless_norm_combine_##NAME(const T* p, const T* q, const float* a, const float* b,             \
-                                                 const float* c, T* out, Size groups, Size rows, Size channels,      \
-                                                 int threads) {                                                      \
-        combine(p, q, a, b, c, out, groups, rows, channels, threads);                                                \
+#define FOLDLESS_NORM(T, NAME)                                                                                    \
+    extern "C" Status foldless_norm_reduce_##NAME(const T* p, const T* q, double* sums, Size groups, Size rows,   \
+                                                  Size channels, int threads) {                                   \
+        return status_of([&] { reduce(p, q, sums, groups, rows, channels, threads); });                           \
+    }                                                                                                             \
+    extern "C" Status foldless_norm_combine_##NAME(const T* p, const T* q, const float* a, const float* b,        \
+                                                   const float* c, T* out, Size groups, Size rows, Size channels, \
+                                                   int threads) {                                                 \
+        return status_of([&] { combine(p, q, a, b, c, out, groups, rows, channels, threads); });                  \
     }
 
 FOLDLESS_NORM(float, f32)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foldless.kernels.library import lanes, library, pointer
+from foldless.kernels.library import call, lanes, pointer
 
 _TYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
@@ -92,9 +92,7 @@ def _combine(p: Tensor, q: Tensor | None, a: Tensor, b: Tensor | None, c: Tensor
 
 
 def _call(name: str, rows: Tensor, groups: int, *tensors: Tensor | None) -> None:
-    compiled = library()[0]
-    assert compiled is not None
     channels = rows.shape[-1]
     sizes = (ctypes.c_int64(n) for n in (groups, rows.numel() // channels // groups, channels))
-    function = getattr(compiled, f"foldless_norm_{name}_{_TYPES[rows.dtype]}")
-    function(*map(pointer, tensors), *sizes, ctypes.c_int(torch.get_num_threads()))
+    threads = ctypes.c_int(torch.get_num_threads())
+    call(f"norm_{name}_{_TYPES[rows.dtype]}", *map(pointer, tensors), *sizes, threads)

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "lanes.h"
+#include "status.h"
 
 namespace {
 
@@ -130,10 +131,10 @@ Shape shape_of(const Size* s) { return {s[0], s[1], s[2], {s[3], s[4], s[5]}, {s
 }  // namespace
 
 // shape: batch, channels, outputs, depth, height, width, kernel depth, height, width. y is added to.
-extern "C" void foldless_planar_add(const float* x, const float* weights, float* y, const Size* shape, int threads) {
-    add(x, weights, y, shape_of(shape), threads);
+extern "C" Status foldless_planar_add(const float* x, const float* weights, float* y, const Size* shape, int threads) {
+    return status_of([&] { add(x, weights, y, shape_of(shape), threads); });
 }
-extern "C" void foldless_planar_backward_weights(const float* x, const float* g, float* g_weights, const Size* shape,
-                                                 int threads) {
-    backward_weights(x, g, g_weights, shape_of(shape), threads);
+extern "C" Status foldless_planar_backward_weights(const float* x, const float* g, float* g_weights, const Size* shape,
+                                                   int threads) {
+    return status_of([&] { backward_weights(x, g, g_weights, shape_of(shape), threads); });
 }

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from foldless.kernels.convolution import keep
-from foldless.kernels.library import library, pointer
+from foldless.kernels.library import call, library, pointer
+from foldless.kernels.thin import check_odd
 
 
 def add_convolved(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
@@ -19,12 +20,24 @@ def add_convolved(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         y: (batch, outputs, *lattice), float32.
         x: (batch, channels, *lattice), float32 or bfloat16.
         weight: (outputs, channels, *kernel), float32.
+
+    Raises:
+        ValueError: a width of the kernel is even.
     """
-    wide = y.dtype == weight.dtype == torch.float32
-    if wide and y.device.type == "cpu" and y.is_contiguous() and y.numel() and library()[0] is not None:
+    check_odd(weight)
+    if _can_be_compiled(y, x, weight):
         result: Tensor = _AddConvolved.apply(y, x, weight)  # type: ignore[no-untyped-call]
         return result
     return y + keep(x.to(weight.dtype), weight, None)
+
+
+def _can_be_compiled(y: Tensor, x: Tensor, weight: Tensor) -> bool:
+    """Whether the kernel takes these. Others go to torch, which computes them or says why not."""
+    wide = y.dtype == weight.dtype == torch.float32 and y.is_contiguous()
+    on_cpu = y.device.type == x.device.type == weight.device.type == "cpu"
+    meet = x.ndim == weight.ndim <= 5 and x.shape[1] == weight.shape[1]
+    kept = y.shape == (len(x), len(weight), *x.shape[2:])
+    return wide and on_cpu and meet and kept and y.numel() > 0 and library()[0] is not None
 
 
 class _AddConvolved(torch.autograd.Function):
@@ -61,9 +74,6 @@ def _padded(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _call(name: str, x: Tensor, second: Tensor, out: Tensor, lattice: torch.Size, weight: torch.Size) -> None:
-    compiled = library()[0]
-    assert compiled is not None
     ones = [1] * (5 - len(lattice))
     shape = (ctypes.c_int64 * 9)(lattice[0], weight[1], weight[0], *ones, *lattice[2:], *ones, *weight[2:])
-    function = getattr(compiled, f"foldless_planar_{name}")
-    function(*map(pointer, (x, second, out)), shape, ctypes.c_int(torch.get_num_threads()))
+    call(f"planar_{name}", *map(pointer, (x, second, out)), shape, ctypes.c_int(torch.get_num_threads()))

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "status.h"
 #include "wide.h"
 
 namespace {
@@ -85,19 +86,23 @@ auto product_of(int transposed_a, int transposed_b) {
 
 }  // namespace
 
-// Returns the sum; gradients of `factor` times the sum where g_a and g_b are not null.
-#define FOLDLESS_PRODUCT(T, NAME)                                                                                     \
-    extern "C" double foldless_product_error_##NAME(const T* a, const T* b, T* g_a, T* g_b, Size batch, Size dim,      \
-                                                    Size count, double factor, int threads) {                         \
-        auto run = dim == 1 ? product_error<T, 1> : dim == 2 ? product_error<T, 2> : product_error<T, 3>;             \
-        return run(a, b, g_a, g_b, batch, count, factor, threads);                                                    \
-    }                                                                                                                 \
-    extern "C" void foldless_product_##NAME(const T* a, const T* b, T* out, Size batch, Size dim, Size count,         \
-                                            int transposed_a, int transposed_b, int threads) {                        \
-        auto run = dim == 1 ? product_of<T, 1>(transposed_a, transposed_b)                                            \
-                   : dim == 2 ? product_of<T, 2>(transposed_a, transposed_b)                                          \
-                              : product_of<T, 3>(transposed_a, transposed_b);                                         \
-        run(a, b, out, batch, count, threads);                                                                        \
+// Total: the sum; gradients of `factor` times the sum where g_a and g_b are not null.
+#define FOLDLESS_PRODUCT(T, NAME)                                                                                 \
+    extern "C" Status foldless_product_error_##NAME(const T* a, const T* b, T* g_a, T* g_b, Size batch, Size dim, \
+                                                    Size count, double factor, int threads, double* total) {      \
+        return status_of([&] {                                                                                    \
+            auto run = dim == 1 ? product_error<T, 1> : dim == 2 ? product_error<T, 2> : product_error<T, 3>;     \
+            *total = run(a, b, g_a, g_b, batch, count, factor, threads);                                          \
+        });                                                                                                       \
+    }                                                                                                             \
+    extern "C" Status foldless_product_##NAME(const T* a, const T* b, T* out, Size batch, Size dim, Size count,   \
+                                              int transposed_a, int transposed_b, int threads) {                  \
+        return status_of([&] {                                                                                    \
+            auto run = dim == 1 ? product_of<T, 1>(transposed_a, transposed_b)                                    \
+                       : dim == 2 ? product_of<T, 2>(transposed_a, transposed_b)                                  \
+                                  : product_of<T, 3>(transposed_a, transposed_b);                                 \
+            run(a, b, out, batch, count, threads);                                                                \
+        });                                                                                                       \
     }
 
 FOLDLESS_PRODUCT(float, f32)

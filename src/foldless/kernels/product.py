@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foldless.kernels.library import library, pointer
+from foldless.kernels.library import call, library, pointer
 
 _TYPES = {torch.float32: "f32", torch.float64: "f64"}
 
@@ -18,7 +18,7 @@ def can_multiply(a: Tensor, b: Tensor) -> bool:
     """Whether `product` and `product_error` take these: on the CPU, of one shape, float32 or float64, compiled."""
     alike = a.dtype == b.dtype and a.device == b.device and a.shape == b.shape
     compiled = a.device.type == "cpu" and a.dtype in _TYPES and library()[0] is not None
-    return compiled and alike and a.shape[1] <= 3 and a.numel() > 0
+    return compiled and alike and a.ndim >= 3 and a.shape[1] == a.shape[2] <= 3 and a.numel() > 0
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
@@ -47,11 +47,8 @@ class _Product(torch.autograd.Function):
         ctx.turned = turn_a, turn_b
         a, b = a.contiguous(), b.contiguous()
         out = torch.empty_like(a)
-        compiled = library()[0]
-        assert compiled is not None
-        function = getattr(compiled, f"foldless_product_{_TYPES[a.dtype]}")
         flags = (ctypes.c_int(flag) for flag in (turn_a, turn_b, torch.get_num_threads()))
-        function(*map(pointer, (a, b, out)), *_sizes(a), *flags)
+        call(f"product_{_TYPES[a.dtype]}", *map(pointer, (a, b, out)), *_sizes(a), *flags)
         return out
 
     @staticmethod
@@ -85,13 +82,10 @@ class _ProductError(torch.autograd.Function):
 
 
 def _call(a: Tensor, b: Tensor, g_a: Tensor | None, g_b: Tensor | None, factor: float) -> float:
-    compiled = library()[0]
-    assert compiled is not None
-    function = getattr(compiled, f"foldless_product_error_{_TYPES[a.dtype]}")
-    function.restype = ctypes.c_double
-    tensors = map(pointer, (a, b, g_a, g_b))
-    total: float = function(*tensors, *_sizes(a), ctypes.c_double(factor), ctypes.c_int(torch.get_num_threads()))
-    return total
+    tensors, total = map(pointer, (a, b, g_a, g_b)), ctypes.c_double()
+    last = ctypes.c_double(factor), ctypes.c_int(torch.get_num_threads()), ctypes.byref(total)
+    call(f"product_error_{_TYPES[a.dtype]}", *tensors, *_sizes(a), *last)
+    return total.value
 
 
 def _sizes(a: Tensor) -> Iterator[ctypes.c_int64]:

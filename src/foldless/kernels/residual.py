@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from foldless.kernels.library import in_own_types, lanes, library, pointer
+from foldless.kernels.library import call, in_own_types, lanes, pointer
 
 SLOPE = 0.01
 """Of the activation, below zero; `slope` in `lanes.h` knows it too."""
@@ -29,6 +29,7 @@ class Level:
         shortcut: (x, y), the compiled kernel that adds the shortcut to y.
         adjoint: (gradient, x, g_x), the one that takes g_x through the activation and adds what the shortcut brings.
         channels: those of x and y -> what the kernels want to know of them.
+        width: of the convolution's kernel, on every axis.
     """
 
     convolved: Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -36,11 +37,13 @@ class Level:
     shortcut: str
     adjoint: str
     channels: Callable[[int, int], Sequence[int]]
+    width: int
 
 
-def can_be_compiled(x: Tensor) -> bool:
-    """Whether the kernels take x."""
-    return x.device.type == "cpu" and x.dtype in _TYPES and x.numel() > 0 and lanes() > 0
+def can_be_compiled(x: Tensor, weight: Tensor, level: Level) -> bool:
+    """Whether the kernels take x and what the weight makes of it."""
+    known = x.device.type == "cpu" and x.dtype in _TYPES and x.numel() > 0 and lanes() > 0
+    return known and x.ndim <= 5 and weight.shape[2:] == (level.width,) * (x.ndim - 2)
 
 
 def residual(x: Tensor, weight: Tensor, bias: Tensor, level: Level) -> Tensor:
@@ -80,12 +83,9 @@ class _Residual(torch.autograd.Function):
 
 def _call(name: str, level: Level, x: Tensor, y: Tensor, *tensors: Tensor) -> None:
     """A kernel for an x and a y (batch, *lattice, channels), or gradients of such."""
-    compiled = library()[0]
-    assert compiled is not None
     assert len({tensor.dtype for tensor in tensors}) == 1
     (batch, *size_x, have), (_, *size_y, want) = x.shape, y.shape
     ones = [1] * (3 - len(size_x))
     numbers = [batch, *ones, *size_x, *ones, *size_y, *level.channels(have, want)]
     shape = (ctypes.c_int64 * len(numbers))(*numbers)
-    function = getattr(compiled, f"foldless_{name}_{_TYPES[x.dtype]}")
-    function(*map(pointer, tensors), shape, ctypes.c_int(torch.get_num_threads()))
+    call(f"{name}_{_TYPES[x.dtype]}", *map(pointer, tensors), shape, ctypes.c_int(torch.get_num_threads()))

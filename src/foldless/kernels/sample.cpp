@@ -5,6 +5,7 @@
 // The plain form in plain.py is the referee and says what every line must compute.
 
 #include "lattice.h"
+#include "status.h"
 
 namespace {
 
@@ -133,15 +134,18 @@ void backward(const T* values, const T* points, const T* g_value, const T* g_jac
               int threads) {
     const Lattice<D> lattice(shape);
     const bool alone = batch % threads == 0 || batch >= 8 * threads;
+    Carrier carrier;
 #pragma omp parallel for schedule(static) num_threads(threads) if (alone && threads > 1)
-    for (Size b = 0; b < batch; ++b) {
-        const Size at = b * channels * count;
-        const Arriving<T, D> arriving{g_value ? g_value + at : nullptr, g_jacobian ? g_jacobian + at * D : nullptr,
-                                      channels, count};
-        backward_sample<T, D, G>(lattice, values + b * values_stride, points + b * points_stride, arriving,
-                                 g_values ? g_values + b * channels * lattice.nodes : nullptr,
-                                 g_points ? g_points + b * D * count : nullptr, alone ? 1 : threads);
-    }
+    for (Size b = 0; b < batch; ++b)
+        carrier.run([&] {
+            const Size at = b * channels * count;
+            const Arriving<T, D> arriving{g_value ? g_value + at : nullptr, g_jacobian ? g_jacobian + at * D : nullptr,
+                                          channels, count};
+            backward_sample<T, D, G>(lattice, values + b * values_stride, points + b * points_stride, arriving,
+                                     g_values ? g_values + b * channels * lattice.nodes : nullptr,
+                                     g_points ? g_points + b * D * count : nullptr, alone ? 1 : threads);
+        });
+    carrier.deliver();
 }
 
 template <typename T, int G>
@@ -151,19 +155,23 @@ constexpr auto backward_of(Size dim) {
 
 }  // namespace
 
-#define FOLDLESS_EXPORT(T, NAME)                                                                                       \
-    extern "C" void foldless_sample_##NAME(const T* values, const T* points, T* value, T* jacobian, Size batch,         \
-                                           Size channels, Size dim, const Size* shape, Size count, Size values_stride,  \
-                                           Size points_stride, int threads) {                                           \
-        auto run = dim == 1 ? forward<T, 1> : dim == 2 ? forward<T, 2> : forward<T, 3>;                                 \
-        run(values, points, value, jacobian, batch, channels, shape, count, values_stride, points_stride, threads);     \
-    }                                                                                                                   \
-    extern "C" void foldless_sample_backward_##NAME(                                                                    \
-        const T* values, const T* points, const T* g_value, const T* g_jacobian, T* g_values, T* g_points, Size batch,  \
-        Size channels, Size dim, const Size* shape, Size count, Size values_stride, Size points_stride, int threads) {  \
-        auto run = channels == 1 ? backward_of<T, 1>(dim) : backward_of<T, 4>(dim);                                     \
-        run(values, points, g_value, g_jacobian, g_values, g_points, batch, channels, shape, count, values_stride,      \
-            points_stride, threads);                                                                                    \
+#define FOLDLESS_EXPORT(T, NAME)                                                                                         \
+    extern "C" Status foldless_sample_##NAME(const T* values, const T* points, T* value, T* jacobian, Size batch,        \
+                                             Size channels, Size dim, const Size* shape, Size count, Size values_stride, \
+                                             Size points_stride, int threads) {                                          \
+        return status_of([&] {                                                                                           \
+            auto run = dim == 1 ? forward<T, 1> : dim == 2 ? forward<T, 2> : forward<T, 3>;                              \
+            run(values, points, value, jacobian, batch, channels, shape, count, values_stride, points_stride, threads);  \
+        });                                                                                                              \
+    }                                                                                                                    \
+    extern "C" Status foldless_sample_backward_##NAME(                                                                   \
+        const T* values, const T* points, const T* g_value, const T* g_jacobian, T* g_values, T* g_points, Size batch,   \
+        Size channels, Size dim, const Size* shape, Size count, Size values_stride, Size points_stride, int threads) {   \
+        return status_of([&] {                                                                                           \
+            auto run = channels == 1 ? backward_of<T, 1>(dim) : backward_of<T, 4>(dim);                                  \
+            run(values, points, g_value, g_jacobian, g_values, g_points, batch, channels, shape, count, values_stride,   \
+                points_stride, threads);                                                                                 \
+        });                                                                                                              \
     }
 
 FOLDLESS_EXPORT(float, f32)

@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "scratch.h"
+#include "status.h"
 #include "wide.h"
 
 namespace {
@@ -45,18 +47,17 @@ struct Field {
     }
 };
 
-constexpr int N = 16;     // places that are judged at once
-constexpr int EDGES = 32;  // most offsets that simplices can have among them
+constexpr int N = 16;  // places that are judged at once
 
-// Edges from N places: [offset][component][place].
+// The edges from N places by one offset: [component][place].
 template <int D>
-using Edges = double[EDGES][D][N];
+using Edge = double[D][N];
 
-inline double determinant(const Edges<1>& e, const int* s, int x) { return e[s[0]][0][x]; }
-inline double determinant(const Edges<2>& e, const int* s, int x) {
+inline double determinant(const Edge<1>* e, const int* s, int x) { return e[s[0]][0][x]; }
+inline double determinant(const Edge<2>* e, const int* s, int x) {
     return e[s[0]][0][x] * e[s[1]][1][x] - e[s[0]][1][x] * e[s[1]][0][x];
 }
-inline double determinant(const Edges<3>& e, const int* s, int x) {
+inline double determinant(const Edge<3>* e, const int* s, int x) {
     const auto &a = e[s[0]], &b = e[s[1]], &c = e[s[2]];
     return a[0][x] * (b[1][x] * c[2][x] - b[2][x] * c[1][x]) - a[1][x] * (b[0][x] * c[2][x] - b[2][x] * c[0][x]) +
            a[2][x] * (b[0][x] * c[1][x] - b[1][x] * c[0][x]);
@@ -70,9 +71,8 @@ struct Simplices {
 
 // N places from a node on, of which `some` exist: the smallest determinant of each, and the sum of max(-determinant, 0).
 template <typename T, int D>
-void judge_some(const T* field, const Field<T, D>& f, const Simplices& s, int some, double (&smallest)[N],
-                double (&negative)[N]) {
-    alignas(64) Edges<D> edges;
+void judge_some(const T* field, const Field<T, D>& f, const Simplices& s, Edge<D>* edges, int some,
+                double (&smallest)[N], double (&negative)[N]) {
     for (Size i = 0; i < s.edges; ++i) {
         const int* offset = s.offsets + i * D;
         Size step = 0;
@@ -104,31 +104,37 @@ void judge(const T* field, bool* folded, T* negative, const Simplices& s, Size b
            Size high, int zero_folds, int threads) {
     const Field<T, D> f(shape, low, high);
     const Size rows = f.rows(), count = f.places[D - 1];
+    const Size jobs = batch * rows, parts = std::max(1, threads);
+    const Scratch<Edge<D>> edges(parts * s.edges);
 #pragma omp parallel for schedule(static) num_threads(threads)
-    for (Size job = 0; job < batch * rows; ++job) {
-        const T* row = field + job / rows * D * f.nodes + f.node(job % rows);
-        for (Size x = 0; x < count; x += N) {
-            const int some = static_cast<int>(std::min<Size>(N, count - x));
-            alignas(64) double smallest[N], sum[N];
-            judge_some<T, D>(row + x, f, s, some, smallest, sum);
-            for (int i = 0; i < some; ++i) {
-                folded[job * count + x + i] = zero_folds ? smallest[i] <= 0 : smallest[i] < 0;
-                negative[job * count + x + i] = static_cast<T>(sum[i]);
+    for (Size part = 0; part < parts; ++part)
+        for (Size job = part * jobs / parts; job < (part + 1) * jobs / parts; ++job) {
+            const T* row = field + job / rows * D * f.nodes + f.node(job % rows);
+            for (Size x = 0; x < count; x += N) {
+                const int some = static_cast<int>(std::min<Size>(N, count - x));
+                alignas(64) double smallest[N], sum[N];
+                judge_some<T, D>(row + x, f, s, edges.data() + part * s.edges, some, smallest, sum);
+                for (int i = 0; i < some; ++i) {
+                    folded[job * count + x + i] = zero_folds ? smallest[i] <= 0 : smallest[i] < 0;
+                    negative[job * count + x + i] = static_cast<T>(sum[i]);
+                }
             }
         }
-    }
 }
 
 }  // namespace
 
 // corners (simplices, dim) says which of the offsets (edges, dim) a simplex is made of.
-#define FOLDLESS_JUDGE(T, NAME)                                                                                       \
-    extern "C" void foldless_judge_##NAME(const T* field, bool* folded, T* negative, const int* offsets,              \
-                                          const int* corners, const int* signs, Size edges, Size simplices, Size batch, \
-                                          Size dim, const Size* shape, Size low, Size high, int zero_folds, int threads) { \
-        auto run = dim == 1 ? judge<T, 1> : dim == 2 ? judge<T, 2> : judge<T, 3>;                                     \
-        run(field, folded, negative, {offsets, corners, signs, edges, simplices}, batch, shape, low, high, zero_folds, \
-            threads);                                                                                                 \
+#define FOLDLESS_JUDGE(T, NAME)                                                                                \
+    extern "C" Status foldless_judge_##NAME(const T* field, bool* folded, T* negative, const int* offsets,     \
+                                            const int* corners, const int* signs, Size edges, Size simplices,  \
+                                            Size batch, Size dim, const Size* shape, Size low, Size high,      \
+                                            int zero_folds, int threads) {                                     \
+        return status_of([&] {                                                                                 \
+            auto run = dim == 1 ? judge<T, 1> : dim == 2 ? judge<T, 2> : judge<T, 3>;                          \
+            run(field, folded, negative, {offsets, corners, signs, edges, simplices}, batch, shape, low, high, \
+                zero_folds, threads);                                                                          \
+        });                                                                                                    \
     }
 
 FOLDLESS_JUDGE(float, f32)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from foldless.kernels.library import library, pointer
+from foldless.kernels.library import call, library, pointer
 
 _TYPES = {torch.float32: "f32", torch.float64: "f64"}
 
@@ -17,7 +17,8 @@ Simplex = Sequence[Sequence[int]]
 
 def can_judge(field: Tensor) -> bool:
     """Whether `judge` takes this field: on the CPU, float32 or float64, at most three dimensions, compiled kernels."""
-    return field.device.type == "cpu" and field.dtype in _TYPES and field.shape[1] <= 3 and library()[0] is not None
+    known = field.device.type == "cpu" and field.dtype in _TYPES and 1 <= field.ndim - 2 == field.shape[1] <= 3
+    return known and library()[0] is not None
 
 
 def judge(
@@ -31,11 +32,13 @@ def judge(
         signs: 1 or -1, what each one's determinants are multiplied by: its sign at the identity.
         crop: nodes that are not judged, below and above on each axis.
         zero_folds: whether a determinant of zero is a fold.
+
+    Raises:
+        ValueError: a simplex has not `dim` offsets, of `dim` numbers each, and a sign, or reaches beyond the crop.
     """
-    compiled = library()[0]
-    assert compiled is not None
     field = field.contiguous()
     batch, dim, *lattice = field.shape
+    _check(simplices, signs, crop, dim)
     places = [n - sum(crop) for n in lattice]
     folded = torch.empty(batch, *places, dtype=torch.bool)
     negative = field.new_empty(batch, *places)
@@ -44,7 +47,8 @@ def judge(
     if folded.numel() == 0:
         return folded, negative
     size = ctypes.c_int64
-    getattr(compiled, f"foldless_judge_{_TYPES[field.dtype]}")(
+    call(
+        f"judge_{_TYPES[field.dtype]}",
         *map(pointer, (field, folded, negative)),
         *map(_integers, ([number for offset in edges for number in offset], corners, signs)),
         size(len(edges)),
@@ -58,6 +62,17 @@ def judge(
         ctypes.c_int(torch.get_num_threads()),
     )
     return folded, negative
+
+
+def _check(simplices: Sequence[Simplex], signs: Sequence[int], crop: tuple[int, int], dim: int) -> None:
+    whole = len(signs) == len(simplices) and all(len(simplex) == dim for simplex in simplices)
+    offsets = [offset for simplex in simplices for offset in simplex]
+    if not whole or any(len(offset) != dim for offset in offsets):
+        raise ValueError(f"simplices in {dim} dimensions need {dim} offsets of {dim} numbers and a sign each")
+    low, high = crop
+    beyond = [tuple(offset) for offset in offsets if not -low <= min(offset) <= max(offset) <= high]
+    if beyond:
+        raise ValueError(f"offsets must lie between {-low} and {high}, what is cropped; got {beyond[0]}: crop more")
 
 
 def _integers(numbers: Sequence[int]) -> ctypes.Array[ctypes.c_int]:

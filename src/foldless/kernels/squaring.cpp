@@ -4,6 +4,7 @@
 // read, nothing is kept in between. The referee is exponential.py in torch.
 
 #include "lattice.h"
+#include "status.h"
 
 namespace {
 
@@ -127,15 +128,19 @@ void backward(const T* u, const T* g, T* g_u, Size batch, const Size* shape, T k
 }  // namespace
 
 #define FOLDLESS_SQUARING(T, NAME)                                                                                     \
-    extern "C" void foldless_square_##NAME(const T* u, T* out, Size batch, Size dim, const Size* shape, double keep,   \
-                                           double reach, int threads) {                                                \
-        auto run = dim == 1 ? forward<T, 1> : dim == 2 ? forward<T, 2> : forward<T, 3>;                                \
-        run(u, out, batch, shape, static_cast<T>(keep), static_cast<T>(reach), threads);                               \
+    extern "C" Status foldless_square_##NAME(const T* u, T* out, Size batch, Size dim, const Size* shape, double keep, \
+                                             double reach, int threads) {                                              \
+        return status_of([&] {                                                                                         \
+            auto run = dim == 1 ? forward<T, 1> : dim == 2 ? forward<T, 2> : forward<T, 3>;                            \
+            run(u, out, batch, shape, static_cast<T>(keep), static_cast<T>(reach), threads);                           \
+        });                                                                                                            \
     }                                                                                                                  \
-    extern "C" void foldless_square_backward_##NAME(const T* u, const T* g, T* g_u, Size batch, Size dim,              \
-                                                    const Size* shape, double keep, double reach, int threads) {       \
-        auto run = dim == 1 ? backward<T, 1> : dim == 2 ? backward<T, 2> : backward<T, 3>;                             \
-        run(u, g, g_u, batch, shape, static_cast<T>(keep), static_cast<T>(reach), threads);                            \
+    extern "C" Status foldless_square_backward_##NAME(const T* u, const T* g, T* g_u, Size batch, Size dim,            \
+                                                      const Size* shape, double keep, double reach, int threads) {     \
+        return status_of([&] {                                                                                         \
+            auto run = dim == 1 ? backward<T, 1> : dim == 2 ? backward<T, 2> : backward<T, 3>;                         \
+            run(u, g, g_u, batch, shape, static_cast<T>(keep), static_cast<T>(reach), threads);                        \
+        });                                                                                                            \
     }
 
 FOLDLESS_SQUARING(float, f32)

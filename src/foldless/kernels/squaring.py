@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foldless.kernels.library import library, pointer, threads_for
+from foldless.kernels.library import call, library, pointer, threads_for
 
 _TYPES = {torch.float32: "f32", torch.float64: "f64"}
 
@@ -51,10 +51,7 @@ class _Squared(torch.autograd.Function):
 
 
 def _call(name: str, u: Tensor, factors: tuple[float, float], *tensors: Tensor) -> None:
-    compiled = library()[0]
-    assert compiled is not None
     (batch, dim, *lattice), size = u.shape, ctypes.c_int64
-    function = getattr(compiled, f"foldless_{name}_{_TYPES[u.dtype]}")
     shape, numbers = (size * dim)(*lattice), map(ctypes.c_double, factors)
     threads = ctypes.c_int(threads_for(u.numel() // dim))
-    function(*map(pointer, tensors), size(batch), size(dim), shape, *numbers, threads)
+    call(f"{name}_{_TYPES[u.dtype]}", *map(pointer, tensors), size(batch), size(dim), shape, *numbers, threads)

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "lanes.h"
+#include "status.h"
 
 namespace {
 
@@ -28,11 +29,14 @@ struct Shape {
 
 // The rows of the lattice that a row's kernel reaches: where they begin, in nodes, and their first tap.
 struct Reach {
+    std::vector<Size> node, tap;
     int count = 0;
-    Size node[128], tap[128];
 
-    Reach(const Shape& s, Size row, int sign) {
+    explicit Reach(const Shape& s) : node(s.kernel[0] * s.kernel[1]), tap(node.size()) {}
+
+    void move(const Shape& s, Size row, int sign) {
         const Size z = row / s.size[1] % s.size[0], y = row % s.size[1], sample = row / (s.size[0] * s.size[1]);
+        count = 0;
         for (Size i = 0; i < s.kernel[0]; ++i)
             for (Size j = 0; j < s.kernel[1]; ++j) {
                 const Size other_z = z + sign * (i - s.kernel[0] / 2), other_y = y + sign * (j - s.kernel[1] / 2);
@@ -42,6 +46,19 @@ struct Reach {
             }
     }
 };
+
+// Calls `visit(part, row, reach)` for every row, a range of them a thread. `visit` allocates nothing.
+template <typename F>
+inline void at_rows(const Shape& s, int sign, int threads, F visit) {
+    const Size rows = s.rows(), parts = std::max(1, threads);
+    std::vector<Reach> reaches(parts, Reach(s));
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (Size part = 0; part < parts; ++part)
+        for (Size row = part * rows / parts; row < (part + 1) * rows / parts; ++row) {
+            reaches[part].move(s, row, sign);
+            visit(part, row, reaches[part]);
+        }
+}
 
 // N neighbours at once, so that additions need not wait for each other; taps [first, last) of a row serve them all. Of
 // K taps, if that is not 0, each number is read once.
@@ -128,9 +145,7 @@ template <typename T, int O>
 void forward(const T* x, const float* weights, const float* bias, const float* shift, float* y, const Shape& s,
              int threads) {
     const Size W = s.size[2], K = s.kernel[2], half = K / 2, nodes = s.nodes();
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (Size row = 0; row < s.rows(); ++row) {
-        const Reach reach(s, row, 1);
+    at_rows(s, 1, threads, [=](Size, Size row, const Reach& reach) {
         const Start<O> inside(bias, shift, reach, 0, K);
         const Size at = row * W, sample = at / nodes;
         float* out = y + sample * O * nodes + at % nodes;
@@ -148,16 +163,14 @@ void forward(const T* x, const float* weights, const float* bias, const float* s
                 w += 1;
             }
         }
-    }
+    });
 }
 
 template <typename T, int O>
 void backward_x(const float* g, const float* weights, const T* x, const float* by, const float* plus, T* g_x,
                 const Shape& s, int threads) {
     const Size W = s.size[2], K = s.kernel[2], half = K / 2, nodes = s.nodes();
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (Size row = 0; row < s.rows(); ++row) {
-        const Reach reach(s, row, -1);
+    at_rows(s, -1, threads, [=](Size, Size row, const Reach& reach) {
         const Size at = row * W, sample = at / nodes;
         const float* from = g + sample * (O - 1) * nodes;
         for (Size w = 0; w < W;) {
@@ -172,7 +185,7 @@ void backward_x(const float* g, const float* weights, const T* x, const float* b
                 w += 1;
             }
         }
-    }
+    });
 }
 
 // What a row of W nodes of x and of y's gradient adds to the gradient of K taps on a line; each number of x is read once.
@@ -203,30 +216,28 @@ inline void along_row(const T* x, const float* g, float* g_weights, const Shape&
 template <typename T, int O>
 void backward_weights(const T* x, const float* g, float* g_weights, const Shape& s, int threads) {
     const Size W = s.size[2], K = s.kernel[2], nodes = s.nodes(), pack = s.blocks * L;
-    const Size rows = s.rows(), parts = std::max(1, threads), length = s.taps() * O * pack;
+    const Size parts = std::max(1, threads), length = s.taps() * O * pack;
     std::vector<float> partial(parts * length, 0.0f);
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (Size part = 0; part < parts; ++part) {
-        float* mine = partial.data() + part * length;
-        for (Size row = part * rows / parts; row < (part + 1) * rows / parts; ++row) {
-            const Reach reach(s, row, 1);
-            const Size at = row * W, sample = at / nodes;
-            const float* here = g + sample * O * nodes + at % nodes;
-            for (int r = 0; r < reach.count; ++r)
-                for (Size b = 0; b < s.blocks; ++b) {
-                    const T* from = x + reach.node[r] * s.channels + s.start(b);
-                    float* to = mine + reach.tap[r] * O * pack + b * L;
-                    if (K == 3) along_row<3, T, O>(from, here, to, s, W, pack);
-                    else if (K == 5) along_row<5, T, O>(from, here, to, s, W, pack);
-                    else
-                        for (Size k = 0; k < K; ++k) {  // one by one
-                            const Size shift = k - K / 2, begin = std::max<Size>(0, -shift), end = std::min(W, W - shift);
-                            const T* shifted = from + (begin + shift) * s.channels;
-                            along_row<1, T, O>(shifted, here + begin, to + k * O * pack, s, end - begin, pack);
-                        }
-                }
-        }
-    }
+    float* all = partial.data();
+    at_rows(s, 1, threads, [=](Size part, Size row, const Reach& reach) {
+        float* mine = all + part * length;
+        const Size at = row * W, sample = at / nodes;
+        const float* here = g + sample * O * nodes + at % nodes;
+        for (int r = 0; r < reach.count; ++r)
+            for (Size b = 0; b < s.blocks; ++b) {
+                const T* from = x + reach.node[r] * s.channels + s.start(b);
+                float* to = mine + reach.tap[r] * O * pack + b * L;
+                if (K == 3) along_row<3, T, O>(from, here, to, s, W, pack);
+                else if (K == 5) along_row<5, T, O>(from, here, to, s, W, pack);
+                else
+                    for (Size k = 0; k < K; ++k) {  // one by one
+                        const Size shift = k - K / 2, begin = std::max<Size>(0, -shift), end = std::min(W, W - shift);
+                        if (begin >= end) continue;  // a tap that no node of so short a row meets
+                        const T* shifted = from + (begin + shift) * s.channels;
+                        along_row<1, T, O>(shifted, here + begin, to + k * O * pack, s, end - begin, pack);
+                    }
+            }
+    });
     for (Size i = 0; i < length; ++i) {
         float total = 0;
         for (Size part = 0; part < parts; ++part) total += partial[part * length + i];
@@ -242,23 +253,29 @@ extern "C" int foldless_lanes() { return L; }
 
 // shape: batch, depth, height, width, channels, kernel depth, height, width. `outputs` is 1, 2 or 3. `shift`, and `x`
 // with `by` and `plus`, are null where x is not normalised.
-#define FOLDLESS_THIN(T, NAME)                                                                                       \
-    extern "C" void foldless_thin_##NAME(const T* x, const float* weights, const float* bias, const float* shift,     \
-                                         float* y, const Size* shape, int outputs, int threads) {                     \
-        auto run = outputs == 1 ? forward<T, 1> : outputs == 2 ? forward<T, 2> : forward<T, 3>;                       \
-        run(x, weights, bias, shift, y, shape_of(shape), threads);                                                    \
-    }                                                                                                                 \
-    extern "C" void foldless_thin_backward_x_##NAME(const float* g, const float* weights, const T* x, const float* by, \
-                                                    const float* plus, T* g_x, const Size* shape, int outputs,        \
-                                                    int threads) {                                                    \
-        auto run = outputs == 1 ? backward_x<T, 1> : outputs == 2 ? backward_x<T, 2> : backward_x<T, 3>;              \
-        run(g, weights, x, by, plus, g_x, shape_of(shape), threads);                                                  \
-    }                                                                                                                 \
-    extern "C" void foldless_thin_backward_weights_##NAME(const T* x, const float* g, float* g_weights,               \
-                                                          const Size* shape, int outputs, int threads) {              \
-        auto run =                                                                                                    \
-            outputs == 1 ? backward_weights<T, 1> : outputs == 2 ? backward_weights<T, 2> : backward_weights<T, 3>;   \
-        run(x, g, g_weights, shape_of(shape), threads);                                                               \
+#define FOLDLESS_THIN(T, NAME)                                                                                           \
+    extern "C" Status foldless_thin_##NAME(const T* x, const float* weights, const float* bias, const float* shift,      \
+                                           float* y, const Size* shape, int outputs, int threads) {                      \
+        return status_of([&] {                                                                                           \
+            auto run = outputs == 1 ? forward<T, 1> : outputs == 2 ? forward<T, 2> : forward<T, 3>;                      \
+            run(x, weights, bias, shift, y, shape_of(shape), threads);                                                   \
+        });                                                                                                              \
+    }                                                                                                                    \
+    extern "C" Status foldless_thin_backward_x_##NAME(const float* g, const float* weights, const T* x, const float* by, \
+                                                      const float* plus, T* g_x, const Size* shape, int outputs,         \
+                                                      int threads) {                                                     \
+        return status_of([&] {                                                                                           \
+            auto run = outputs == 1 ? backward_x<T, 1> : outputs == 2 ? backward_x<T, 2> : backward_x<T, 3>;             \
+            run(g, weights, x, by, plus, g_x, shape_of(shape), threads);                                                 \
+        });                                                                                                              \
+    }                                                                                                                    \
+    extern "C" Status foldless_thin_backward_weights_##NAME(const T* x, const float* g, float* g_weights,                \
+                                                            const Size* shape, int outputs, int threads) {               \
+        return status_of([&] {                                                                                           \
+            auto run =                                                                                                   \
+                outputs == 1 ? backward_weights<T, 1> : outputs == 2 ? backward_weights<T, 2> : backward_weights<T, 3>;  \
+            run(x, g, g_weights, shape_of(shape), threads);                                                              \
+        });                                                                                                              \
     }
 
 FOLDLESS_THIN(float, f32)

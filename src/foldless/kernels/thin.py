@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foldless.kernels.convolution import keep
-from foldless.kernels.library import in_own_types, lanes, library, pointer
+from foldless.kernels.library import call, in_own_types, lanes, pointer
 from foldless.kernels.norm import moments, normalise
 
 _TYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
@@ -21,9 +21,12 @@ def thin(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
     Compiled for one to three outputs on the CPU with float32 weights and enough channels; torch's own elsewhere. Half
     as many channels as lanes or more are filled up with zeros: torch is slow at them, above all in small batches.
+
+    Raises:
+        ValueError: a width of the kernel is even.
     """
-    native = x.device.type == "cpu" and x.dtype in _TYPES and weight.dtype == torch.float32 and weight.shape[0] <= 3
-    if native and x.numel() and 0 < lanes() <= 2 * x.shape[1]:
+    check_odd(weight)
+    if _can_be_compiled(x, weight, bias) and 0 < lanes() <= 2 * x.shape[1]:
         missing = max(lanes() - x.shape[1], 0)
         result: Tensor = _Thin.apply(_filled(x, missing), _filled(weight, missing), bias)  # type: ignore[no-untyped-call]
         return result
@@ -36,14 +39,38 @@ def normalised_thin(
     """`thin` of what `norm.normalise` makes of x over the whole batch, and the mean and variance that it used.
 
     Compiled, what is normalised is never in memory: it enters the convolution by its weights and where it begins.
+
+    Raises:
+        ValueError: a width of the kernel is even.
     """
-    native = x.device.type == "cpu" and x.dtype in _TYPES and weight.dtype == torch.float32 and weight.shape[0] <= 3
-    if native and x.numel() and lanes() and x.shape[1] % lanes() == 0:
+    check_odd(weight)
+    if _can_be_compiled(x, weight, bias) and lanes() and x.shape[1] % lanes() == 0:
         inputs = (x, scale, shift, epsilon, weight, bias)
         y, mean, variance = _NormalisedThin.apply(*inputs)  # type: ignore[no-untyped-call]
         return y, mean, variance
     between, mean, variance = normalise(x, scale, shift, epsilon, by_sample=False)
     return thin(between, weight, bias), mean, variance
+
+
+def check_odd(weight: Tensor) -> None:
+    """Refuse a weight (outputs, channels, *kernel) that cannot keep a lattice.
+
+    Raises:
+        ValueError: a width of the kernel is even.
+    """
+    if any(width % 2 == 0 for width in weight.shape[2:]):
+        raise ValueError(
+            f"a convolution that keeps the lattice needs a kernel of odd widths; got {tuple(weight.shape[2:])}: "
+            "take one more or one fewer"
+        )
+
+
+def _can_be_compiled(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
+    """Whether the kernels take these. Others go to torch, which computes them or says why not."""
+    on_cpu = x.device.type == weight.device.type == bias.device.type == "cpu"
+    known = on_cpu and x.dtype in _TYPES and weight.dtype == bias.dtype == torch.float32
+    meet = x.ndim == weight.ndim <= 5 and x.shape[1] == weight.shape[1] and bias.shape == weight.shape[:1]
+    return known and meet and 1 <= len(weight) <= 3 and x.numel() > 0
 
 
 def _filled(x: Tensor, more: int) -> Tensor:
@@ -162,9 +189,7 @@ def _blocks(channels: int) -> tuple[Tensor, Tensor]:
 
 
 def _call(name: str, nodes: Tensor, weight_shape: torch.Size, *tensors: Tensor | None) -> None:
-    compiled = library()[0]
-    assert compiled is not None
-    function = getattr(compiled, f"foldless_{name}_{_TYPES[nodes.dtype]}")
     ones = [1] * (5 - nodes.ndim)
     shape = (ctypes.c_int64 * 8)(nodes.shape[0], *ones, *nodes.shape[1:], *ones, *weight_shape[2:])
-    function(*map(pointer, tensors), shape, ctypes.c_int(weight_shape[0]), ctypes.c_int(torch.get_num_threads()))
+    counts = ctypes.c_int(weight_shape[0]), ctypes.c_int(torch.get_num_threads())
+    call(f"{name}_{_TYPES[nodes.dtype]}", *map(pointer, tensors), shape, *counts)

@@ -8,7 +8,11 @@
 #include <cstdint>
 #include <cstring>
 
+#include "status.h"
+
 namespace {
+
+using namespace foldless;
 
 using Size = std::int64_t;
 
@@ -56,6 +60,8 @@ void windows(const char* x, char* out, const Shape& s, int threads) {
 }  // namespace
 
 // shape: size, nodes and width, each by depth, height and width; bytes of a node, the first line, lines.
-extern "C" void foldless_windows(const char* x, char* out, const Size* s, int threads) {
-    windows(x, out, {{s[0], s[1], s[2]}, {s[3], s[4], s[5]}, {s[6], s[7], s[8]}, s[9], s[10], s[11]}, threads);
+extern "C" Status foldless_windows(const char* x, char* out, const Size* s, int threads) {
+    return status_of([&] {
+        windows(x, out, {{s[0], s[1], s[2]}, {s[3], s[4], s[5]}, {s[6], s[7], s[8]}, s[9], s[10], s[11]}, threads);
+    });
 }
