@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
-VERSION = 9
+VERSION = 10
 """Of the functions' arguments; the same number stands in `version.cpp`. An older library would be called wrongly."""
 
 FOLDER = Path(__file__).parent
