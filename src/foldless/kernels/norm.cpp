@@ -12,8 +12,36 @@ namespace {
 
 using namespace foldless;
 
+// One channel a lane, rows [0, rows) of a block: adds Σ p and Σ p·q to two sums.
+//
+// What is squared, or multiplied by a gradient, is how far q is from the block's first, k: floats would not hold a spread
+// beside a mean that is thousands of it. Doubles hold what the sums about 0 follow from. OWN: q is p.
+template <bool OWN, typename T>
+inline void reduce_block(const T* p, const T* q, double* sum_p, double* sum_pq, Size rows, Size channels) {
+    constexpr int N = 4;  // chains of additions that need not wait for each other
+    const Lanes k = load(q);
+    Lanes sum[N] = {}, product[N] = {};
+    for (Size row = 0; row < rows; row += N)
+        for (int n = 0; n < std::min<Size>(N, rows - row); ++n) {
+            const Size at = (row + n) * channels;
+            const Lanes away = load(q + at) - k, v = OWN ? away : load(p + at);
+            sum[n] += v;
+            product[n] += v * away;
+        }
+    for (int i = 0; i < L; ++i) {
+        const double from = k[i];
+        double total = 0, of_products = 0;
+        for (int n = 0; n < N; ++n) {
+            total += sum[n][i];
+            of_products += product[n][i];
+        }
+        sum_p[i] += OWN ? total + rows * from : total;
+        sum_pq[i] += of_products + from * (OWN ? 2 * total + rows * from : total);
+    }
+}
+
 // sums (groups, 2, channels): Σ p and Σ p·q over the rows. Float within a block of rows, double between blocks.
-template <typename T>
+template <bool OWN, typename T>
 void reduce(const T* p, const T* q, double* sums, Size groups, Size rows, Size channels, int threads) {
     constexpr Size block = 256;
     const Size parts = std::max(1, threads), length = groups * 2 * channels;
@@ -23,25 +51,11 @@ void reduce(const T* p, const T* q, double* sums, Size groups, Size rows, Size c
         for (Size group = 0; group < groups; ++group) {
             double* mine = partial.data() + part * length + group * 2 * channels;
             const Size from = part * rows / parts, to = (part + 1) * rows / parts;
-            for (Size begin = from; begin < to; begin += block) {
-                const Size end = std::min(begin + block, to);
+            for (Size begin = from; begin < to; begin += block)
                 for (Size c = 0; c < channels; c += L) {
-                    constexpr int N = 4;  // chains of additions that need not wait for each other
-                    Lanes sum[N] = {}, product[N] = {};
-                    for (Size row = begin; row < end; row += N)
-                        for (int n = 0; n < std::min<Size>(N, end - row); ++n) {
-                            const Size at = (group * rows + row + n) * channels + c;
-                            const Lanes v = load(p + at);
-                            sum[n] += v;
-                            product[n] += v * load(q + at);
-                        }
-                    for (int i = 0; i < L; ++i)
-                        for (int n = 0; n < N; ++n) {
-                            mine[c + i] += sum[n][i];
-                            mine[channels + c + i] += product[n][i];
-                        }
+                    const Size at = (group * rows + begin) * channels + c;
+                    reduce_block<OWN>(p + at, q + at, mine + c, mine + channels + c, std::min(block, to - begin), channels);
                 }
-            }
         }
     for (Size i = 0; i < length; ++i) {
         sums[i] = 0;
@@ -49,17 +63,17 @@ void reduce(const T* p, const T* q, double* sums, Size groups, Size rows, Size c
     }
 }
 
-// out = a·p + b·q + c with a, b, c (groups, channels); b is not read where q is null.
+// out = a·p + b·(q - m) + c with a, b, m, c (groups, channels); a is not read where p is null.
 template <typename T>
-void combine(const T* p, const T* q, const float* a, const float* b, const float* c, T* out, Size groups, Size rows,
-             Size channels, int threads) {
+void combine(const T* p, const T* q, const float* a, const float* b, const float* m, const float* c, T* out,
+             Size groups, Size rows, Size channels, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (Size row = 0; row < groups * rows; ++row) {
         const Size group = row / rows * channels;
         for (Size i = 0; i < channels; i += L) {
             const Size at = row * channels + i;
-            Lanes v = load(c + group + i) + load(a + group + i) * load(p + at);
-            if (q) v += load(b + group + i) * load(q + at);
+            Lanes v = load(c + group + i) + load(b + group + i) * (load(q + at) - load(m + group + i));
+            if (p) v += load(a + group + i) * load(p + at);
             store(out + at, v);
         }
     }
@@ -70,12 +84,13 @@ void combine(const T* p, const T* q, const float* a, const float* b, const float
 #define FOLDLESS_NORM(T, NAME)                                                                                    \
     extern "C" Status foldless_norm_reduce_##NAME(const T* p, const T* q, double* sums, Size groups, Size rows,   \
                                                   Size channels, int threads) {                                   \
-        return status_of([&] { reduce(p, q, sums, groups, rows, channels, threads); });                           \
+        auto run = p == q ? reduce<true, T> : reduce<false, T>;                                                   \
+        return status_of([&] { run(p, q, sums, groups, rows, channels, threads); });                              \
     }                                                                                                             \
     extern "C" Status foldless_norm_combine_##NAME(const T* p, const T* q, const float* a, const float* b,        \
-                                                   const float* c, T* out, Size groups, Size rows, Size channels, \
-                                                   int threads) {                                                 \
-        return status_of([&] { combine(p, q, a, b, c, out, groups, rows, channels, threads); });                  \
+                                                   const float* m, const float* c, T* out, Size groups,           \
+                                                   Size rows, Size channels, int threads) {                       \
+        return status_of([&] { combine(p, q, a, b, m, c, out, groups, rows, channels, threads); });               \
     }
 
 FOLDLESS_NORM(float, f32)

@@ -51,7 +51,7 @@ class _Normalise(torch.autograd.Function):
         mean, variance = moments(rows, groups)
         deviation = (variance + epsilon).rsqrt()
         scale = weight * deviation
-        y = _combine(rows, None, scale, None, bias - mean * scale, groups)
+        y = _combine(None, rows, None, scale, mean, bias, groups)
         ctx.save_for_backward(rows, weight, mean, deviation)
         ctx.groups = groups
         mean, variance = mean.float(), variance.float()
@@ -67,7 +67,7 @@ class _Normalise(torch.autograd.Function):
         total, along = sums[:, 0], (sums[:, 1] - mean * sums[:, 0]) * deviation
         a = weight * deviation
         b = -a * deviation * along / count
-        g_x = _combine(g, rows, a, b, -a * total / count - b * mean, ctx.groups)
+        g_x = _combine(g, rows, a, b, mean, -a * total / count, ctx.groups)
         return g_x.movedim(-1, 1), along.sum(0).to(weight.dtype), total.sum(0).to(weight.dtype), None, None
 
 
@@ -84,10 +84,14 @@ def _reduce(p: Tensor, q: Tensor, groups: int) -> Tensor:
     return sums
 
 
-def _combine(p: Tensor, q: Tensor | None, a: Tensor, b: Tensor | None, c: Tensor, groups: int) -> Tensor:
-    out = torch.empty_like(p)
-    factors = [None if t is None else t.float().contiguous() for t in (a, b, c)]
-    _call("combine", p, groups, p, q, *factors, out)
+def _combine(
+    p: Tensor | None, q: Tensor, a: Tensor | None, b: Tensor, middle: Tensor, c: Tensor, groups: int
+) -> Tensor:
+    """a · p + b · (q - middle) + c. What float32 does not hold of the middle goes into c."""
+    out, near = torch.empty_like(q), middle.float()
+    c = c - b * (middle - near)
+    factors = [None if t is None else t.float().contiguous() for t in (a, b, near, c)]
+    _call("combine", q, groups, p, q, *factors, out)
     return out
 
 
