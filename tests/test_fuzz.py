@@ -7,7 +7,7 @@ from tests.fuzz.valid import FORMATS
 from tests.fuzz.worker import answer
 
 FOUND = {
-    "nifti": (3, 47, 5068, 5121, 5152),
+    "nifti": (3, 47, 5068, 5121, 5152, 7073),
     "h5": (5144,),
     "json": (5001,),
 }

@@ -14,9 +14,9 @@ from pathlib import Path
 from time import monotonic
 
 ROOT = Path(__file__).parents[2]
-LONGEST = 30.0
-"""Seconds after which a file counts as one that hangs; others take milliseconds."""
-START = 180.0
+LONGEST = 120.0
+"""Seconds after which a file counts as one that hangs; others take milliseconds, and transforms a second."""
+START = 300.0
 """Seconds that a worker may take to import what it needs."""
 
 

@@ -24,6 +24,10 @@ BY_DEFLATE = (".gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".png")
 HEADER = 4096
 """Bytes that are allowed for all but voxels."""
 
+META = (".mha", ".mhd")
+META_AXES = re.compile(rb"NDims\s*[=:]\s*([^\s]*)")
+POSSIBLE_AXES = tuple(b"%d" % n for n in range(1, 9))
+
 LONGEST_HEADER = 1 << 20
 LONGEST_FIELD = 1000
 """Letters of a field in an NRRD header; those that say something of voxels have some dozens."""
@@ -81,14 +85,18 @@ def _bytes_of_data(path: Path) -> int | None:
 
 
 def check_fields(path: Path) -> None:
-    """Make sure that the fields of an NRRD header are no longer than such fields are; other formats pass.
+    """Make sure that the text of an NRRD or MetaImage header is such a text; other formats pass.
 
     Raises:
-        InputError: one is longer, so that the header is damaged.
+        InputError: a field is longer than fields are, or there are more axes than images have.
     """
     with path.open("rb") as stream:
-        if stream.read(4) != b"NRRD":
-            return
-        header = re.split(rb"\r?\n\r?\n", stream.read(LONGEST_HEADER), maxsplit=1)[0]
-    if any(len(line) > LONGEST_FIELD and not FREE.match(line) for line in header.splitlines()):
+        start = stream.read(LONGEST_HEADER)
+    if start.startswith(b"NRRD"):
+        header = re.split(rb"\r?\n\r?\n", start, maxsplit=1)[0]
+        bad = any(len(line) > LONGEST_FIELD and not FREE.match(line) for line in header.splitlines())
+    else:
+        axes = META_AXES.findall(start) if suffix(path) in META else []
+        bad = any(number not in POSSIBLE_AXES for number in axes)
+    if bad:
         raise InputError(f"{path} cannot be read as an image, its header is damaged; copy or write it again")

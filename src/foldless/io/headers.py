@@ -66,6 +66,7 @@ def _as_nifti_says(path: Path, image: sitk.Image, file: nib.Nifti1Pair | nib.Ana
     """What ITK made of a NIfTI file, where it misses what the format says, mended or refused."""
     if isinstance(file, nib.Nifti1Pair):
         if nifti.is_nifti(path):
+            nifti.check_offset(path, image)
             nifti.check_voxels(path, file)
         if image.GetDimension() == 2 < len(file.shape) and image.GetNumberOfComponentsPerPixel() == 1:
             image = nifti.read_by_nibabel(path)  # of one slice of vectors ITK makes a picture

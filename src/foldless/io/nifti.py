@@ -27,6 +27,9 @@ FORMS_APART = 0.1
 MILLIMETRES = {1: 1000.0, 3: 0.001}
 """Of a header's unit, by its code: metres and micrometres; all else counts as millimetres, as in ITK."""
 
+SINGLE_FILE = 352
+"""Bytes before the voxels of a .nii file, at least."""
+
 CANNOT_LOAD = (
     nib.filebasedimages.ImageFileError,
     nib.spatialimages.HeaderDataError,
@@ -247,10 +250,25 @@ def check_voxels(path: Path, file: nib.Nifti1Pair) -> None:
         check_finite(voxels, path)
 
 
+def check_offset(path: Path, image: sitk.Image) -> None:
+    """Refuse voxels that begin within the header of one and the same file: readers disagree on where they are.
+
+    Raises:
+        InputError: they do.
+    """
+    begin = float(image.GetMetaData("vox_offset"))
+    if not begin >= SINGLE_FILE:
+        raise InputError(
+            f"{path}: the voxels begin at byte {begin:g} by the header, within the header itself; expected "
+            f"{SINGLE_FILE} or more, set its vox_offset"
+        )
+
+
 def _promised(file: nib.Nifti1Pair) -> int:
     """Bytes of the whole file, unpacked, by its header."""
     voxels = prod(map(int, file.header.get_data_shape()))
-    return int(file.header["vox_offset"]) + voxels * int(file.get_data_dtype().itemsize)
+    proxy: Any = file.dataobj
+    return int(proxy.offset) + voxels * int(file.get_data_dtype().itemsize)
 
 
 def _length(path: Path) -> int:
