@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from foldless.kernels.correlation import Windows, can_correlate, mean_correlation
+from foldless.kernels.derivatives import Reverse
 
 Image = Float[Tensor, "batch channels *lattice"]
 Mask = Float[Tensor, "#batch 1 *lattice"]
@@ -266,7 +267,7 @@ def _gaussian(sigma: float, like: Tensor | None = None) -> Tensor:
     return weights / weights.sum()
 
 
-class _BoxSum(torch.autograd.Function):
+class _BoxSum(Reverse):
     """A centred box is its own adjoint, so the backward is the forward."""
 
     @staticmethod

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from foldless.kernels.convolution import keep
+from foldless.kernels.derivatives import Reverse, once
 from foldless.kernels.library import library, pointer
 
 
@@ -27,7 +28,7 @@ def add_convolved(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     return y + keep(x.to(weight.dtype), weight, None)
 
 
-class _AddConvolved(torch.autograd.Function):
+class _AddConvolved(Reverse):
     @staticmethod
     def forward(ctx: Any, y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
@@ -36,6 +37,7 @@ class _AddConvolved(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         x, weight = ctx.saved_tensors
         g_x, gradient = None, gradient.contiguous()
