@@ -5,9 +5,10 @@ import torch
 import torch.nn.functional as F
 
 from foldless.kernels.norm import normalise
+from foldless.kernels.thin import normalised_thin
 
 CHANNELS = 16
-MEANS = (1.0, 10.0, 100.0, 1e3, 1e4)
+MEANS = (1.0, 3.9, 10.0, 100.0, 1e3, 1e4)
 """In spreads."""
 
 BEST = {torch.float32: 2e-6, torch.bfloat16: 2**-8}
@@ -49,6 +50,24 @@ def test_a_large_mean_costs_no_accuracy(reference, dtype, shape, mean):
     exact = with_gradients(reference, [tensor.double() for tensor in inputs], like)
     ours = with_gradients(lambda *tensors: normalise(*tensors, 1e-5, reference is instance)[0], inputs, like)
     assert max(errors(ours, exact)) <= BEST[dtype]
+
+
+@pytest.mark.parametrize("mean", MEANS)
+@pytest.mark.parametrize("shape", [(3, 5), (70, 90), (2, 4, 3), (24, 20, 22)])
+@pytest.mark.parametrize("dtype", BEST)
+def test_nor_does_it_before_the_last_layer(dtype, shape, mean):
+    dim = len(shape)
+    x, scale, shift = channels(mean, shape, dtype), torch.rand(CHANNELS) + 0.5, torch.randn(CHANNELS)
+    x[:, ::3] -= mean  # beside channels about 0
+    inputs = x, scale, shift, torch.randn(dim, CHANNELS, *[3] * dim), torch.randn(dim)
+    like = torch.randn(2, dim, *shape)
+
+    def reference(x, scale, shift, weight, bias):
+        return getattr(F, f"conv{dim}d")(batch(x, scale, shift), weight, bias, padding=1)
+
+    exact = with_gradients(reference, [tensor.double() for tensor in inputs], like)
+    ours = with_gradients(lambda x, a, b, weight, bias: normalised_thin(x, a, b, 1e-5, weight, bias)[0], inputs, like)
+    assert max(errors(ours, exact)) <= 1.5 * BEST[dtype]
 
 
 def test_the_first_voxels_of_a_channel_may_be_unlike_all_others():

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foldless.kernels.derivatives import Reverse, once
 from foldless.kernels.jitter import Jittered
 from foldless.kernels.library import call, library, pointer
 
@@ -55,7 +56,7 @@ def gradient_consistency(fields_AB: Sequence[Tensor], fields_BA: Sequence[Tensor
     return result
 
 
-class _Consistency(torch.autograd.Function):
+class _Consistency(Reverse):
     """Keeps the gradients, which cost little more than the value, instead of what they are made of."""
 
     @staticmethod
@@ -89,7 +90,7 @@ class _Consistency(torch.autograd.Function):
         return fields[0].new_tensor(total.value * share)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         return None, None, None, None, *(g * gradient for g in ctx.saved_tensors)
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from foldless.kernels.derivatives import Reverse
 from foldless.kernels.library import in_own_types
 from foldless.kernels.windows import windows
 
@@ -52,7 +53,7 @@ def double(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return result
 
 
-class _Halve(torch.autograd.Function):
+class _Halve(Reverse):
     @staticmethod
     @in_own_types
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -109,7 +110,7 @@ def _middle(weight: Tensor, x: Tensor) -> Tensor:
     return weight
 
 
-class _Double(torch.autograd.Function):
+class _Double(Reverse):
     @staticmethod
     @in_own_types
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

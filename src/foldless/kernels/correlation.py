@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from foldless.kernels.derivatives import Reverse, once
 from foldless.kernels.library import call, library, pointer
 
 _TYPES = {torch.float32: "f32", torch.float64: "f64"}
@@ -51,20 +52,18 @@ def mean_correlation(a: Tensor, b: Tensor, mask: Tensor | None, windows: Windows
     """
     if len(windows.kernel) % 2 == 0:
         raise ValueError(f"a window around a voxel needs an odd number of weights; got {len(windows.kernel)}")
-    if not torch.is_grad_enabled():
-        a, b = a.detach(), b.detach()
     if b.requires_grad and not a.requires_grad:
         a, b = b, a
-    result: Tensor = _MeanCorrelation.apply(a, b, mask, windows)  # type: ignore[no-untyped-call]
+    result: Tensor = _MeanCorrelation.apply(a, b, mask, windows, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
     return result
 
 
-class _MeanCorrelation(torch.autograd.Function):
+class _MeanCorrelation(Reverse):
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, mask: Tensor | None, windows: Windows) -> Tensor:
+    def forward(ctx: Any, a: Tensor, b: Tensor, mask: Tensor | None, windows: Windows, differentiated: bool) -> Tensor:
         a, b = a.contiguous(), b.contiguous()
         mask = None if mask is None else mask.contiguous()
-        wanted = ctx.needs_input_grad
+        wanted = [differentiated and needed for needed in ctx.needs_input_grad]
         g_a = torch.empty_like(a) if wanted[0] else None
         g_b = torch.empty_like(b) if wanted[1] else None
         mean = _correlate(a, b, mask, g_a, g_b, windows)
@@ -72,10 +71,10 @@ class _MeanCorrelation(torch.autograd.Function):
         return a.new_tensor(mean)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         saved = [gradient * g for g in ctx.saved_tensors]
-        return (*saved, *[None] * (4 - len(saved)))
+        return (*saved, *[None] * (5 - len(saved)))
 
 
 def _correlate(

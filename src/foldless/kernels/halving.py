@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foldless.kernels.convolution import halve, halved, halved_backward
+from foldless.kernels.derivatives import Reverse
 from foldless.kernels.residual import SLOPE, Level, can_be_compiled, residual
 
 _AVERAGE_POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -42,7 +43,7 @@ def _channels(have: int, want: int) -> Sequence[int]:
 _DOWN = Level(halved, halved_backward, "add_means", "means_adjoint", _channels, 3)
 
 
-class _Means(torch.autograd.Function):
+class _Means(Reverse):
     """Means of blocks in torch. Keeps a size for the way back; torch's own pooling keeps its input, in float32."""
 
     @staticmethod

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foldless.kernels.derivatives import Reverse
+
 
 def box_sum(image: Tensor, window: int) -> Tensor:
     """Sums over a box of `window` (odd) voxels a side around every voxel, zeros outside; a few passes over memory."""
@@ -37,7 +39,7 @@ def gaussian(sigma: float, like: Tensor | None = None) -> Tensor:
     return weights / weights.sum()
 
 
-class _BoxSum(torch.autograd.Function):
+class _BoxSum(Reverse):
     """A centred box is its own adjoint, so the backward is the forward."""
 
     @staticmethod

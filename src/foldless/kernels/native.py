@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from foldless.kernels import plain
+from foldless.kernels.derivatives import SECOND, has_tangent
 from foldless.kernels.gpu import triton_status
 from foldless.kernels.library import call, native_status, pointer, threads_for
 
@@ -26,6 +27,7 @@ def sample(values: Tensor, points: Tensor, with_jacobian: bool) -> tuple[Tensor,
     The GPU's kernel adds in any order, so where torch is asked for deterministic algorithms it is not used.
     """
     compiled = points.dtype in _TYPES and _meet(values, points) and _has_kernel(points.device.type)
+    compiled = compiled and not has_tangent(values, points)  # which torch would leave out
     if not compiled or (points.is_cuda and torch.are_deterministic_algorithms_enabled()):
         return plain.sample(values, points, with_jacobian)
     value, jacobian = _sample(values, points, with_jacobian)
@@ -140,6 +142,13 @@ def _differentiate(ctx: Any, g_value: Tensor | None, g_jacobian: Tensor | None) 
 
 
 _sample.register_autograd(_differentiate, setup_context=_remember)
+
+
+def _refuse(ctx: Any, *gradients: Tensor) -> None:
+    raise NotImplementedError(SECOND)
+
+
+_sample_backward.register_autograd(_refuse)
 
 
 def _dense(tensor: Tensor) -> Tensor:

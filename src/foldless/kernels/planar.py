@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from foldless.kernels.convolution import keep
+from foldless.kernels.derivatives import Reverse, once
 from foldless.kernels.library import call, library, pointer
 from foldless.kernels.thin import check_odd
 
@@ -40,7 +41,7 @@ def _can_be_compiled(y: Tensor, x: Tensor, weight: Tensor) -> bool:
     return wide and on_cpu and meet and kept and y.numel() > 0 and library()[0] is not None
 
 
-class _AddConvolved(torch.autograd.Function):
+class _AddConvolved(Reverse):
     @staticmethod
     def forward(ctx: Any, y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
@@ -49,6 +50,7 @@ class _AddConvolved(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         x, weight = ctx.saved_tensors
         g_x, gradient = None, gradient.contiguous()

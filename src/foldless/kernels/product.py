@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foldless.kernels.derivatives import Reverse, once
 from foldless.kernels.library import call, library, pointer
 
 _TYPES = {torch.float32: "f32", torch.float64: "f64"}
@@ -38,7 +39,7 @@ def product_error(a: Tensor, b: Tensor) -> Tensor:
     return result
 
 
-class _Product(torch.autograd.Function):
+class _Product(Reverse):
     """op(a) · op(b), either transposed or not; its gradients are such products again."""
 
     @staticmethod
@@ -65,7 +66,7 @@ class _Product(torch.autograd.Function):
         return g_a, g_b, None, None
 
 
-class _ProductError(torch.autograd.Function):
+class _ProductError(Reverse):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
         a, b = a.contiguous(), b.contiguous()
@@ -73,7 +74,7 @@ class _ProductError(torch.autograd.Function):
         return a.new_tensor(_call(a, b, None, None, 0.0) / (a.numel() // a.shape[2]))
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         a, b = ctx.saved_tensors
         g_a, g_b = torch.empty_like(a), torch.empty_like(b)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from foldless.kernels.derivatives import Reverse, once
 from foldless.kernels.library import call, in_own_types, lanes, pointer
 
 SLOPE = 0.01
@@ -52,7 +53,7 @@ def residual(x: Tensor, weight: Tensor, bias: Tensor, level: Level) -> Tensor:
     return result
 
 
-class _Residual(torch.autograd.Function):
+class _Residual(Reverse):
     """Keeps x alone for the way back, and adds up there what arrives at it on both ways."""
 
     @staticmethod
@@ -67,7 +68,7 @@ class _Residual(torch.autograd.Function):
         return y.movedim(-1, 1)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once
     @in_own_types
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
         x, weight = ctx.saved_tensors

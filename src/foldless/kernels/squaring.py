@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foldless.kernels.derivatives import Reverse, once
 from foldless.kernels.library import call, library, pointer, threads_for
 
 _TYPES = {torch.float32: "f32", torch.float64: "f64"}
@@ -31,7 +32,7 @@ def squared(u: Tensor, keep: float = 1.0, reach: float = 1.0) -> Tensor:
     return result
 
 
-class _Squared(torch.autograd.Function):
+class _Squared(Reverse):
     @staticmethod
     def forward(ctx: Any, u: Tensor, keep: float, reach: float) -> Tensor:
         u = u.contiguous()
@@ -42,7 +43,7 @@ class _Squared(torch.autograd.Function):
         return out
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (u,) = ctx.saved_tensors
         g_u = torch.empty_like(u)

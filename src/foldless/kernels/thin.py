@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foldless.kernels.convolution import keep
+from foldless.kernels.derivatives import Reverse, once
 from foldless.kernels.library import call, in_own_types, lanes, pointer
-from foldless.kernels.norm import moments, normalise
+from foldless.kernels.norm import moments, nearer, normalise
 
 _TYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
@@ -78,7 +79,7 @@ def _filled(x: Tensor, more: int) -> Tensor:
     return F.pad(x.movedim(1, -1), (0, more)).movedim(-1, 1) if more else x
 
 
-class _Thin(torch.autograd.Function):
+class _Thin(Reverse):
     @staticmethod
     @in_own_types
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -92,6 +93,7 @@ class _Thin(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once
     @in_own_types
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         nodes, packed = ctx.saved_tensors
@@ -107,9 +109,10 @@ class _Thin(torch.autograd.Function):
         return g_nodes, g_weight.permute(1, 2, 0).reshape(ctx.weight_shape), g_bias
 
 
-class _NormalisedThin(torch.autograd.Function):
-    """Keeps x alone. With y = a·x + c between the two, the sums that a normalisation's gradient needs, of y's gradient
-    and of that times x, follow from the sums over the lattice that the weights' gradient is made of.
+class _NormalisedThin(Reverse):
+    """Keeps x alone, moved to about 0. With y = a·x + c between the two, the sums that a normalisation's gradient
+    needs, of y's gradient and of that times x, follow from the sums over the lattice that the weights' gradient is made
+    of.
     """
 
     @staticmethod
@@ -118,18 +121,20 @@ class _NormalisedThin(torch.autograd.Function):
         ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, epsilon: float, weight: Tensor, bias: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         nodes = x.movedim(1, -1).contiguous()
-        mean, variance = (m[0] for m in moments(nodes, 1))
-        deviation = (variance + epsilon).rsqrt()
+        means, variances = moments(nodes, 1)
+        nodes, left = nearer(nodes, means, variances)
+        mean, deviation = left[0], (variances[0] + epsilon).rsqrt()
         taps = _by_tap(weight)
         a, c = _affine(scale, shift, mean, deviation)
         y = weight.new_empty(x.shape[0], weight.shape[0], *x.shape[2:])
         _call("thin", nodes, weight.shape, nodes, (taps * a).float(), bias.contiguous(), (taps @ c).float(), y)
         ctx.save_for_backward(nodes, scale, shift, mean, deviation, weight)
-        mean, variance = mean[None].float(), variance[None].float()
+        mean, variance = means.float(), variances.float()
         ctx.mark_non_differentiable(mean, variance)
         return y, mean, variance
 
     @staticmethod
+    @once
     @in_own_types
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         nodes, scale, shift, mean, deviation, weight = ctx.saved_tensors
