@@ -13,6 +13,7 @@ from test_cli_train import SHAPES, same, weights
 
 from foldless.cli.interruption import interruptible
 from foldless.cli.lock import lock_file, locked
+from foldless.cli.outputs import check_replaceable, untouched
 from foldless.cli.watch import Watch
 from foldless.errors import InputError
 
@@ -257,3 +258,13 @@ def test_a_result_kept_aside_is_put_back_for_who_reads_it(foldless, home):
     assert code == 0, complained
     assert "run: what was to replace it was killed too early" in complained
     assert (home / "run/best.safetensors").is_file()
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "crossvalidate"])
+def test_a_folder_with_nothing_but_a_half_written_record_is_new(home, command):
+    (home / "out").mkdir()
+    (home / "out/.run.json.new-0123abcd.json").write_text('{"versi')
+    assert untouched(home / "out")
+    check_replaceable(home / "out", command, overwrite=False)
+    (home / "out/thesis.txt").touch()
+    assert not untouched(home / "out")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from foldless.cli.console import number, say, table
-from foldless.cli.outputs import claimed, tidy
+from foldless.cli.outputs import claimed, tidy, untouched
 from foldless.cli.watch import Watch
 from foldless.errors import InputError
 from foldless.methods import Method, lasting, method_recipe, planned
@@ -163,7 +163,7 @@ class CrossValidate:
             "legacy": self.legacy,
             "recipes": {method: recipe.as_dict() for method, recipe in recipes.items()},
         }
-        if not self.output.exists() or not any(self.output.iterdir()):
+        if untouched(self.output):
             self.output.mkdir(parents=True, exist_ok=True)
             write_json(run_record("crossvalidate", settings, data_digests(self.data)), self.output / FILE)
             return

@@ -51,6 +51,13 @@ def tidy(output: Path) -> None:
         file.unlink(missing_ok=True)
 
 
+def untouched(output: Path) -> bool:
+    """Whether it is not there, empty, or as a command leaves it that was killed while it wrote the first file."""
+    from foldless.io.files import HALF
+
+    return not output.exists() or all(HALF.fullmatch(path.name) for path in output.iterdir())
+
+
 def check_apart(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
     """Make sure that nothing is written into what is read: through links, and whatever the case of letters.
 
@@ -73,7 +80,7 @@ def check_replaceable(output: Path, command: str, overwrite: bool) -> None:
     Raises:
         InputError: it exists and may not be replaced, or another command or program wrote it.
     """
-    if not output.exists() or not any(output.iterdir()):
+    if untouched(output):
         return
     if not overwrite:
         raise InputError(f"the output folder {output} exists; choose another, or add --overwrite to replace it")
