@@ -209,12 +209,11 @@ def test_a_record_of_something_else_is_not_ours_to_delete(foldless, whole, monke
 def test_overwriting_replaces_all(foldless, whole, monkeypatch, tmp_path):
     monkeypatch.chdir(whole)
     words = ("register", *spelled({**GOOD, "--output": tmp_path / "new" / "out"}))
-    assert foldless(*words)[0] == 0
-    (tmp_path / "new/out/stale.txt").touch()
+    assert foldless(*words, "--warp-format", "h5")[0] == 0
     assert foldless(*words)[0] == 2
-    assert (tmp_path / "new/out/stale.txt").exists()
+    assert (tmp_path / "new/out/warp.h5").exists()
     assert foldless(*words, "--overwrite")[0] == 0
-    assert not (tmp_path / "new/out/stale.txt").exists()
+    assert not (tmp_path / "new/out/warp.h5").exists()
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["out"]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import foldless as foldless_package
-from foldless.cli import COMMANDS, console, words
+from foldless.cli import COMMANDS, console, outputs, words
 from foldless.cli.apply import Apply
 from foldless.cli.crossvalidate import CrossValidate
 from foldless.cli.doctor import Doctor
@@ -154,14 +154,14 @@ def test_results_appear_whole_or_not_at_all(tmp_path):
     output = tmp_path / "new" / "deep" / "out"
 
     def fail() -> None:
-        with console.results_in(output, overwrite=False) as folder:
+        with outputs.results_in(output, "register", overwrite=False) as folder:
             (folder / "half").touch()
             raise InputError("stop")
 
     with pytest.raises(InputError, match="stop"):
         fail()
     assert not list(tmp_path.iterdir())
-    with console.results_in(output, overwrite=False) as folder:
+    with outputs.results_in(output, "register", overwrite=False) as folder:
         (folder / "whole").touch()
         assert not output.exists()
     assert [path.name for path in output.iterdir()] == ["whole"]
@@ -183,13 +183,13 @@ def test_warnings_reach_the_user_as_a_note(foldless, monkeypatch):
 
 
 def whole_or_nothing(output):
-    with console.results_in(output, overwrite=True) as folder:
+    with outputs.results_in(output, "register", overwrite=True) as folder:
         (folder / "new").touch()
 
 
 def earlier_result(output):
     output.mkdir()
-    (output / "run.json").write_text('{"versions": {"foldless": "1"}}')
+    (output / "run.json").write_text('{"versions": {"foldless": "1"}, "command": "register"}')
 
 
 def test_a_removal_that_fails_loses_nothing(tmp_path, monkeypatch):
@@ -224,7 +224,7 @@ def test_results_that_cannot_take_their_place_are_kept(tmp_path, monkeypatch):
 
 def test_a_failing_cleanup_does_not_hide_the_error(tmp_path):
     def fail():
-        with console.results_in(tmp_path / "new" / "out", overwrite=False):
+        with outputs.results_in(tmp_path / "new" / "out", "register", overwrite=False):
             (tmp_path / "new" / "somebody else's").touch()
             raise InputError("stop")
 

@@ -88,8 +88,8 @@ def test_going_on_after_a_kill(foldless, tmp_path, monkeypatch):
     monkeypatch.setattr(Watch, "on_step", interrupt)
     code, said, complained = foldless(*SHAPES, "--output", tmp_path / "killed")
     assert code == 130
-    assert complained == "foldless: stopped\n"
-    assert f"foldless train --resume {tmp_path / 'killed'}" in said
+    kept = f"{tmp_path / 'killed'} keeps its last checkpoint"
+    assert complained == f"foldless: stopped; {kept}; to go on: foldless train --resume {tmp_path / 'killed'}\n"
     monkeypatch.undo()
     code, said, complained = foldless("train", "--resume", tmp_path / "killed")
     assert (code, complained) == (0, "")
@@ -189,7 +189,7 @@ def test_overwriting_a_run(foldless, tmp_path):
     assert "--overwrite" in complained
     assert (tmp_path / "run/notes.txt").exists()
     assert foldless(*SHAPES, "--output", tmp_path / "run", "--overwrite")[0] == 0
-    assert {path.name for path in (tmp_path / "run").iterdir()} == LEFT
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {*LEFT, "notes.txt"}
 
 
 @pytest.mark.parametrize(("step", "stays"), [(1, True), (3, False)])
@@ -197,7 +197,7 @@ def test_overwriting_waits_for_the_first_checkpoint(foldless, tmp_path, monkeypa
     from foldless.cli.watch import Watch
 
     foldless(*SHAPES, "--output", tmp_path / "run")
-    (tmp_path / "run/notes.txt").write_text("from the first run")
+    first = (tmp_path / "run/last.safetensors").read_bytes()
 
     def interrupt(self, now, terms):
         if now == step:
@@ -205,7 +205,7 @@ def test_overwriting_waits_for_the_first_checkpoint(foldless, tmp_path, monkeypa
 
     monkeypatch.setattr(Watch, "on_step", interrupt)
     assert foldless(*SHAPES, "--output", tmp_path / "run", "--overwrite")[0] == 130
-    assert (tmp_path / "run/notes.txt").exists() == stays
+    assert ((tmp_path / "run/last.safetensors").read_bytes() == first) == stays
     assert (tmp_path / "run/resume.pt").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 

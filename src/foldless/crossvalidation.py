@@ -97,6 +97,7 @@ def run_fold(
     legacy: bool = False,
     on_step: Callable[[int, Terms], None] = lambda step, terms: None,
     on_scores: Callable[[int, Look], None] = lambda step, scores: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> list[Scores]:
     """Train on a fold and judge its test pairs with the last weights; goes on where an earlier call stopped.
 
@@ -111,6 +112,7 @@ def run_fold(
         legacy: also report the folds of Kuang's legacy determinant (3-D).
         on_step: as for `train`.
         on_scores: as for `train`.
+        stop: asked after every step, and after every pair that is judged, whether to end there.
     """
     if (folder / FILE).is_file():
         rows: list[Scores] = json.loads((folder / FILE).read_text(encoding="utf-8"))["pairs"]
@@ -120,11 +122,15 @@ def run_fold(
     split, preparation = folder_split(data, source.placement, source.percentiles, parts)
     folder.mkdir(parents=True, exist_ok=True)
     resume = (folder / CHECKPOINT).is_file()
-    train(recipe, split, preparation, folder, resume, on_step, on_scores)
+    train(recipe, split, preparation, folder, resume, on_step, on_scores, stop=stop)
     model = Model.load(folder / "last.safetensors")
     chosen = [(fold.test[i], fold.test[j]) for i, j in ordered_pairs(len(fold.test), pairs)]
     judged = judge_folder(model, data, chosen, legacy_folds if legacy else None)
-    rows = [{"moving": pair.moving, "fixed": pair.fixed, **pair.scores} for pair in judged]
+    rows = []
+    for pair in judged:
+        rows.append({"moving": pair.moving, "fixed": pair.fixed, **pair.scores})
+        if stop():
+            raise KeyboardInterrupt
     write_json({"pairs": rows}, folder / FILE)
     return rows
 

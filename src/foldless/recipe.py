@@ -243,6 +243,11 @@ class Source:
     def is_folder(self) -> bool:
         return self.data != "shapes" and not self.data.startswith("mnist:")
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """What is read, if anything is."""
+        return () if self.data == "shapes" else (Path(self.data.removeprefix("mnist:")),)
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Source:
         """What `asdict` returned, checked."""

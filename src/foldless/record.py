@@ -65,6 +65,15 @@ def read_record(path: Path) -> dict[str, Any]:
     return content
 
 
+def our_record(folder: Path) -> dict[str, Any] | None:
+    """The record in a folder, if foldless wrote one there; nothing is asked of the rest of it."""
+    try:
+        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        return content if "foldless" in content["versions"] else None
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
 def file_digest(path: Path) -> str:
     """SHA-256 of a file."""
     with path.open("rb") as file:

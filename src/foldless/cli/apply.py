@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from foldless.cli.console import made_parents, say
+from foldless.cli.console import say
+from foldless.cli.lock import locked
+from foldless.cli.outputs import check_apart, made_parents, put_in_order
 from foldless.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,9 +43,16 @@ class Apply:
     def run(self) -> None:
         if self.output.exists() and not self.overwrite:
             raise InputError(f"{self.output} exists; choose another name, or add --overwrite")
-        if self.output.resolve() in {path.resolve() for path in (self.warp, self.image, self.reference)}:
-            raise InputError(f"the output {self.output} is one of the inputs; choose another name")
+        inputs = (self.warp, self.image, self.reference)
+        check_apart([self.output], inputs)
+        for path in inputs:
+            put_in_order(path)
+        with made_parents(self.output), locked(self.output):
+            shape = self._carry()
+        say(f"{self.output}: {shape} voxels on the lattice of {self.reference}")
 
+    def _carry(self) -> str:
+        """Write the result; its size in words."""
         import numpy as np
 
         from foldless.io import apply_warp, check_format, read_geometry, read_volume, stored_dtype, write_volume
@@ -59,10 +68,8 @@ class Apply:
                 f"{self.image} looks like a label map, and its labels were mixed where they meet; add --labels to take "
                 "the nearest voxel instead"
             )
-        with made_parents(self.output):
-            write_volume(_within(warped.array, kept), warped.geometry, self.output, kept)
-        shape = " x ".join(map(str, warped.geometry.size))
-        say(f"{self.output}: {shape} voxels on the lattice of {self.reference}")
+        write_volume(_within(warped.array, kept), warped.geometry, self.output, kept)
+        return " x ".join(map(str, warped.geometry.size))
 
 
 def _within(array: np.ndarray, dtype: np.dtype) -> np.ndarray:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from foldless.cli.console import made_parents, number, say, table
+from foldless.cli.console import number, say, table
+from foldless.cli.outputs import check_apart, made_parents
 from foldless.errors import InputError, UnprovenError
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class Certify:
             return
         if self.output.suffix != ".json":
             raise InputError(f"--output is a .json file; got {self.output}")
+        check_apart([self.output], [*self.warps, *([self.reference] if self.reference else [])])
         if self.output.exists() and not self.overwrite:
             raise InputError(f"{self.output} exists; choose another name, or add --overwrite")
 

@@ -1,18 +1,11 @@
-"""What a person sees in the terminal, and where results go."""
+"""What a person sees in the terminal."""
 
 from __future__ import annotations
 
-import json
 import shlex
-import shutil
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from tempfile import mkdtemp
-from types import TracebackType
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
-from uuid import uuid4
 
 from rich.console import Console
 from rich.markup import escape
@@ -26,8 +19,6 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
-
-from foldless.errors import InputError
 
 OUT = Console(highlight=False)
 ERR = Console(stderr=True, highlight=False)
@@ -135,129 +126,6 @@ def number(value: object) -> str:
     if isinstance(value, int):
         return str(value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-@contextmanager
-def results_in(output: Path, overwrite: bool, inputs: Sequence[Path] = ()) -> Iterator[Path]:
-    """A fresh folder that becomes `output` when all went well; until then, and on any failure, `output` is untouched.
-
-    Raises:
-        InputError: see `check_output`.
-    """
-    check_output(output, overwrite, inputs)
-    output = output.resolve()
-    with made_parents(output):
-        try:
-            fresh = Path(mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-        except OSError as error:
-            raise InputError(f"the output folder {output} cannot be made: {error.strerror}") from error
-        fresh.chmod(0o755)
-        try:
-            yield fresh
-        except BaseException:
-            shutil.rmtree(fresh, ignore_errors=True)
-            raise
-        try:
-            with Replaced(output):
-                fresh.rename(output)
-        except OSError as error:
-            raise InputError(
-                f"{output} cannot be replaced ({error.strerror}); the new results are in {fresh}"
-            ) from error
-
-
-@contextmanager
-def made_parents(output: Path) -> Iterator[None]:
-    """The folder that `output` goes to, made with all above it; on any failure what was made is removed again.
-
-    Raises:
-        InputError: it cannot be made.
-    """
-    made = [folder for folder in output.resolve().parents if not folder.exists()]
-    try:
-        output.resolve().parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"the folder of {output} cannot be made: {error.strerror}") from error
-    try:
-        yield
-    except BaseException:
-        for folder in made:
-            with suppress(OSError):
-                folder.rmdir()
-        raise
-
-
-class Replaced:
-    """What was at `output`, kept beside it under a hidden name while something new takes its place.
-
-    It is deleted once the new one is there and holds the file `sign`, or is done; it is put back if that fails before.
-    """
-
-    def __init__(self, output: Path, sign: str = "") -> None:
-        self.output, self.sign = output.resolve(), sign
-        self.aside: Path | None = None
-
-    def __enter__(self) -> Replaced:
-        if self.output.exists():
-            aside = self.output.with_name(f".{self.output.name}-old-{uuid4().hex[:8]}")
-            self.output.rename(aside)
-            self.aside = aside
-        return self
-
-    def settle(self) -> None:
-        """Delete what was there if the new one has come so far that it may be trusted."""
-        if self.aside is not None and (self.output / self.sign).exists():
-            self._delete()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.settle()
-        if self.aside is None:
-            return
-        if error is None:
-            self._delete()
-            return
-        shutil.rmtree(self.output, ignore_errors=True)
-        with suppress(OSError):
-            self.aside.rename(self.output)
-
-    def _delete(self) -> None:
-        if self.aside is not None:
-            shutil.rmtree(self.aside, ignore_errors=True)
-            self.aside = None
-
-
-def check_output(output: Path, overwrite: bool, inputs: Sequence[Path] = ()) -> None:
-    """Make sure before any computing that results may go to `output`.
-
-    Raises:
-        InputError: it exists and may not be replaced, it is no result of foldless, or it holds one of the inputs.
-    """
-    home = output.resolve()
-    for path in inputs:
-        there = path.resolve()
-        if home == there or home in there.parents or (path.is_dir() and there in home.parents):
-            raise InputError(f"the output {output} and the input {path} lie within each other; choose another --output")
-    if not output.exists():
-        return
-    if not output.is_dir():
-        raise InputError(f"the output {output} is a file; a folder is needed")
-    if not any(output.iterdir()):
-        return
-    if not overwrite:
-        raise InputError(f"the output folder {output} exists; choose another, or add --overwrite to replace it")
-    from foldless.record import FILE
-
-    if not _is_record(output / FILE):
-        raise InputError(f"{output} holds no {FILE} of foldless, so something else wrote it; it will not be deleted")
-
-
-def _is_record(file: Path) -> bool:
-    try:
-        return "foldless" in json.loads(file.read_text(encoding="utf-8"))["versions"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return False
 
 
 def _one_line(message: object) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from foldless.cli.console import HINT, directed, number, say, table
+from foldless.cli.outputs import claimed, tidy, untouched
 from foldless.cli.watch import Watch
 from foldless.errors import InputError
 from foldless.methods import Method, lasting, method_recipe, planned
@@ -69,6 +70,15 @@ class CrossValidate:
     """Intensities that become 0 and 1, in percent; "0 100" divides by the maximum, as Kuang does."""
 
     def run(self) -> None:
+        inputs = [self.data, *(path for path in (self.groups, self.regions) if path is not None)]
+        with claimed(self.output, inputs):
+            try:
+                self._go_on()
+            except KeyboardInterrupt:
+                kept = f"what is done is kept in {self.output}; the same command goes on"
+                raise KeyboardInterrupt(kept) from None
+
+    def _go_on(self) -> None:
         from foldless.build import settled
         from foldless.crossvalidation import (
             folds_of,
@@ -93,13 +103,14 @@ class CrossValidate:
         self._check(recipes, chosen)
         source = Source(str(self.data), self.placement, self.percentiles).resolved()
         self._keep_record(source, recipes, folds)
+        tidy(self.output)
         every = trainings(self.output)
         for fold in chosen:
             for method, recipe in recipes.items():
                 say(f"{method}, judged by {fold.name}: {len(fold.train)} cases train, {len(fold.test)} judge")
                 folder = self.output / fold.name / method
-                with Watch(recipe.ends()[-1]) as watch:
-                    run_fold(recipe, source, fold, folder, self.pairs, self.legacy, watch.on_step)
+                with Watch(recipe.ends()[-1]) as watch, watch.stopping() as stop:
+                    run_fold(recipe, source, fold, folder, self.pairs, self.legacy, watch.on_step, stop=stop)
             results = judged_so_far(self.output, every)
             if regions is not None:
                 results = {m: {f: with_regions(r, regions) for f, r in found.items()} for m, found in results.items()}
@@ -155,11 +166,13 @@ class CrossValidate:
             "legacy": self.legacy,
             "recipes": {method: recipe.as_dict() for method, recipe in recipes.items()},
         }
-        if not self.output.exists() or not any(self.output.iterdir()):
+        if untouched(self.output):
             self.output.mkdir(parents=True, exist_ok=True)
             write_json(run_record("crossvalidate", settings, data_digests(self.data)), self.output / FILE)
             return
         record = read_record(self.output)
+        if record.get("command") != "crossvalidate":
+            raise InputError(f"{self.output} holds no cross-validation; choose another --output")
         earlier, now = record["settings"], json_plain(settings)
         shared = [m for m in now["recipes"] if m in earlier.get("recipes", {})]
         same = all(earlier.get(k) == now[k] for k in ("source", "folds", "pairs", "legacy"))

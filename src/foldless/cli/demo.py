@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from foldless.cli.console import check_output, results_in, say
+from foldless.cli.console import say
+from foldless.cli.outputs import results_in
 from foldless.cli.watch import Watch
 from foldless.recipe import Source, recipe_for
+
+if TYPE_CHECKING:
+    from foldless.evaluation import Judged
 
 DRAWN = 6
 
@@ -27,12 +32,23 @@ class Demo:
     """Replace an earlier demo at --output."""
 
     def run(self) -> None:
-        check_output(self.output, self.overwrite)
+        with results_in(self.output, "demo", self.overwrite) as folder:
+            judged, means = self._into(folder)
 
+        from foldless.cli.evaluate import show
+
+        show(judged, means)
+        say(
+            f"Mean Dice of unseen shapes {means['dice']:.3f}, {means['folds_forward']:.2f} folds a pair (forward rule)."
+        )
+        say(f"Look at {self.output / 'report.html'}; the numbers are in {self.output / 'metrics.json'}.")
+
+    def _into(self, folder: Path) -> tuple[list[Judged], dict[str, Any]]:
+        """Train, judge and fill the folder; the pairs, and their mean scores."""
         from dataclasses import replace
 
         from foldless.build import settled
-        from foldless.cli.evaluate import show, write_results
+        from foldless.cli.evaluate import write_results
         from foldless.data.images import ordered_pairs
         from foldless.data.source import open_source
         from foldless.evaluation import PAIRS, drawing_worst, judge_images
@@ -49,23 +65,16 @@ class Demo:
         record = run_record("demo", {"source": asdict(source), "recipe": recipe.as_dict()}, digests)
         say("A network learns to register triangles and circles. It is asked for two things only: that the warped")
         say("image looks like the other one, and that going there and back again is the identity.")
-        with results_in(self.output, self.overwrite) as folder:
-            with Watch(recipe.ends()[-1]) as watch:
-                model = train(recipe, split, preparation, folder, on_step=watch.on_step, on_scores=watch.on_scores)
-            watch.summarise(folder / "log.csv")
-            log = read_log(folder / "log.csv")
-            pairs = ordered_pairs(len(split.test), PAIRS)
-            judged = drawing_worst(judge_images(model, split.test, pairs), DRAWN)
-            history = {
-                name: [(int(row["step"]), row[name]) for row in log if name in row]
-                for name in ("similarity", "regularity", "val_dice", "val_folds")
-            }
-            means = write_results(
-                folder, judged, record, "foldless demo: unseen triangles and circles", history=history
-            )
-            write_json(record, folder / FILE)
-        show(judged, means)
-        say(
-            f"Mean Dice of unseen shapes {means['dice']:.3f}, {means['folds_forward']:.2f} folds a pair (forward rule)."
-        )
-        say(f"Look at {self.output / 'report.html'}; the numbers are in {self.output / 'metrics.json'}.")
+        with Watch(recipe.ends()[-1]) as watch:
+            model = train(recipe, split, preparation, folder, on_step=watch.on_step, on_scores=watch.on_scores)
+        watch.summarise(folder / "log.csv")
+        log = read_log(folder / "log.csv")
+        pairs = ordered_pairs(len(split.test), PAIRS)
+        judged = drawing_worst(judge_images(model, split.test, pairs), DRAWN)
+        history = {
+            name: [(int(row["step"]), row[name]) for row in log if name in row]
+            for name in ("similarity", "regularity", "val_dice", "val_folds")
+        }
+        means = write_results(folder, judged, record, "foldless demo: unseen triangles and circles", history=history)
+        write_json(record, folder / FILE)
+        return judged, means

@@ -9,7 +9,8 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from foldless.cli.console import check_output, number, progress, results_in, say, shell, table
+from foldless.cli.console import number, progress, say, shell, table
+from foldless.cli.outputs import results_in
 from foldless.errors import InputError
 from foldless.recipe import Source
 
@@ -57,8 +58,6 @@ class Evaluate:
 
     def run(self) -> None:
         source = Source(data=self.data, digit=self.digit)
-        inputs = [self.model, *([Path(self.data)] if source.is_folder else []), *([self.pairs] if self.pairs else [])]
-        check_output(self.output, self.overwrite, inputs)
         if self.pairs is not None and not source.is_folder:
             raise InputError("--pairs names cases of a folder; generated data draws its own pairs")
         if self.protocol != "standard" and not source.is_folder:
@@ -71,28 +70,34 @@ class Evaluate:
                 f"{self.rate:g} --steps {self.steps}"
             )
 
+        inputs = [self.model, *source.folders, *([self.pairs] if self.pairs else [])]
+        with results_in(self.output, "evaluate", self.overwrite, inputs) as folder:
+            judged, means = self._into(folder, source)
+        show(judged, means)
+        say(f"Written to {self.output}: metrics.json, pairs.csv, report.html")
+
+    def _into(self, folder: Path, source: Source) -> tuple[list[Judged], dict[str, Any]]:
+        """Judge all pairs and fill the folder; the pairs, and their mean scores."""
         from foldless.evaluation import drawing_worst
         from foldless.model import Model, weights_file
         from foldless.record import FILE, file_digest, run_record, write_json
 
         model = Model.load(self.model)
         wanted, judging = self._pairs(model, source)
-        with results_in(self.output, self.overwrite, inputs) as folder:
-            with progress() as bar:
-                task = bar.add_task("judging", total=wanted, news="")
+        with progress() as bar:
+            task = bar.add_task("judging", total=wanted, news="")
 
-                def tell(pair: Judged) -> None:
-                    bar.update(task, advance=1, news=f"Dice {number(pair.scores.get('dice'))}")
+            def tell(pair: Judged) -> None:
+                bar.update(task, advance=1, news=f"Dice {number(pair.scores.get('dice'))}")
 
-                judged = drawing_worst(judging, DRAWN, tell)
-            read = [weights_file(self.model), *([self.pairs] if self.pairs else [])]
-            digests = {str(path): file_digest(path) for path in read}
-            record = {**run_record("evaluate", asdict(self), digests), "recipe": model.recipe.as_dict()}
-            drawn = f"{self.data}: {wanted} pairs, the worst {DRAWN} drawn" if wanted > DRAWN else self.data
-            means = write_results(folder, judged, record, drawn)
-            write_json(record, folder / FILE)
-        show(judged, means)
-        say(f"Written to {self.output}: metrics.json, pairs.csv, report.html")
+            judged = drawing_worst(judging, DRAWN, tell)
+        read = [weights_file(self.model), *([self.pairs] if self.pairs else [])]
+        digests = {str(path): file_digest(path) for path in read}
+        record = {**run_record("evaluate", asdict(self), digests), "recipe": model.recipe.as_dict()}
+        title = f"{self.data}: {wanted} pairs, the worst {DRAWN} drawn" if wanted > DRAWN else self.data
+        means = write_results(folder, judged, record, title)
+        write_json(record, folder / FILE)
+        return judged, means
 
     def _pairs(self, model: Model, source: Source) -> tuple[int, Iterator[Judged]]:
         from foldless.data.images import ordered_pairs

@@ -6,8 +6,10 @@ import errno
 import os
 import sys
 from collections.abc import Callable
+from signal import SIGINT
 
 from foldless.cli.console import say_error
+from foldless.cli.interruption import interruptible
 from foldless.errors import InputError, NotFiniteError, TrainingError, UnprovenError
 
 LACKING = (
@@ -33,7 +35,21 @@ ADVICE = {
 
 
 def ended(run: Callable[[], None], command: str = "") -> int:
-    """Run a command; 0 done, 1 it failed on the way, 2 it was given what it cannot use, 3 done, but not proven."""
+    """Run a command.
+
+    Returns:
+        0 done, 1 it failed on the way, 2 it was given something that cannot be used, 3 it is done, but a map is not
+        proven fold-free, 128 + a signal that stopped it.
+    """
+    with interruptible() as signals:
+        try:
+            return _ended(run, command)
+        except KeyboardInterrupt as error:
+            say_error(f"stopped; {str(error) or 'nothing was written'}")
+            return 128 + (signals.came or SIGINT)
+
+
+def _ended(run: Callable[[], None], command: str) -> int:
     try:
         run()
     except InputError as error:
@@ -48,9 +64,6 @@ def ended(run: Callable[[], None], command: str = "") -> int:
     except (FloatingPointError, NotFiniteError) as error:
         say_error(f"{error}; nothing was written")
         return 1
-    except KeyboardInterrupt:
-        say_error("stopped")
-        return 130
     except BrokenPipeError:  # the reader, such as `head`, has gone; Python must not meet the pipe again when it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -9,6 +9,7 @@ from typing import Literal
 import tyro
 
 from foldless.cli.console import say, shell
+from foldless.cli.outputs import claimed, tidy
 
 CROSS_VALIDATED = "--percentiles 0 100 --methods baseline cycle refinement --pairs 462 --legacy"
 """Kuang and Schmah's cross-validation."""
@@ -38,9 +39,14 @@ class Prepare:
     """The folder to make: images/, labels/ and what the cohort is judged by. What is there is not made again."""
 
     def run(self) -> None:
-        if self.cohort == "oai-knees":
-            self._knees()
-            return
+        with claimed(self.output, [self.folder], parts=("images", "labels", "full_labels")):
+            tidy(self.output)
+            try:
+                self._knees() if self.cohort == "oai-knees" else self._brains()
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(f"{self.output} keeps what is made; the same command goes on") from None
+
+    def _brains(self) -> None:
         from foldless.data.mindboggle import prepare_mindboggle
 
         names = prepare_mindboggle(self.folder, self.output)

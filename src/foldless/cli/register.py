@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from foldless.cli.console import HINT, check_output, results_in, say, score_rows, shell, table
+from foldless.cli.console import HINT, say, score_rows, shell, table
+from foldless.cli.outputs import results_in
 from foldless.cli.watch import Watch
 from foldless.errors import InputError, UnprovenError
 from foldless.recipe import Similarity
@@ -65,8 +66,20 @@ class Register:
             raise InputError("labels come in pairs: give both --moving-labels and --fixed-labels, or neither")
         self._check_options()
         inputs = [self.moving, self.fixed, *([self.model] if self.model else []), *labels]
-        check_output(self.output, self.overwrite, inputs)
+        with results_in(self.output, "register", self.overwrite, inputs) as folder:
+            lines, metrics, certificates = self._into(folder, labels)
+        table("Result", score_rows(metrics), ("score", "before", "after"))
+        say(HINT)
+        say(f"Written to {self.output}; look at {self.output / 'report.html'}. To open it elsewhere:")
+        for line in lines:
+            say(f"  {line}")
+        for name, certificate in certificates.items():
+            say(f"{name} is {certificate.sentence}")
+        if not all(certificate.proven for certificate in certificates.values()):
+            raise UnprovenError("a map is not proven fold-free; all is written, and the page shows where")
 
+    def _into(self, folder: Path, labels: list[Path]) -> tuple[list[str], dict[str, Any], dict[str, Certificate]]:
+        """Fill the folder; the lines that open it elsewhere, the scores, and what is proven of both maps."""
         from foldless.io import apply_warp, read_volume, read_warp, write_volume, write_warp
         from foldless.model import weights_file
         from foldless.outcome import Outcome, headline, made_provable, same_lattice
@@ -81,43 +94,34 @@ class Register:
         setting, found = self._found(moving, fixed)
         if not self.keep_folds:
             found = made_provable(found, moving, fixed)
-        with results_in(self.output, self.overwrite, inputs) as folder:
-            warp, inverse = folder / f"warp.{self.warp_format}", folder / f"inverse_warp.{self.warp_format}"
-            write_warp(found.forward, fixed.geometry, warp)
-            write_warp(found.inverse, moving.geometry, inverse)
-            written = replace(found, forward=read_warp(warp)[0], inverse=read_warp(inverse)[0])
-            outcome = Outcome(moving, fixed, written, setting, moving_labels, fixed_labels)
-            warped = apply_warp(moving, warp, fixed.geometry)
-            write_volume(warped.array, warped.geometry, folder / "warped.nii.gz")
-            if outcome.warped_labels is not None:
-                labels_array = outcome.warped_labels.array
-                write_volume(labels_array, fixed.geometry, folder / "warped_labels.nii.gz")
-            metrics = outcome.metrics()
-            write_json(metrics, folder / "metrics.json")
-            write_json(_certificates(outcome), folder / "certificate.json")
-            read = [self.moving, self.fixed, *([weights_file(self.model)] if self.model else []), *labels]
-            digests = {str(path): file_digest(path) for path in read}
-            record = {**run_record("register", asdict(self), digests), "recipe": setting.recipe.as_dict()}
-            write_json(record, folder / FILE)
-            lines = outcome.opening_lines(self.output / warp.name)
-            write_report(
-                folder / "report.html",
-                f"{self.moving.name} onto {self.fixed.name}",
-                [outcome.drawn(f"{self.moving.name} → {self.fixed.name}", metrics)],
-                headline(metrics),
-                command=shell("foldless", *record["arguments"]),
-                record=record,
-                opening_lines=lines,
-            )
-        table("Result", score_rows(metrics), ("score", "before", "after"))
-        say(HINT)
-        say(f"Written to {self.output}; look at {self.output / 'report.html'}. To open it elsewhere:")
-        for line in lines:
-            say(f"  {line}")
-        for name, certificate in _named(outcome).items():
-            say(f"{name} is {certificate.sentence}")
-        if not all(certificate.proven for certificate in outcome.certificates):
-            raise UnprovenError("a map is not proven fold-free; all is written, and the page shows where")
+        warp, inverse = folder / f"warp.{self.warp_format}", folder / f"inverse_warp.{self.warp_format}"
+        write_warp(found.forward, fixed.geometry, warp)
+        write_warp(found.inverse, moving.geometry, inverse)
+        written = replace(found, forward=read_warp(warp)[0], inverse=read_warp(inverse)[0])
+        outcome = Outcome(moving, fixed, written, setting, moving_labels, fixed_labels)
+        warped = apply_warp(moving, warp, fixed.geometry)
+        write_volume(warped.array, warped.geometry, folder / "warped.nii.gz")
+        if outcome.warped_labels is not None:
+            labels_array = outcome.warped_labels.array
+            write_volume(labels_array, fixed.geometry, folder / "warped_labels.nii.gz")
+        metrics = outcome.metrics()
+        write_json(metrics, folder / "metrics.json")
+        write_json(_certificates(outcome), folder / "certificate.json")
+        read = [self.moving, self.fixed, *([weights_file(self.model)] if self.model else []), *labels]
+        digests = {str(path): file_digest(path) for path in read}
+        record = {**run_record("register", asdict(self), digests), "recipe": setting.recipe.as_dict()}
+        write_json(record, folder / FILE)
+        lines = outcome.opening_lines(self.output / warp.name)
+        write_report(
+            folder / "report.html",
+            f"{self.moving.name} onto {self.fixed.name}",
+            [outcome.drawn(f"{self.moving.name} → {self.fixed.name}", metrics)],
+            headline(metrics),
+            command=shell("foldless", *record["arguments"]),
+            record=record,
+            opening_lines=lines,
+        )
+        return lines, metrics, _named(outcome)
 
     def _check_options(self) -> None:
         if self.steps is not None and self.steps < (self.model is None):

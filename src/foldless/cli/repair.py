@@ -8,7 +8,8 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from foldless.cli.console import made_parents, say
+from foldless.cli.console import say
+from foldless.cli.outputs import check_apart, made_parents
 from foldless.errors import InputError, UnprovenError
 
 
@@ -34,8 +35,7 @@ class Repair:
     def run(self) -> None:
         if self.output.exists() and not self.overwrite:
             raise InputError(f"{self.output} exists; choose another name, or add --overwrite")
-        if self.output.resolve() in {path.resolve() for path in (self.warp, self.image) if path is not None}:
-            raise InputError(f"the output {self.output} is one of the inputs; choose another name")
+        check_apart([self.output], [path for path in (self.warp, self.image) if path is not None])
         if not self.output.name.endswith((".nii", ".nii.gz", ".h5")):
             raise InputError(f"{self.output}: a warp is written as .nii.gz or as .h5; give a name that ends in one")
         if self.margin is not None and not 0 < self.margin < 1:

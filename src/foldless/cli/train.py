@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from foldless.cli.console import Replaced, check_output, number, say, shell, table
+from foldless.cli.console import number, say, shell, table
+from foldless.cli.leftovers import Replaced
+from foldless.cli.outputs import check_replaceable, claimed, put_in_order, tidy
 from foldless.cli.watch import Watch
 from foldless.errors import InputError
 from foldless.methods import Method, method_recipe, network_levels, planned
@@ -69,13 +71,18 @@ class Train:
         if self.resume is not None:
             if self != Train(resume=self.resume):
                 raise InputError("--resume goes on exactly as the run's record says, so it takes no other option")
-            self._resume(self.resume)
+            with claimed(self.resume):
+                tidy(self.resume)
+                self._resume(self.resume)
             return
         if not self.source.data or self.output is None:
             raise InputError("train needs --data (a folder, shapes or mnist:FOLDER) and --output, or --resume RUN")
-        inputs = [Path(self.source.data)] if self.source.is_folder else []
-        check_output(self.output, self.overwrite, inputs)
+        inputs = [*self.source.folders, *(path for path in (self.start, self.config) if path is not None)]
+        with claimed(self.output, inputs):
+            check_replaceable(self.output, "train", self.overwrite)
+            self._begin(self.output)
 
+    def _begin(self, output: Path) -> None:
         recipe = planned(self.recipe, self.method, self.stages, self.pool)
         if self.first_stage != 1 and self.start is None:
             raise InputError("--first-stage leaves stages out, so it takes the weights they would leave: --start RUN")
@@ -102,13 +109,13 @@ class Train:
             if self.source.is_folder
             else {},
         }
-        with Replaced(self.output, sign=CHECKPOINT) as earlier:
+        with Replaced(output, sign=CHECKPOINT) as earlier:
             try:
                 earlier.output.mkdir(parents=True)
             except OSError as error:
-                raise InputError(f"the output folder {self.output} cannot be made: {error.strerror}") from error
-            write_json(record, self.output / FILE)
-            _learn(recipe, split, preparation, self.output, earlier, start, self.first_stage)
+                raise InputError(f"the output folder {output} cannot be made: {error.strerror}") from error
+            write_json(record, output / FILE)
+            _learn(recipe, split, preparation, output, earlier, start, self.first_stage)
 
     def _resume(self, folder: Path) -> None:
         from foldless.data.source import open_source
@@ -144,6 +151,7 @@ def with_defaults_for_the_data(words: Sequence[str]) -> Train:
     if named.config:
         from foldless.record import read_record
 
+        put_in_order(Path(named.config))
         settings = read_record(Path(named.config))["settings"]
         try:
             source, recipe = Source.from_dict(settings["source"]), Recipe.from_dict(settings["recipe"])
@@ -178,26 +186,40 @@ def _learn(
     start: Model | None = None,
     first_stage: int = 1,
 ) -> None:
-    from foldless.training.checkpoints import FILE as CHECKPOINT
     from foldless.training.loop import train
+
+    watch = Watch(recipe.ends()[-1])
 
     def on_step(step: int, terms: Terms) -> None:
         watch.on_step(step, terms)
         if earlier is not None:
             earlier.settle()
 
+    def alone() -> bool:
+        return earlier is None or earlier.aside is None
+
+    resume, looks = earlier is None, watch.on_scores
     _announce(recipe, split, preparation)
     try:
-        with Watch(recipe.ends()[-1]) as watch:
-            train(recipe, split, preparation, folder, earlier is None, on_step, watch.on_scores, start, first_stage)
-    except KeyboardInterrupt:
-        if (folder / CHECKPOINT).is_file():
-            say(f"To go on from the last checkpoint: {shell('foldless', 'train', '--resume', folder)}")
-        raise
+        with watch, watch.stopping(when=alone) as stop:
+            train(recipe, split, preparation, folder, resume, on_step, looks, start, first_stage, stop)
+    except KeyboardInterrupt as stopped:
+        raise KeyboardInterrupt(_what_is_kept(folder, earlier, *stopped.args)) from None
     watch.summarise(folder / "log.csv", after=(0, *recipe.ends())[-2])
     say(f"The model is {folder / 'best.safetensors'}. Next:")
     say(f"  {shell('foldless', 'register', 'MOVING', 'FIXED', '--model', folder, '--output', 'DIR')}")
     say(f"  {shell('foldless', 'evaluate', '--model', folder, '--data', 'FOLDER', '--output', 'DIR')}")
+
+
+def _what_is_kept(folder: Path, earlier: Replaced | None, step: int | None = None) -> str:
+    from foldless.training.checkpoints import FILE as CHECKPOINT
+
+    if earlier is not None and earlier.aside is not None and not (folder / CHECKPOINT).is_file():
+        return f"there was no checkpoint yet, so {folder} is what it was before"
+    if not (folder / CHECKPOINT).is_file():
+        return f"there is no checkpoint yet in {folder}; add --overwrite to begin there again"
+    kept = "its last checkpoint" if step is None else f"all {step} steps"
+    return f"{folder} keeps {kept}; to go on: {shell('foldless', 'train', '--resume', folder)}"
 
 
 def _announce(recipe: Recipe, split: Split, preparation: Preparation) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from foldless.cli.console import duration, number, progress, say
+from foldless.cli.interruption import deferred
 
 if TYPE_CHECKING:
     from foldless.objective import Terms
@@ -22,6 +25,7 @@ class Watch:
         self.steps = steps
         self.started = perf_counter()
         self.done = 0
+        self.step = 0
         self._bar = progress()
         self._task = self._bar.add_task(name, total=steps, news="")
 
@@ -35,6 +39,7 @@ class Watch:
     def on_step(self, step: int, terms: Terms) -> None:
         """After every training step."""
         self.done += 1
+        self.step = step
         news = f"similarity {number(terms.similarity.item())}"
         self._bar.update(self._task, completed=step, news=news)
         if self._bar.disable and step % PLAIN_LINE_EVERY == 0:
@@ -49,6 +54,13 @@ class Watch:
     def on_scores(self, step: int, scores: Scores) -> None:
         """After every look at the held-out pairs."""
         say(f"step {step}: held-out pairs: {in_words(scores._asdict())}")
+
+    @contextmanager
+    def stopping(self, when: Callable[[], bool] = lambda: True) -> Iterator[Callable[[], bool]]:
+        """Once steps are being done, and while `when` holds, the first signal is heeded after one; whether it came."""
+        says = "stopping after this step; once more to stop at once"
+        with deferred(says, when=lambda: self.step > 0 and when()) as stop:
+            yield stop
 
     def summarise(self, log: Path, after: int = 0) -> None:
         """How long it took, and the best of the looks that `log` holds after a step: of the last stage.

@@ -38,6 +38,7 @@ def train(
     on_scores: Callable[[int, Scores], None] = lambda step, scores: None,
     start: Model | None = None,
     first_stage: int = 1,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Model:
     """Learn from random pairs of `split.train`, stage after stage; the model with the last stage's best validation.
 
@@ -46,8 +47,10 @@ def train(
     and ends with the same bits as if it had never stopped. `start` gives a fresh training its first weights, part by
     part, and it may skip the stages before `first_stage`. These weights are judged before the first step and are the
     best until others beat them, so that what they had learnt is not lost; rate and weight rule begin anew.
+    `stop` is asked after every step whether to end there.
 
     Raises:
+        KeyboardInterrupt: `stop` said so; its argument is the step, of which there is a checkpoint.
         TrainingError: the objective is no longer finite, that of held-out pairs never was, or the disk is full.
         InputError: fewer than two images, images pooled to one node, nothing to resume, or no such start.
     """
@@ -64,7 +67,7 @@ def train(
     elif start is not None:
         take_weights(registration, start.registration)
     seen = tuple(dict.fromkeys(split.train.names + split.val.names))
-    run = Run(Model(registration, recipe, preparation, seen), split.val, held_out, folder, on_step, on_scores)
+    run = Run(Model(registration, recipe, preparation, seen), split.val, held_out, folder, on_step, on_scores, stop)
     with Log(folder, from_step=state.step if resume else NOTHING) as log:
         if start is not None and not resume:
             _keep_start(state, run, log)
@@ -87,6 +90,7 @@ class Run:
     folder: Path
     on_step: Callable[[int, Terms], None]
     on_scores: Callable[[int, Scores], None]
+    stop: Callable[[], bool]
 
 
 def _keep_start(state: State, run: Run, log: Log) -> None:
@@ -107,9 +111,12 @@ def _run_stage(state: State, settings: Recipe, pairs: RandomPairs, run: Run, log
         improved = False
         if last or done % settings.validate_every == 0:
             improved = _improves(state, settings, run, log)
-        if last or improved or done % settings.save_every == 0:
+        stopped = run.stop()
+        if stopped or last or improved or done % settings.save_every == 0:
             log.settle()
             _save_stage(state, settings, run, improved, last)
+        if stopped:
+            raise KeyboardInterrupt(state.step)
     if not isfinite(state.best):
         with _finite(state.step, settings, run.folder):
             raise NotFiniteError("no look at the held-out pairs found a finite objective, so there is no best")
