@@ -30,7 +30,9 @@ def knee():
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("oai")
+    home = tmp_path_factory.mktemp("oai")
+    folder = home / "raw"
+    folder.mkdir()
     for part, array in zip(("images", "labels"), knee(), strict=True):
         (folder / part).mkdir()
         for name in ("one", "two"):
@@ -39,8 +41,8 @@ def cohort(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(oai, "SLICES", 16)
         patch.setattr(oai, "SIDE", 38)
-        assert prepare_oai_knees(folder, folder / "ready") == ["one", "two"]
-    return folder
+        assert prepare_oai_knees(folder, home / "ready") == ["one", "two"]
+    return home
 
 
 def pooled(array):
@@ -81,7 +83,7 @@ def test_the_published_dice_warps_linearly_on_all_voxels(cohort, voxels):
 def test_the_command_makes_nothing_twice(foldless, cohort):
     file = cohort / "ready/images/two.nii.gz"
     before = file.stat().st_mtime_ns
-    code, said, complained = foldless("prepare", "oai-knees", cohort, "--output", cohort / "ready")
+    code, said, complained = foldless("prepare", "oai-knees", cohort / "raw", "--output", cohort / "ready")
     assert (code, complained) == (0, "")
     assert file.stat().st_mtime_ns == before
     assert f"foldless train --data {cohort / 'ready'}" in said

@@ -99,7 +99,7 @@ def _too_thin(x: Tensor, weight: Tensor) -> bool:
     """Whether torch's gradient of a kernel that slides over x is not to be trusted: in bfloat16 on CPUs, torch 2.13 and
     2.14 read memory that nobody wrote where some sides are shorter than the kernel. No side that is not longer will do.
     """
-    short = any(size <= width for size, width in zip(x.shape[2:], weight.shape[2:], strict=True))
+    short = any(size <= width for size, width in zip(x.shape[2:], weight.shape[2:], strict=False))
     return short and x.dtype == torch.bfloat16 and x.device.type == "cpu"
 
 

@@ -84,8 +84,9 @@ void combine(const T* p, const T* q, const float* a, const float* b, const float
 #define FOLDLESS_NORM(T, NAME)                                                                                    \
     extern "C" Status foldless_norm_reduce_##NAME(const T* p, const T* q, double* sums, Size groups, Size rows,   \
                                                   Size channels, int threads) {                                   \
-        auto run = p == q ? reduce<true, T> : reduce<false, T>;                                                   \
-        return status_of([&] { run(p, q, sums, groups, rows, channels, threads); });                              \
+        return status_of([&] {                                                                                    \
+            (p == q ? reduce<true, T> : reduce<false, T>)(p, q, sums, groups, rows, channels, threads);           \
+        });                                                                                                       \
     }                                                                                                             \
     extern "C" Status foldless_norm_combine_##NAME(const T* p, const T* q, const float* a, const float* b,        \
                                                    const float* m, const float* c, T* out, Size groups,           \
