@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,6 +27,8 @@ TAKEN = {
     "prepare": ("prepare", "oai-knees", "data"),
 }
 """Commands with results in a folder, and what they read."""
+
+APART = "lie within each other|is one of the inputs"
 
 PLACES = ("data", "data/new", "data/images", "link", "link/new", ".")
 """Outputs that are an input, lie in one or hold one: by name and through a link."""
@@ -61,7 +64,7 @@ def test_nothing_is_written_into_what_is_read(foldless, home, command, place):
     before = content(home)
     code, _, complained = foldless(*TAKEN[command], "--output", place, *["--overwrite"] * (command in TAKEN_OVER))
     assert (code, complained.count("\n")) == (2, 1), complained
-    assert "lie within each other" in complained
+    assert re.search(APART, complained)
     assert content(home) == before
 
 
@@ -74,7 +77,7 @@ def test_what_else_is_named_is_an_input_as_well(foldless, home, command):
     before = content(home)
     code, _, complained = foldless(*TAKEN[command], "--output", place)
     assert (code, complained.count("\n")) == (2, 1), complained
-    assert "lie within each other" in complained
+    assert re.search(APART, complained)
     assert content(home) == before
 
 
@@ -85,7 +88,7 @@ def test_a_part_of_the_output_that_is_a_link_to_an_input(foldless, home, part):
     before = content(home)
     code, _, complained = foldless("prepare", "oai-knees", "data", "--output", "made")
     assert (code, complained.count("\n")) == (2, 1)
-    assert "lie within each other" in complained
+    assert re.search(APART, complained)
     assert content(home) == before
 
 
@@ -96,7 +99,7 @@ def test_apply_replaces_no_input(foldless, home, place):
     before = content(home)
     code, _, complained = foldless("apply", "run/warp.nii.gz", *images, "--output", place, "--overwrite")
     assert (code, complained.count("\n")) == (2, 1)
-    assert "lie within each other" in complained
+    assert re.search(APART, complained)
     assert content(home) == before
 
 

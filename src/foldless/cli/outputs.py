@@ -68,7 +68,9 @@ def check_apart(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
         home = output.resolve()
         for path in inputs:
             there = path.resolve()
-            if _within(there, home) or (_within(home, there) and (path.is_dir() or _same(home, there))):
+            if _same(home, there):
+                raise InputError(f"the output {output} is one of the inputs; choose another --output")
+            if _within(there, home) or (_within(home, there) and path.is_dir()):
                 raise InputError(
                     f"the output {output} and the input {path} lie within each other; choose another --output"
                 )
