@@ -1,5 +1,6 @@
 """Where results go: apart from what is read, one command at a time, whole or not at all, nobody else's replaced."""
 
+import errno
 import json
 import os
 import re
@@ -12,9 +13,10 @@ import pytest
 from samples import run_folder, save_cases
 from test_cli_train import SHAPES, same, weights
 
-from foldless.cli.interruption import interruptible
+from foldless.cli.interruption import interruptible, shielded
+from foldless.cli.leftovers import Replaced
 from foldless.cli.lock import lock_file, locked
-from foldless.cli.outputs import check_replaceable, untouched
+from foldless.cli.outputs import check_replaceable, claimed, put_in_order, untouched
 from foldless.cli.watch import Watch
 from foldless.errors import InputError
 
@@ -271,3 +273,37 @@ def test_a_folder_with_nothing_but_a_half_written_record_is_new(home, command):
     check_replaceable(home / "out", command, overwrite=False)
     (home / "out/thesis.txt").touch()
     assert not untouched(home / "out")
+
+
+def test_where_no_locks_are_known_a_living_training_is_not_taken_for_a_dead_one(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def unknown(*_):
+        raise OSError(errno.ENOSYS, "unknown")
+
+    out = tmp_path / "run"
+    save_record(out, "train")
+    (out / "resume.pt").write_text("earlier")
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    with claimed(out), Replaced(out, sign="resume.pt"):
+        save_record(out, "train")
+        (out / "log.csv").write_text("living")
+        put_in_order(out)
+        assert (out / "log.csv").is_file()
+        assert not (out / "resume.pt").exists()
+        with pytest.warns(UserWarning, match="no locks"), claimed(out):
+            assert (out / "log.csv").is_file()
+        (out / "resume.pt").write_text("later")
+    assert (out / "resume.pt").read_text() == "later"
+
+
+def test_a_folder_with_nothing_but_its_lock_is_untouched(tmp_path):
+    (tmp_path / ".lock").touch()
+    assert untouched(tmp_path)
+
+
+def test_what_puts_things_back_in_place_is_not_interrupted():
+    with interruptible() as signals, shielded():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            os.kill(os.getpid(), number)
+        assert signals.came == signal.SIGTERM

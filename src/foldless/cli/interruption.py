@@ -21,6 +21,7 @@ class Signals:
     came: int = 0
     waits: Callable[[], bool] = bool
     says: str = ""
+    shielded: bool = False
 
 
 SIGNALS = Signals()
@@ -56,8 +57,20 @@ def deferred(says: str = "", when: Callable[[], bool] = lambda: True) -> Iterato
         SIGNALS.waits = bool
 
 
+@contextmanager
+def shielded() -> Iterator[None]:
+    """Within, no signal interrupts, however often it comes: for the few steps that put things back in place."""
+    before, SIGNALS.shielded = SIGNALS.shielded, True
+    try:
+        yield
+    finally:
+        SIGNALS.shielded = before
+
+
 def _heed(number: int, frame: FrameType | None) -> None:
     again, SIGNALS.came = bool(SIGNALS.came), SIGNALS.came or number
+    if SIGNALS.shielded:
+        return
     if again or not SIGNALS.waits():
         raise KeyboardInterrupt
     if SIGNALS.says:

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Literal
 from uuid import uuid4
 
+from foldless.cli.interruption import shielded
 from foldless.cli.lock import INSIDE as LOCK
 
 TRAINED = ("run.json", "log.csv", "tensorboard", "*.safetensors", "resume.pt")
@@ -29,9 +30,10 @@ def left_beside(output: Path, kind: Kind | None = None) -> list[Path]:
     """The hidden folders of an output, the latest first."""
     output = output.resolve()
     pattern = re.compile(rf"\.{re.escape(output.name)}\.{kind or '(new|old)'}-[0-9a-f]{{8}}")
-    if not output.parent.is_dir():
+    try:
+        found = [path for path in output.parent.iterdir() if pattern.fullmatch(path.name) and path.is_dir()]
+    except OSError:  # not there, or one may pass through it but not look around, as in the folder of all homes
         return []
-    found = [path for path in output.parent.iterdir() if pattern.fullmatch(path.name) and path.is_dir()]
     return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
 
 
@@ -60,12 +62,13 @@ class Replaced:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.settle()
-        if self.aside is not None:
-            if error is None:
-                self._delete()
-            else:
-                put_back(self.aside, self.output)
+        with shielded():
+            self.settle()
+            if self.aside is not None:
+                if error is None:
+                    self._delete()
+                else:
+                    put_back(self.aside, self.output)
 
     def _delete(self) -> None:
         if self.aside is not None:
@@ -89,6 +92,7 @@ def discard(folder: Path, heir: Path) -> None:
         for path in _strange(folder):
             home = heir / path.name
             path.rename(home if not home.exists() else heir / f"{path.name}-{uuid4().hex[:8]}")
+        folder = folder.rename(hidden(heir, "new"))  # half-deleted it must not come back as the earlier one
     except OSError as error:
         warnings.warn(f"{folder} is kept: what foldless did not write there could not be moved ({error.strerror})")
         return
@@ -119,7 +123,7 @@ def _is_begun(output: Path) -> bool:
 
     record = _record_of(output)
     if record is None:
-        return output.is_dir() and all(HALF.fullmatch(path.name) for path in output.iterdir())
+        return output.is_dir() and all(path.name == LOCK or HALF.fullmatch(path.name) for path in output.iterdir())
     return record.get("command") == "train" and not (output / CHECKPOINT).is_file()
 
 

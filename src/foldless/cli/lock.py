@@ -22,18 +22,21 @@ UNKNOWN = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 @contextmanager
-def locked(output: Path) -> Iterator[None]:
+def locked(output: Path) -> Iterator[bool]:
     """Hold an output, a file or a folder, for this process; the system lets go of it even after a kill.
 
     The lock is on a hidden file beside the output, or in it where the folder above takes no files.
 
+    Yields:
+        Whether that is certain; where the file system knows no locks another process may hold it as well.
+
     Raises:
         InputError: another process holds it.
     """
-    path, handle = _opened(output)
+    path, handle, certain = _opened(output)
     try:
         _tell(handle)
-        yield
+        yield certain
     finally:
         with suppress(OSError):  # Windows removes no file that is open, and needs none removed
             path.unlink()
@@ -47,7 +50,7 @@ def lock_file(output: Path) -> Path:
     return output / INSIDE if output.is_dir() and not os.access(output.parent, os.W_OK) else beside
 
 
-def _opened(output: Path) -> tuple[Path, int]:
+def _opened(output: Path) -> tuple[Path, int, bool]:
     """The lock's file, locked; whoever held it before may just have removed it, then another is made."""
     path = lock_file(output)
     while True:
@@ -55,18 +58,19 @@ def _opened(output: Path) -> tuple[Path, int]:
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise InputError(f"{output} cannot be written: {error.strerror} ({path})") from error
-        if not _claimed(handle):
+        claimed = _claimed(handle)
+        if claimed is False:
             about = _told(handle)
             os.close(handle)
             raise InputError(f"{output} is being written by {about}; wait until it is done, or choose another output")
         with suppress(OSError):
             if os.path.samestat(os.fstat(handle), path.stat()):
-                return path, handle
+                return path, handle, claimed is not None
         os.close(handle)
 
 
-def _claimed(handle: int) -> bool:
-    """Whether the lock is ours now; it is as well where the file system knows no locks."""
+def _claimed(handle: int) -> bool | None:
+    """Whether the lock is ours now; None where the file system knows no locks."""
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -78,7 +82,7 @@ def _claimed(handle: int) -> bool:
 
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        return error.errno in UNKNOWN
+        return None if error.errno in UNKNOWN else False
     return True
 
 

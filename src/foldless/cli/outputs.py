@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from foldless.cli.interruption import deferred
 from foldless.cli.leftovers import Replaced, hidden, left_beside, recover
+from foldless.cli.lock import INSIDE as LOCK
 from foldless.cli.lock import locked
 from foldless.errors import InputError
 
@@ -30,8 +32,13 @@ def claimed(output: Path, inputs: Sequence[Path] = (), parts: Sequence[str] = ()
         put_in_order(path)
     if output.exists() and not output.is_dir():
         raise InputError(f"the output {output} is a file; a folder is needed")
-    with made_parents(output), locked(output):
-        recover(output)
+    with made_parents(output), locked(output) as alone:
+        if alone:
+            recover(output)
+        elif left := left_beside(output):
+            warnings.warn(
+                f"{left[0]} is of a command that was killed or still runs; this file system has no locks to tell"
+            )
         yield
 
 
@@ -39,8 +46,9 @@ def put_in_order(path: Path) -> None:
     """Put back what a killed command left aside of something that is read, unless a living one is at it."""
     for folder in (path, path.parent):
         if left_beside(folder):
-            with suppress(InputError), locked(folder):
-                recover(folder)
+            with suppress(InputError), locked(folder) as alone:
+                if alone:
+                    recover(folder)
 
 
 def tidy(output: Path) -> None:
@@ -55,7 +63,7 @@ def untouched(output: Path) -> bool:
     """Whether it is not there, empty, or as a command leaves it that was killed while it wrote the first file."""
     from foldless.io.files import HALF
 
-    return not output.exists() or all(HALF.fullmatch(path.name) for path in output.iterdir())
+    return not output.exists() or all(path.name == LOCK or HALF.fullmatch(path.name) for path in output.iterdir())
 
 
 def check_apart(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
