@@ -13,6 +13,7 @@ import pytest
 from samples import run_folder, save_cases
 from test_cli_train import SHAPES, same, weights
 
+from foldless.cli.failures import ended
 from foldless.cli.interruption import interruptible, shielded
 from foldless.cli.leftovers import Replaced
 from foldless.cli.lock import lock_file, locked
@@ -307,3 +308,35 @@ def test_what_puts_things_back_in_place_is_not_interrupted():
         for number in (signal.SIGTERM, signal.SIGHUP):
             os.kill(os.getpid(), number)
         assert signals.came == signal.SIGTERM
+
+
+def stop_itself():
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.01)
+
+
+def test_a_signal_that_comes_while_python_clears_up_is_not_lost(capsys):
+    class Cleared:
+        def __del__(self):
+            stop_itself()
+
+    def run():
+        Cleared()
+        for _ in range(500):
+            time.sleep(0.01)
+
+    started = time.perf_counter()
+    assert ended(run) == 128 + signal.SIGTERM
+    assert time.perf_counter() - started < 5
+    assert capsys.readouterr().err == "foldless: stopped; nothing was written\n"
+
+
+def test_a_signal_that_becomes_another_error_is_a_signal_all_the_same(capsys):
+    def run():
+        try:
+            stop_itself()
+        except KeyboardInterrupt:
+            raise RuntimeError("an extension's words") from None
+
+    assert ended(run) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == "foldless: stopped; nothing was half-written\n"

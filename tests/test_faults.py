@@ -128,7 +128,7 @@ def test_killed_at_random_moments(forks, home, undisturbed, command):
             time.sleep(draw.uniform(0, seconds))
             job.send(draw.choice((signal.SIGKILL, signal.SIGTERM)))
         code = job.wait()
-        assert "Traceback" not in job.complained
+        assert "Traceback" not in job.complained, job.complained
         if code == 0:
             assert content(output) == expected
             assert not list(home.glob(f".{output.name}*"))
@@ -148,7 +148,7 @@ def test_killed_at_random_moments(forks, home, undisturbed, command):
             assert not had_one or expected in found
         if code == 128 + signal.SIGTERM:
             assert job.complained.splitlines()[-1].startswith("foldless: stopped; ")
-            assert not list(home.glob(f".{output.name}*"))
+            met["left by SIGTERM"] += bool(list(home.glob(f".{output.name}.*-*")))  # the next command sees to it
     sys.stdout.write(f"{command}: {dict(met)}, undisturbed {seconds:.1f} s\n")
 
 

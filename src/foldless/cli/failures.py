@@ -43,10 +43,16 @@ def ended(run: Callable[[], None], command: str = "") -> int:
     """
     with interruptible() as signals:
         try:
-            return _ended(run, command)
+            code = _ended(run, command)
         except KeyboardInterrupt as error:
             say_error(f"stopped; {str(error) or 'nothing was written'}")
             return 128 + (signals.came or SIGINT)
+        except Exception:  # extension modules turn an interruption into errors of their own
+            if not signals.came:
+                raise
+            say_error("stopped; nothing was half-written")
+            code = 1
+        return 128 + signals.came if signals.came and code else code
 
 
 def _ended(run: Callable[[], None], command: str) -> int:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
+from _thread import interrupt_main
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
+
+AGAIN = 0.01
+"""Seconds until a signal that went lost is raised again."""
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 """Those of them that the system has."""
@@ -36,9 +42,12 @@ def interruptible() -> Iterator[Signals]:
         for number in (getattr(signal, name) for name in NAMES if hasattr(signal, name)):
             if signal.getsignal(number) not in (signal.SIG_IGN, None):  # nohup and background jobs ignore some
                 before[number] = signal.signal(number, _heed)
+    hook = sys.unraisablehook
+    sys.unraisablehook = partial(_raised_in_vain, hook)
     try:
         yield SIGNALS
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -75,3 +84,11 @@ def _heed(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
     if SIGNALS.says:
         os.write(2, f"foldless: {SIGNALS.says}\n".encode())  # print may be what is interrupted
+
+
+def _raised_in_vain(hook: Callable[[sys.UnraisableHookArgs], object], lost: sys.UnraisableHookArgs) -> None:
+    """Where Python was clearing up, an exception ends nothing: raise it once more a moment later."""
+    if not issubclass(lost.exc_type, KeyboardInterrupt):
+        hook(lost)
+    elif SIGNALS.came:
+        threading.Timer(AGAIN, interrupt_main, [SIGNALS.came]).start()

@@ -118,10 +118,7 @@ def results_in(output: Path, command: str, overwrite: bool, inputs: Sequence[Pat
         output = output.resolve()
         fresh = hidden(output, "new")
         try:
-            fresh.mkdir()
-        except OSError as error:
-            raise InputError(f"the output folder {output} cannot be made: {error.strerror}") from error
-        try:
+            _make(fresh, output)
             yield fresh
             _name_files(fresh)
         except KeyboardInterrupt:
@@ -131,6 +128,13 @@ def results_in(output: Path, command: str, overwrite: bool, inputs: Sequence[Pat
             shutil.rmtree(fresh, ignore_errors=True)
             raise
         _take_place(fresh, output)
+
+
+def _make(fresh: Path, output: Path) -> None:
+    try:
+        fresh.mkdir()
+    except OSError as error:
+        raise InputError(f"the output folder {output} cannot be made: {error.strerror}") from error
 
 
 def _name_files(folder: Path) -> None:
