@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+os.environ.pop("COLUMNS", None)  # which processes of pytest-xdist have, and rich would keep for good
+
 REAL_DATA = Path(os.environ.get("FOLDLESS_DATA", Path(__file__).parents[1] / ".." / "shared" / "data")).resolve()
 
 

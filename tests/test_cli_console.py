@@ -74,7 +74,8 @@ def test_a_reader_that_leaves_early():
     assert "Traceback" not in result.stderr
 
 
-def test_doctor(foldless, tmp_path):
+def test_doctor(foldless, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")  # for long paths
     code, said, complained = foldless("doctor", "--folder", tmp_path)
     assert (code, complained) == (0, "")
     for word in ("torch", "SimpleITK", "python", "cores", "memory", "bfloat16", "GPU", "sampling on the CPU"):
