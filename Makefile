@@ -10,15 +10,15 @@ demo: $(READY)
 	$(BIN)/foldless demo --output demo --overwrite
 
 test: $(READY)
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_WAIT_POLICY=PASSIVE PYTHONHASHSEED=0 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # With the oldest of everything that pyproject.toml admits; of torch the build that pip finds, gigabytes where that is CUDA's.
 test-oldest: $(OLDEST)/ready
-	OMP_WAIT_POLICY=PASSIVE $(OLDEST)/bin/python -m pytest -n 2 --dist loadfile
+	OMP_WAIT_POLICY=PASSIVE PYTHONHASHSEED=0 $(OLDEST)/bin/python -m pytest -n 2 --dist loadfile
 
 FUZZ ?= 10000
 fuzz: $(READY)
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.fuzz --count $(FUZZ)
+	OMP_WAIT_POLICY=PASSIVE PYTHONHASHSEED=0 $(BIN)/python -m tests.fuzz --count $(FUZZ)
 
 lint: $(READY)
 	$(BIN)/ruff check .
