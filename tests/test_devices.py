@@ -34,7 +34,7 @@ def test_everything_follows_its_tensors(wrong):
     assert len(wrong) > 25
 
 
-@pytest.mark.parametrize("name", CONTROLS)
+@pytest.mark.parametrize("name", sorted(CONTROLS))
 def test_mixing_devices_is_found(wrong, name):
     assert "pretended" in wrong[name]
 
