@@ -1,10 +1,13 @@
 #!/bin/sh
-# SimpleITK reads an image of one component a voxel, which its file calls a list or a vector, as a vector image, and
-# refuses to treat it as the scalar image that it is: filters for scalars raise. 3D Slicer writes such .seg.nrrd files.
-# Expected: an image with one number a voxel. Needs SimpleITK and numpy.
+# SimpleITK 2.5.7 reads an image of one number a voxel whose file calls that a list, as 3D Slicer's .seg.nrrd files may, as
+# a vector image of one component, and its filters for scalar images refuse it.
+# Seen: "vector of 8-bit unsigned integer", 1 component, and a RuntimeError of LabelShapeStatisticsImageFilter.
+# Fails if that is no longer so.
 set -eu
 D=$(mktemp -d); trap 'rm -rf "$D"' EXIT; cd "$D"
-python - <<'P'
+python3 -m venv env
+env/bin/python -m pip install --quiet SimpleITK==2.5.7 numpy==2.3.5
+env/bin/python - <<'P'
 import numpy as np
 import SimpleITK as sitk
 
@@ -16,9 +19,12 @@ header = (
 open("layer.seg.nrrd", "wb").write(header.encode() + np.arange(24, dtype=np.uint8).tobytes())
 image = sitk.ReadImage("layer.seg.nrrd")
 print("SimpleITK", sitk.Version_VersionString(), image.GetPixelIDTypeAsString(), image.GetNumberOfComponentsPerPixel())
+assert image.GetPixelID() == sitk.sitkVectorUInt8, "it is no vector image any more"
+assert image.GetNumberOfComponentsPerPixel() == 1
 try:
     sitk.LabelShapeStatisticsImageFilter().Execute(image)
-    print("taken as one number a voxel")
 except RuntimeError as error:
-    print("FAULT:", str(error).strip().splitlines()[-1])
+    print(str(error).strip().splitlines()[-1])
+else:
+    raise AssertionError("it is taken as one number a voxel")
 P

@@ -18,6 +18,7 @@ from foldless.build import similarity_of
 from foldless.data.folder import case_names, label_file, split_names
 from foldless.data.images import ImageSet, ordered_pairs
 from foldless.data.oai import full_labels
+from foldless.data.tables import read_table
 from foldless.errors import InputError
 from foldless.grid import Grid, in_voxels, sample, sample_labels
 from foldless.io import Volume, read_volume, reoriented
@@ -309,19 +310,7 @@ def flat(scores: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _read_pairs(file: Path, names: set[str]) -> list[tuple[str, str]]:
-    if not file.is_file():
-        raise InputError(f"the pairs file {file} does not exist")
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as content:  # spreadsheets begin with a mark
-            reader = csv.DictReader(content, skipinitialspace=True)
-            first, rows = list(reader.fieldnames or ()), list(reader)
-    except (csv.Error, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{file} cannot be read as a CSV with the columns moving,fixed: {error}") from error
-    if not {"moving", "fixed"} <= set(first):
-        raise InputError(f"{file} must be a CSV whose first line is moving,fixed; it is {','.join(first)}")
-    pairs = [(row["moving"], row["fixed"]) for row in rows]
-    if not pairs:
-        raise InputError(f"{file} names no pair")
+    pairs = [(row["moving"], row["fixed"]) for row in read_table(file, ("moving", "fixed"))]
     for name in (name for pair in pairs for name in pair):
         if name not in names:
             raise InputError(f"{file} names the case {name}, but images/ has no such case")

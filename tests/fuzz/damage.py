@@ -192,7 +192,7 @@ def _png(content: bytes, rng: random.Random) -> bytes:
     elif way == 1:
         parts.insert(at, rng.choice(parts))
     elif way == 2:
-        parts.insert(at, (rng.choice((b"tRNS", b"gAMA", b"pHYs", b"iCCP", b"sBIT", b"XXXX")), rng.randbytes(9)))
+        parts.insert(at, (rng.choice((b"tRNS", b"gAMA", b"pHYs", b"iCCP", b"sBIT", b"prVt")), rng.randbytes(9)))
     elif way == 3 and parts[at][0] == b"IDAT":
         parts[at] = b"IDAT", zlib.compress(_anywhere(zlib.decompress(parts[at][1]), rng))
     else:
