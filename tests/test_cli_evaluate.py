@@ -157,7 +157,7 @@ def test_which_pairs(tmp_path):
     [
         (b"", "first line"),
         (b"a,b\n1,2\n", "first line"),
-        (b"moving,fixed\n", "no pair"),
+        (b"moving,fixed\n", "0 rows"),
         (b"moving,fixed\ncase_1,case_99\n", "case_99"),
         (b"moving,fixed\ncase_1\n", "no such case"),
         (b"\x89PNG\r\n\xff\xfe", "CSV"),
