@@ -251,3 +251,14 @@ def test_coefficients_of_many_cells_are_those_of_each():
     cells = torch.randn(50, 8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     alone = torch.tensor([coefficients(cell.tolist()) for cell in cells], dtype=torch.float64)
     torch.testing.assert_close(coefficients_of(cells), alone, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("shape", [(9, 8), (6, 7, 8), (1, 7, 8)])
+def test_the_least_at_a_node_is_that_of_the_cells_around_it(shape):
+    u = 0.4 * torch.randn(len(shape), *shape, generator=torch.Generator().manual_seed(3))
+    certificate = foldless.certify_field(u, EYE[: len(shape), : len(shape)])
+    lower, least = certificate.lower, certificate.least_at_nodes
+    assert least.shape == shape
+    for node in itertools.product(*map(range, shape)):
+        around = tuple(slice(i, i + 2) if n > 1 else slice(None) for i, n in zip(node, shape, strict=True))
+        assert least[node] == lower[around].min()

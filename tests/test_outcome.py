@@ -15,7 +15,17 @@ from foldless.grid import Grid
 from foldless.io import Volume, read_volume
 from foldless.metrics import FOLD_RULES
 from foldless.model import Model
-from foldless.outcome import Fields, Outcome, field_scores, headline, predict, register_volumes, same_lattice
+from foldless.outcome import (
+    Fields,
+    Outcome,
+    field_scores,
+    headline,
+    made_provable,
+    predict,
+    register_volumes,
+    same_lattice,
+)
+from foldless.proofs import care_for, repair_warp
 
 SAME = 1e-4  # mm; fields are float32
 
@@ -213,3 +223,26 @@ def test_placed_by_the_world_images_must_overlap(tmp_path):
     with pytest.raises(InputError, match="do not overlap"):
         register_volumes(still_model(3, world), moving, fixed)
     register_volumes(still_model(3), moving, fixed)
+
+
+def test_both_maps_are_certified_and_repaired_each_on_its_own_lattice(tmp_path):
+    """Only the map back folds, beside an edge of the moving image."""
+    edge = np.zeros((13, 17, 14), np.float32)
+    edge[:, 9:] = 100
+    moving = read_volume(save_image(edge, tmp_path / "a.nii.gz"))
+    fixed = volume(tmp_path / "b.nii.gz", (16, 11, 15), 2)
+    forward, inverse = np.zeros((16, 11, 15, 3), np.float32), np.zeros((13, 17, 14, 3), np.float32)
+    inverse[6, 8, 7] = 1.5
+    fields = Fields(forward, inverse, np.zeros_like(forward), 0.5)
+    there, back = Outcome(moving, fixed, fields, still_model(3)).certificates
+    assert (there.state, back.state) == ("proven", "refuted")
+    scores = Outcome(moving, fixed, fields, still_model(3)).metrics()["certificate"]
+    assert (scores["proven"], scores["failing_cells"]) == (0, back.refuted)
+    mended = made_provable(fields, moving, fixed)
+    expected, _ = repair_warp(inverse, moving.geometry, care_for(moving.array))
+    assert np.array_equal(mended.forward, forward)
+    assert np.array_equal(mended.inverse, expected)
+    assert not np.array_equal(mended.inverse, repair_warp(inverse, moving.geometry)[0])
+    assert [one.failed > 0 for one in mended.repairs] == [False, True]
+    assert Outcome(moving, fixed, mended, still_model(3)).metrics()["certificate"]["proven"] == 1
+    assert mended.seconds > fields.seconds
