@@ -347,6 +347,8 @@ def test_preparation_survives_as_plain_values():
         {"origin": [1.0]},
         {"percentiles": [1.0]},
         {"percentiles": None},
+        {"intensities": [0.0, 0.0]},
+        {"intensities": [1.0, 0.0]},
         {"strange": 1},
     ],
 )

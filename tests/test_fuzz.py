@@ -7,8 +7,10 @@ from tests.fuzz.valid import FORMATS
 from tests.fuzz.worker import answer
 
 FOUND = {
-    "nifti": (3, 47, 5068, 5121, 5152, 7073),
+    "nifti": (3, 47, 514, 1176, 5068, 5121, 5152, 7073),
+    "mha": (918,),
     "h5": (5144,),
+    "safetensors": (162,),
     "json": (5001,),
 }
 """Seeds of files that once met a traceback or came out wrong."""

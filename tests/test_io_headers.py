@@ -132,6 +132,23 @@ def test_slope_and_intercept_count_otherwise(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_volume(scaled(tmp_path / "i.nii", marks().T, 2, 7)).array, 2.0 * marks() + 7)
 
 
+@pytest.mark.parametrize("slope", [1e-30, -1e-20, 1e-9])
+def test_slopes_that_itk_takes_for_none(tmp_path: Path, slope: float) -> None:
+    path = scaled(tmp_path / "i.nii", marks().T.astype(np.float32), slope, 0.0)
+    np.testing.assert_allclose(read_volume(path).array, np.float64(np.float32(slope)) * marks(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", ["0 6 5", "7 6 0"])
+def test_images_without_voxels(tmp_path: Path, size: str) -> None:
+    path = tmp_path / "i.mha"
+    path.write_text(
+        f"ObjectType = Image\nNDims = 3\nDimSize = {size}\nElementType = MET_FLOAT\nElementDataFile = LOCAL\n"
+    )
+    for labels in (True, False):
+        with pytest.raises(InputError, match=r"holds no voxels|cannot be read as an image"):
+            read_volume(path, labels)
+
+
 def test_an_intercept_that_is_no_number(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read as NIfTI"):
         read_volume(scaled(tmp_path / "i.nii", marks().T, 1, np.nan))

@@ -49,6 +49,7 @@ class Preparation:
             or min(self.spacing, default=0) <= 0
             or self.placement not in get_args(Placement)
             or not 0 <= self.percentiles[0] <= self.percentiles[1] <= 100
+            or self.intensities[0] >= self.intensities[1]
         ):
             raise InputError(f"a lattice, its spacing and the scaling of intensities do not fit each other: {self}")
 

@@ -77,6 +77,8 @@ def _as_nifti_says(path: Path, image: sitk.Image, file: nib.Nifti1Pair | nib.Ana
 
 
 def _check_axes(path: Path, size: tuple[int, ...]) -> None:
+    if 0 in size:
+        raise InputError(f"{path} holds no voxels, its header says {' x '.join(map(str, size))}; expected an image")
     extra = size[3:]
     if len(size) == 4 and extra[0] > 1:
         one = " × ".join(str(n) for n in size[:3])

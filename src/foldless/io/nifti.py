@@ -132,6 +132,10 @@ def read_by_nibabel(path: Path) -> sitk.Image:
     return image
 
 
+ITK_EPSILON = float(np.finfo(np.float32).eps)
+"""Slopes below this, in absolute value, ITK may leave out, as 0; larger ones it takes."""
+
+
 def voxels_of(path: Path, file: nib.Nifti1Pair, scaled: bool = True) -> np.ndarray:
     """The voxels in NIfTI's order of axes, x first; `scaled` by slope and intercept or as they are stored.
 
@@ -147,8 +151,14 @@ def voxels_of(path: Path, file: nib.Nifti1Pair, scaled: bool = True) -> np.ndarr
 
 
 def scale_as_said(path: Path, image: sitk.Image, file: nib.Nifti1Pair) -> sitk.Image:
-    """The image, without an intercept that ITK adds though the slope is 0, which says that nothing is scaled."""
-    if _scaling(file) != (1, 0) or float(image.GetMetaData("scl_inter")) == 0:
+    """The image by its slope and intercept, where ITK follows another rule.
+
+    It adds the intercept though the slope is 0, which says that nothing is scaled, and takes a slope below its epsilon
+    for none.
+    """
+    slope, intercept = _scaling(file)
+    unscaled_but_shifted = (slope, intercept) == (1, 0) and float(image.GetMetaData("scl_inter")) != 0
+    if not unscaled_but_shifted and abs(slope) >= ITK_EPSILON:
         return image
     array = voxels_of(path, file).T
     own: sitk.Image = sitk.GetImageFromArray(np.ascontiguousarray(array).reshape(image.GetSize()[::-1]))
