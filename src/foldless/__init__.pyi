@@ -379,6 +379,9 @@ from .regularity import (
     ICON as ICON,
 )
 from .regularity import (
+    Certified as Certified,
+)
+from .regularity import (
     Diffusion as Diffusion,
 )
 from .regularity import (
@@ -407,6 +410,9 @@ from .regularity import (
 )
 from .regularity import (
     roughness as roughness,
+)
+from .regularity import (
+    unproven as unproven,
 )
 from .report import (
     Pair as Pair,

@@ -26,6 +26,7 @@ from foldless.recipe import Recipe, Stage
 from foldless.registration import Downsample, Predict, Refine, Registration, TwoStep
 from foldless.regularity import (
     ICON,
+    Certified,
     Diffusion,
     GradICON,
     Regularity,
@@ -181,8 +182,15 @@ def similarity_of(recipe: Recipe) -> Similarity:
 
 def regularity_of(recipe: Recipe) -> Regularity:
     """The regularity a recipe names."""
-    penalties: dict[str, Regularity] = {"icon": ICON(), "gradicon": GradICON(), "diffusion": Diffusion()}
-    return penalties[recipe.regularity]
+    match recipe.regularity:
+        case "icon":
+            return ICON()
+        case "gradicon":
+            return GradICON()
+        case "diffusion":
+            return Diffusion()
+        case "certified":
+            return Certified()
 
 
 def weight_of(recipe: Recipe) -> Weight:

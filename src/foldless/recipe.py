@@ -19,7 +19,7 @@ Normalisation = Literal["batch", "instance", "none"]
 MapFamily = Literal["displacement", "exponential"]
 Similarity = Literal["mse", "ncc", "lncc", "lncc-squared", "nmi", "mind-ssc"]
 First = Literal["none", "affine", "affine-free"]
-Regularity = Literal["icon", "gradicon", "diffusion"]
+Regularity = Literal["icon", "gradicon", "diffusion", "certified"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Aim = Literal["symmetric", "one-way", "image-cycle", "three-images"]
 Refinement = Literal["none", "leaky", "linear", "images"]
@@ -78,7 +78,7 @@ class Recipe:
     window: int = 9
     """Side of squared LNCC's box window, voxels."""
     regularity: Regularity = "gradicon"
-    """What makes maps regular."""
+    """What makes maps regular; certified: no cell may fold, and nothing else is asked."""
     weight: float = 1.5
     """How much regularity counts, at the end."""
     ramp: int = 0
@@ -140,7 +140,7 @@ class Recipe:
             raise InputError(f"the seed must be 0 or more and fit in 63 bits; got {self.seed}")
         if self.objective == "one-way" and self.regularity != "diffusion":
             raise InputError(f"the objective one-way knows one map; its regularity is diffusion, not {self.regularity}")
-        if self.objective == "three-images" and self.regularity == "diffusion":
+        if self.objective == "three-images" and self.regularity not in ("icon", "gradicon"):
             raise InputError("the objective three-images closes cycles of maps: its regularity is icon or gradicon")
         for stage in self.stages:
             self._check(stage)
