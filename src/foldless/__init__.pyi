@@ -441,6 +441,12 @@ from .similarity import (
 from .similarity import (
     Similarity as Similarity,
 )
+from .stepping import (
+    Provably as Provably,
+)
+from .tolerance import (
+    Tolerance as Tolerance,
+)
 from .training.loop import (
     train as train,
 )

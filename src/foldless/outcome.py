@@ -21,6 +21,7 @@ from foldless.errors import InputError
 from foldless.io import (
     Geometry,
     Volume,
+    arriving_inside,
     displacement_mm,
     inverse_consistency_of_files,
     like,
@@ -49,6 +50,7 @@ from foldless.pairwise import TEST_TIME_RATE, OnStep, optimise_weights
 from foldless.proofs import Repair, care_for, certificate_scores, certify_warp, repair_warp
 from foldless.recipe import Recipe
 from foldless.report import Pair
+from foldless.tolerance import body
 
 Field = Float[np.ndarray, "*shape dim"]
 Find = Callable[[Tensor, Tensor], tuple[Map, Map]]
@@ -128,6 +130,18 @@ class Outcome:
             certify_warp(self.fields.inverse, self.moving.geometry),
         )
 
+    @cached_property
+    def largest_inverse_error(self) -> float:
+        """How far from home a voxel of either body comes back at most, in its image's voxels, from the written fields.
+
+        A body is where an image is above the lower of the preparation's percentiles, and next to there; voxels that are
+        carried out of the other image do not count.
+        """
+        moving, fixed = self.moving, self.fixed
+        back = inverse_consistency_of_files(self.fields.inverse, moving.geometry, self.fields.forward, fixed.geometry)
+        forth = self._largest(fixed, self.fields.forward, moving, self.inverse_error)
+        return max(forth, self._largest(moving, self.fields.inverse, fixed, back))
+
     def metrics(self) -> dict[str, Any]:
         """Every score, under the names of `metrics.json`; a score that does not apply is left out."""
         scores = {
@@ -138,7 +152,20 @@ class Outcome:
             "similarity_after": self._similarity(self.warped),
             "seconds": self.fields.seconds,
         }
-        return {**self._overlap(), **scores}
+        return {**self._overlap(), **scores, **self._within()}
+
+    def _largest(self, volume: Volume, field: Field, other: Volume, error: Float[np.ndarray, "*shape"]) -> float:
+        image = normalised(volume.array, volume.array, self.model.preparation.percentiles)
+        inside = body(torch.from_numpy(image)[None, None])[0].numpy()
+        inside &= arriving_inside(field, volume.geometry, other.geometry)
+        return float(np.where(inside, error, 0).max())
+
+    def _within(self) -> dict[str, Any]:
+        tolerance = self.model.recipe.tolerance
+        if not tolerance:
+            return {}
+        kept = float(self.largest_inverse_error <= tolerance)
+        return {"tolerance": {"voxels": tolerance, "largest_error": self.largest_inverse_error, "kept": kept}}
 
     def drawn(self, name: str, metrics: Mapping[str, Any] | None = None) -> Pair:
         """The pair as the report draws it, on the fixed image's lattice turned to the common orientation."""

@@ -89,6 +89,9 @@ class Recipe:
     """Forward folds a pair that are acceptable, on the lattice that is trained on; for increase."""
     per_voxel: bool = False
     """The threshold is a share of the voxels, 0 to 1, which means the same on every lattice."""
+    tolerance: float = 0.0
+    """The largest inverse-consistency error that is acceptable, in voxels inside the body: a constraint that an
+    augmented Lagrangian holds maps to; 0 for none."""
     steps: int = 2000
     """Training steps, of every stage that says no other number."""
     batch: int = 1
@@ -130,6 +133,10 @@ class Recipe:
             raise InputError("rate and sigma must be above 0, weight and ramp not below, and all of them finite")
         if not (0 <= self.increase < inf and 0 <= self.threshold < inf):
             raise InputError(f"increase and threshold are 0 or more; got {self.increase:g} and {self.threshold:g}")
+        if not 0 <= self.tolerance < inf:
+            raise InputError(f"tolerance is 0 for none, or voxels above 0; got {self.tolerance:g}")
+        if self.tolerance and self.objective != "symmetric":
+            raise InputError(f"a tolerance is for pairs registered both ways, not for the objective {self.objective}")
         if self.ramp and self.increase:
             raise InputError("the weight grows along a ramp or by an increase where maps fold; set one of them to 0")
         if not 0 <= self.affine < 0.5:

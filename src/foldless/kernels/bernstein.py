@@ -64,23 +64,27 @@ def _gathering() -> Float[Tensor, "64 27"]:
 def shortage(u: Float[Tensor, "batch dim *lattice"], margin: float) -> Float[Tensor, " batch"]:
     """What the coefficients of a displacement's cells lack of a margin: summed in each cell, mean over cells.
 
-    The cells just outside of the lattice count, as in a certificate. Coefficients are computed of those cells only that
-    may be short: where no edge differs from the lattice's own by more than s, its components' absolute values added,
-    none is less than (1 - s)^dim.
-
     Args:
         u: in voxels of its lattice.
-        margin: a share of a cell's volume, above 0 and below 1.
+        margin: a share of a cell's volume, from 0 to 1.
     """
-    batch, dim, *shape = u.shape
-    total, cells = u.new_zeros(batch), prod(n + (n > 1) for n in shape)
-    steep = torch.nonzero(_steepest(u.detach()) > 1 - margin ** (1 / dim))
-    for some in steep.split(AT_ONCE):
-        with torch.no_grad():
-            some = some[_cells_at(u, some).amin(1) < margin]
+    total, cells = u.new_zeros(len(u)), prod(n + (n > 1) for n in u.shape[2:])
+    for some in short_cells(u, margin).split(AT_ONCE):
         lacking = (margin - _cells_at(u, some)).clamp_min(0).sum(1)
         total = total.index_add(0, some[:, 0], lacking)
     return total / cells
+
+
+@torch.no_grad()
+def short_cells(u: Float[Tensor, "batch dim *lattice"], margin: float) -> Int[Tensor, "some place"]:
+    """The cells with a coefficient below a margin: the sample of each, and its place; cell `i` ends at node `i`.
+
+    Those just outside of the lattice count, as in a certificate. Only coefficients that may be short are computed: in a
+    cell none of whose edges differs from the lattice's own by more than s, its components' absolute values added, none
+    is less than (1 - s)^dim.
+    """
+    steep = torch.nonzero(_steepest(u) > 1 - margin ** (1 / (u.ndim - 2)))
+    return torch.cat([some[_cells_at(u, some).amin(1) < margin] for some in steep.split(AT_ONCE)])
 
 
 def _steepest(u: Float[Tensor, "batch dim *lattice"]) -> Float[Tensor, "batch *cells"]:

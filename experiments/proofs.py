@@ -1,0 +1,218 @@
+"""Which maps are proven, by method, before and after repair; what proof costs in Dice; whether tolerances are kept.
+
+    python -m experiments.proofs --data FOLDER --output RUNS --runs "VoxelMorph=runs/baseline"
+
+Every method registers the same pairs of a labelled folder; both of its fields are certified, repaired and certified
+again. Then the pairs are registered under tolerances of their inverse-consistency error. Methods that are done are kept.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from experiments.command import begin
+from experiments.icon_table2 import trained_by
+from experiments.places import Shown
+from experiments.results import command_of, kept, markdown
+from experiments.tools import MissingToolError, unrounded_greedy
+from foldless.cli.console import progress, say
+
+if TYPE_CHECKING:
+    from foldless.io import Volume
+    from foldless.outcome import Fields, Setting
+
+Found = Callable[["Volume", "Volume"], tuple["Fields", "Setting"]]
+Score = dict[str, float]
+
+ALONE: dict[str, dict[str, Any]] = {
+    "the pair alone, GradICON": {},
+    "the pair alone, ICON": {"regularity": "icon", "weight": 500.0},
+    "the pair alone, Certified": {"regularity": "certified", "weight": 1.0},
+    "the pair alone, nothing": {"weight": 0.0},
+}
+"""What is found without a model, by what makes maps regular beside the velocity's stiffness: settings of its recipe."""
+GREEDY = {
+    "greedy (picsl-greedy)": ("1.732vox", "0.7071vox"),
+    "greedy, smoothed by 1.0 and 0.0 voxel": ("1.0vox", "0.0vox"),
+}
+PROOFS = ("method", "proven", "cells that fail, %", "proven, repaired", "Dice", "Dice, repaired", "largest move, voxels")
+HELD = ("tolerance, voxels", "kept", "kept unasked", "largest error, voxels: median", "most", "Dice", "times the seconds")
+
+
+@dataclass(frozen=True)
+class Proofs(Shown):
+    """Certify the maps of many methods before and after repair, and hold pairs to tolerances."""
+
+    data: Path
+    """Folder with images/ and labels/, and split.json if not every case is to be judged."""
+    output: Path
+    """Folder for what is found, a file a method."""
+    pairs: int = 50
+    """How many ordered pairs of the test cases, drawn with seed 0."""
+    runs: tuple[str, ...] = ()
+    """Trained foldless models, each NAME=RUN."""
+    tolerances: tuple[float, ...] = (0.5, 0.25, 0.1)
+    """Voxels, for the pair alone with its defaults."""
+
+    def run(self) -> None:
+        self.output.mkdir(parents=True, exist_ok=True)
+        methods: dict[str, tuple[Found, Any]] = {
+            name: (partial(alone, settings), settings) for name, settings in ALONE.items()
+        }
+        for name, smoothing in GREEDY.items():
+            methods[name] = (partial(by_greedy, smoothing), smoothing)
+        for run in self.runs:
+            from foldless.model import weights_file
+            from foldless.record import file_digest
+
+            title, _, path = run.partition("=")
+            methods[title] = (partial(by_model, Path(path)), file_digest(weights_file(Path(path))))
+        rows = [row_of(name, self._judged(name, found, about)) for name, (found, about) in methods.items()]
+        plain = self._judged("the pair alone, GradICON", *methods["the pair alone, GradICON"])
+        held = []
+        for tolerance in self.tolerances:
+            settings = {"tolerance": tolerance}
+            scores = self._judged(f"tolerance {tolerance:g}", partial(alone, settings), settings)
+            held.append(held_row(tolerance, scores, plain))
+        self.write("Proven, not counted", self._text(rows, held))
+
+    def _text(self, rows: list[tuple[str, ...]], held: list[tuple[str, ...]]) -> str:
+        runs = "\n".join(map(trained_by, self.runs))
+        command = command_of("proofs", replace(self, runs=tuple("NAME=RUN" for _ in self.runs[:1])))
+        return (
+            f"    {command}\n\n{self.pairs} ordered pairs of the test cases, drawn with seed 0; both maps of each are "
+            "certified as they would be written. Shares of pairs whose maps are all proven; cells, Dice: means over "
+            f"pairs; the largest move of any node by the repair.\n\n{markdown(PROOFS, rows)}\n{runs}\n\n"
+            "Pairs alone, held to a tolerance, beside the same without one, whose share is `kept unasked`; seconds of "
+            f"finding the maps, the median over pairs of one by the other:\n\n{markdown(HELD, held)}"
+        )
+
+    def _judged(self, method: str, found: Found, about: Any) -> list[Score]:
+        """Every pair by one method; none where a tool is missing."""
+        from foldless.data.folder import case_names, split_names
+        from foldless.data.images import ordered_pairs
+        from foldless.record import file_digest, write_json
+
+        files = case_names(self.data)
+        names = split_names(self.data, list(files))["test"] if (self.data / "split.json").is_file() else list(files)
+        pairs = [(names[i], names[j]) for i, j in ordered_pairs(len(names), self.pairs)]
+        data = {files[name].name: file_digest(files[name]) for name in sorted({*sum(pairs, ())})}
+        settings = {"method": method, "about": about, "pairs": pairs, "data_sha256": data}
+        file = self.output / f"{''.join(c if c.isalnum() else '-' for c in method)}.json"
+        if (done := kept(file, settings)) is not None:
+            return list(done["scores"])
+        say(method)
+        with progress() as bar:
+            try:
+                scores = [
+                    judge(found, self.data, files[moving], files[fixed])
+                    for moving, fixed in bar.track(pairs, description=method)
+                ]
+            except MissingToolError as error:
+                say(str(error))
+                return []
+        write_json({"settings": settings, "scores": scores}, file)
+        return scores
+
+
+def alone(settings: Mapping[str, Any], moving: Volume, fixed: Volume) -> tuple[Fields, Setting]:
+    """foldless without a model, as `foldless register` does it, before any repair."""
+    from foldless.direct import Direct, register_directly
+
+    direct = Direct.of_pair(moving, fixed, **settings)
+    return register_directly(direct, moving, fixed), direct
+
+
+def by_model(run: Path, moving: Volume, fixed: Volume) -> tuple[Fields, Setting]:
+    """foldless with a model, before any repair."""
+    from foldless.model import Model
+    from foldless.outcome import register_volumes
+
+    model = Model.load(run)
+    return register_volumes(model, moving, fixed), model
+
+
+def by_greedy(smoothing: tuple[str, str], moving: Volume, fixed: Volume) -> tuple[Fields, Setting]:
+    """greedy's unrounded warps."""
+    from foldless.direct import Direct
+    from foldless.outcome import Fields
+
+    started = perf_counter()
+    with tempfile.TemporaryDirectory() as scratch:
+        there, back = unrounded_greedy(moving, fixed, Path(scratch), smoothing)
+    assert back is not None
+    return Fields(there, back, there, perf_counter() - started), Direct.of_pair(moving, fixed)
+
+
+def judge(found: Found, folder: Path, moving_file: Path, fixed_file: Path) -> Score:
+    """What is proven of a pair's two maps and what their Dice is, before and after repair."""
+    from foldless.data.folder import label_file
+    from foldless.io import read_volume, sitk_transform
+    from foldless.io.volumes import through
+    from foldless.metrics import mean_dice
+    from foldless.outcome import Outcome, made_provable
+
+    moving, fixed = read_volume(moving_file), read_volume(fixed_file)
+    labels = [label_file(folder, file) for file in (moving_file, fixed_file)]
+    if None in labels:
+        raise SystemExit(f"{folder} lacks labels for {moving_file.name} or {fixed_file.name}")
+    a, b = (read_volume(file, labels=True) for file in labels if file is not None)
+    fields, setting = found(moving, fixed)
+    score: Score = {"seconds": fields.seconds}
+    for when, some in (("", fields), ("_repaired", made_provable(fields, moving, fixed))):
+        outcome = Outcome(moving, fixed, some, setting)
+        certificates = outcome.certificates
+        failing, cells = (sum(n) for n in zip(*((c.refuted + c.undecided, c.cells) for c in certificates), strict=True))
+        warped = through(sitk_transform(some.forward, fixed.geometry), a, fixed.geometry, order=0)
+        score[f"proven{when}"] = float(all(certificate.proven for certificate in certificates))
+        score[f"failing{when}"] = failing / cells
+        score[f"dice{when}"] = mean_dice(warped.array, b.array, moving=a.array)
+        score[f"error{when}"] = outcome.largest_inverse_error
+        score["largest_move"] = max((repair.largest for repair in some.repairs), default=0.0)
+    return score
+
+
+def row_of(method: str, scores: list[Score]) -> tuple[str, ...]:
+    """A line of the first table."""
+    if not scores:
+        return (method, "not installed", *[""] * (len(PROOFS) - 2))
+    mean = {name: sum(score[name] for score in scores) / len(scores) for name in scores[0]}
+    return (
+        method,
+        f"{100 * mean['proven']:.0f} %",
+        f"{100 * mean['failing']:.4f}",
+        f"{100 * mean['proven_repaired']:.0f} %",
+        f"{mean['dice']:.4f}",
+        f"{mean['dice_repaired']:.4f}",
+        f"{max(score['largest_move'] for score in scores):.2f}",
+    )
+
+
+def held_row(tolerance: float, scores: list[Score], plain: list[Score]) -> tuple[str, ...]:
+    """A line of the second table; errors are those after repair, which is what is written."""
+    from statistics import median
+
+    errors = [score["error_repaired"] for score in scores]
+    kept_now, kept_before = (
+        sum(score["error_repaired"] <= tolerance for score in some) / len(some) for some in (scores, plain)
+    )
+    ratios = [score["seconds"] / other["seconds"] for score, other in zip(scores, plain, strict=True)]
+    return (
+        f"{tolerance:g}",
+        f"{100 * kept_now:.0f} %",
+        f"{100 * kept_before:.0f} %",
+        f"{median(errors):.3f}",
+        f"{max(errors):.3f}",
+        f"{sum(score['dice_repaired'] for score in scores) / len(scores):.4f}",
+        f"{median(ratios):.2f}",
+    )
+
+
+if __name__ == "__main__":
+    begin(Proofs)
