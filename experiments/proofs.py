@@ -3,7 +3,7 @@
     python -m experiments.proofs --data FOLDER --output RUNS --runs "VoxelMorph=runs/baseline"
 
 Every method registers the same pairs of a labelled folder; both of its fields are certified, repaired and certified
-again. Then the pairs are registered under tolerances of their inverse-consistency error. Methods that are done are kept.
+again. Then pairs are registered under tolerances of their inverse-consistency error. Methods that are done are kept.
 """
 
 from __future__ import annotations
@@ -41,8 +41,24 @@ GREEDY = {
     "greedy (picsl-greedy)": ("1.732vox", "0.7071vox"),
     "greedy, smoothed by 1.0 and 0.0 voxel": ("1.0vox", "0.0vox"),
 }
-PROOFS = ("method", "proven", "cells that fail, %", "proven, repaired", "Dice", "Dice, repaired", "largest move, voxels")
-HELD = ("tolerance, voxels", "kept", "kept unasked", "largest error, voxels: median", "most", "Dice", "times the seconds")
+PROOFS = (
+    "method",
+    "proven",
+    "cells that fail, %",
+    "proven, repaired",
+    "Dice",
+    "Dice, repaired",
+    "largest move, voxels",
+)
+HELD = (
+    "tolerance, voxels",
+    "kept",
+    "kept unasked",
+    "largest error, voxels: median",
+    "most",
+    "Dice",
+    "times the seconds",
+)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def quantised(spread, side, seed=0):
 
 
 def corners_of(u, unit):
-    """Positions (*cells, 8, 3) of the corners of all cells, those outside of the lattice included; lattice steps `unit`."""
+    """Positions (*cells, 8, 3) of the corners of all cells, those outside of the lattice included; steps of `unit`."""
     wide = np.pad(u, [(0, 0), *[(1, 1)] * 3], mode="edge")
     n = [s - 1 for s in wide.shape[1:]]
     at = [wide[:, i : i + n[0], j : j + n[1], k : k + n[2]] for i, j, k in CORNERS]
@@ -38,7 +38,7 @@ def corners_of(u, unit):
 
 
 def values(corners, place, scale):
-    """Determinants of trilinear cells (some, 8, 3) at (place + {0, 1, 2}) / scale on each axis, times scale^6: (some, 27).
+    """Determinants of trilinear cells (some, 8, 3) at (place + {0, 1, 2}) / scale an axis, times scale^6: (some, 27).
 
     By the definition, in whole numbers: the derivative along an axis is read off the cell's four edges there.
     """

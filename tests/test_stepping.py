@@ -97,9 +97,7 @@ def test_optimised_maps_stay_provable_though_nothing_else_holds_them(dim, kind):
     }[kind]
     grid, found = Grid(SHAPE[dim]), {}
     for provable in (False, True):
-        maps = optimise_maps(
-            a, b, MSE(), GradICON(), Constant(0.0), start, steps=25, rate=1e-2, provable=provable
-        )
+        maps = optimise_maps(a, b, MSE(), GradICON(), Constant(0.0), start, steps=25, rate=1e-2, provable=provable)
         found[provable] = torch.cat([phi.displacement_on(grid) for phi in maps])
     assert not proven(found[False])
     assert proven(found[True])

@@ -22,7 +22,7 @@ Image = Float[Tensor, "batch channels *lattice"]
 
 
 class Terms(NamedTuple):
-    """The parts of an objective, scalar tensors: total = similarity + weight · regularity, and what a tolerance adds."""
+    """The parts of an objective, scalars: total = similarity + weight · regularity, and what a tolerance adds."""
 
     total: Tensor
     similarity: Tensor

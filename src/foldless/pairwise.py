@@ -155,13 +155,26 @@ def optimise_flow(
             objective = Objective(flow, similarity, regularity, weight)
             optimise(objective, a, b, steps, rate, on_step, falling=True, provable=provable)
             if tolerance and level == levels[-1]:
-                objective.tolerance = held = Tolerance(tolerance, everywhere=True)
-                more = ceil(HOLDING * steps)
-                optimise(objective, a, b, more, rate / 4, on_step, True, provable, lambda: held.reached)
+                _hold(objective, tolerance, a, b, ceil(HOLDING * steps), rate / 4, on_step, provable)
             assert flow.velocity is not None
             generator, velocity = flow.generator.detach(), flow.velocity.detach()
         phi: Map = flow(image_A, image_B).of_tensors(torch.detach)
     return phi.parted(pairs)
+
+
+def _hold(
+    objective: Objective,
+    tolerance: float,
+    image_A: Image,
+    image_B: Image,
+    steps: int,
+    rate: float,
+    on_step: OnStep,
+    provable: bool,
+) -> None:
+    """Steps under a tolerance until it is kept, none where it is."""
+    objective.tolerance = held = Tolerance(tolerance, everywhere=True)
+    optimise(objective, image_A, image_B, steps, rate, on_step, True, provable, lambda: held.reached)
 
 
 def flow_steps(levels: Sequence[int], steps: int, tolerance: float = 0.0) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -58,7 +58,7 @@ class Provably:
                 parameter.lerp_(old, share.expand_as(parameter))
 
 
-def failing_nodes(u: Float[Tensor, "samples dim *lattice"]) -> Bool[Tensor, "samples *lattice"]:
+def failing_nodes(u: Float[Tensor, "samples dim *lattice"]) -> Bool[Tensor, " samples *lattice"]:
     """The corners of cells that are not provable: those with a Bernstein coefficient below `LEAST`; u in voxels."""
     shape = u.shape[2:]
     cells = torch.zeros(len(u), *(n + (n > 1) for n in shape), dtype=torch.bool, device=u.device)
@@ -69,7 +69,7 @@ def failing_nodes(u: Float[Tensor, "samples dim *lattice"]) -> Bool[Tensor, "sam
     return cells
 
 
-def _on(nodes: Bool[Tensor, "samples *lattice"], parameter: Tensor, further: int) -> Tensor:
+def _on(nodes: Bool[Tensor, " samples *lattice"], parameter: Tensor, further: int) -> Tensor:
     """Where on a parameter's own lattice these nodes lie, `further` nodes around included, as numbers 0 and 1."""
     dim = nodes.ndim - 1
     marked = nodes[:, None].to(parameter)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -20,7 +20,7 @@ LONGEST = 1.0
 class Tolerance(nn.Module):
     """|phi_BA(phi_AB(x)) - x| <= tolerance for all nodes x of the body, in both orders, as an augmented Lagrangian.
 
-    Nodes that are carried out of the other image's lattice do not count: what is written says nothing of their way back.
+    Nodes that are carried out of the other image's lattice do not count: no file says anything of their way back.
 
     With g(x) = |phi_BA(phi_AB(x)) - x| / (0.95 tolerance) - 1 <= 0, multipliers λ(x) >= 0 and a penalty μ (Hestenes,
     Powell; for inequalities Rockafellar 1973), what it adds to an objective and what every step does to λ is
@@ -72,7 +72,7 @@ class Tolerance(nn.Module):
         return torch.where(inside, cost, 0).mean()
 
 
-def inverse_errors(nodes: Points) -> Float[Tensor, "batch *lattice"]:
+def inverse_errors(nodes: Points) -> Float[Tensor, " batch *lattice"]:
     """How far from home the nodes of a lattice come back, in its voxels: there and back, and back and there.
 
     Args:
@@ -86,7 +86,7 @@ def inverse_errors(nodes: Points) -> Float[Tensor, "batch *lattice"]:
     return squared.clamp_min(torch.finfo(home.dtype).tiny).sqrt()
 
 
-def body(image: Float[Tensor, "batch channels *lattice"]) -> Bool[Tensor, "batch *lattice"]:
+def body(image: Float[Tensor, "batch channels *lattice"]) -> Bool[Tensor, " batch *lattice"]:
     """Where an image is brighter than its darkest value, or next to such a voxel: all but an even background."""
     dim = image.ndim - 2
     bright = image.amax(1) > image.flatten(1).amin(1).reshape(-1, *[1] * dim)

@@ -87,7 +87,7 @@ def short_cells(u: Float[Tensor, "batch dim *lattice"], margin: float) -> Int[Te
     return torch.cat([some[_cells_at(u, some).amin(1) < margin] for some in steep.split(AT_ONCE)])
 
 
-def _steepest(u: Float[Tensor, "batch dim *lattice"]) -> Float[Tensor, "batch *cells"]:
+def _steepest(u: Float[Tensor, "batch dim *lattice"]) -> Float[Tensor, " batch *cells"]:
     """How much the edges of each cell differ from the lattice's at most, their components' absolute values added."""
     found: list[Tensor] = []
     for axis in range(2, u.ndim):
