@@ -41,24 +41,8 @@ GREEDY = {
     "greedy (picsl-greedy)": ("1.732vox", "0.7071vox"),
     "greedy, smoothed by 1.0 and 0.0 voxel": ("1.0vox", "0.0vox"),
 }
-PROOFS = (
-    "method",
-    "proven",
-    "cells that fail, %",
-    "proven, repaired",
-    "Dice",
-    "Dice, repaired",
-    "largest move, voxels",
-)
-HELD = (
-    "tolerance, voxels",
-    "kept",
-    "kept unasked",
-    "largest error, voxels: median",
-    "most",
-    "Dice",
-    "times the seconds",
-)
+PROOFS = ("method", "proven", "cells that fail, %", "proven, repaired", "Dice", "Dice, repaired", "largest move")
+HELD = ("tolerance", "kept", "kept unasked", "largest error: median", "most", "Dice", "times the seconds")
 
 
 @dataclass(frozen=True)
@@ -104,8 +88,8 @@ class Proofs(Shown):
         return (
             f"    {command}\n\n{self.pairs} ordered pairs of the test cases, drawn with seed 0; both maps of each are "
             "certified as they would be written. Shares of pairs whose maps are all proven; cells, Dice: means over "
-            f"pairs; the largest move of any node by the repair.\n\n{markdown(PROOFS, rows)}\n{runs}\n\n"
-            "Pairs alone, held to a tolerance, beside the same without one, whose share is `kept unasked`; seconds of "
+            f"pairs; the largest move of any node by the repair, in voxels.\n\n{markdown(PROOFS, rows)}\n{runs}\n\n"
+            "Pairs alone, held to a tolerance in voxels, beside the same without one, whose share is `kept unasked`; seconds of "
             f"finding the maps, the median over pairs of one by the other:\n\n{markdown(HELD, held)}"
         )
 

@@ -21,7 +21,6 @@ from foldless.errors import InputError
 from foldless.io import (
     Geometry,
     Volume,
-    arriving_inside,
     displacement_mm,
     inverse_consistency_of_files,
     like,
@@ -47,10 +46,16 @@ from foldless.metrics import (
 from foldless.model import Model
 from foldless.objective import Terms
 from foldless.pairwise import TEST_TIME_RATE, OnStep, optimise_weights
-from foldless.proofs import Repair, care_for, certificate_scores, certify_warp, repair_warp
+from foldless.proofs import (
+    Repair,
+    care_for,
+    certificate_scores,
+    certify_warp,
+    largest_inverse_error,
+    repair_warp,
+)
 from foldless.recipe import Recipe
 from foldless.report import Pair
-from foldless.tolerance import body
 
 Field = Float[np.ndarray, "*shape dim"]
 Find = Callable[[Tensor, Tensor], tuple[Map, Map]]
@@ -132,15 +137,9 @@ class Outcome:
 
     @cached_property
     def largest_inverse_error(self) -> float:
-        """How far from home a voxel of either body comes back at most, in its image's voxels, from the written fields.
-
-        A body is where an image is above the lower of the preparation's percentiles, and next to there; voxels that are
-        carried out of the other image do not count.
-        """
-        moving, fixed = self.moving, self.fixed
-        back = inverse_consistency_of_files(self.fields.inverse, moving.geometry, self.fields.forward, fixed.geometry)
-        forth = self._largest(fixed, self.fields.forward, moving, self.inverse_error)
-        return max(forth, self._largest(moving, self.fields.inverse, fixed, back))
+        """How far from home a voxel of either body comes back at most, in its image's voxels, from the written fields."""
+        fields, percentiles = self.fields, self.model.preparation.percentiles
+        return largest_inverse_error(self.moving, self.fixed, fields.forward, fields.inverse, percentiles)
 
     def metrics(self) -> dict[str, Any]:
         """Every score, under the names of `metrics.json`; a score that does not apply is left out."""
@@ -153,12 +152,6 @@ class Outcome:
             "seconds": self.fields.seconds,
         }
         return {**self._overlap(), **scores, **self._within()}
-
-    def _largest(self, volume: Volume, field: Field, other: Volume, error: Float[np.ndarray, "*shape"]) -> float:
-        image = normalised(volume.array, volume.array, self.model.preparation.percentiles)
-        inside = body(torch.from_numpy(image)[None, None])[0].numpy()
-        inside &= arriving_inside(field, volume.geometry, other.geometry)
-        return float(np.where(inside, error, 0).max())
 
     def _within(self) -> dict[str, Any]:
         tolerance = self.model.recipe.tolerance

@@ -1,5 +1,6 @@
 """What is proven of the fields that are written, and how they are made provable."""
 
+from foldless.proofs.home import largest_inverse_error
 from foldless.proofs.repair import MARGIN, Repair, repair_field
 from foldless.proofs.warps import care_for, certificate_scores, certify_voxel_field, certify_warp, repair_warp
 
@@ -10,6 +11,7 @@ __all__ = [
     "certificate_scores",
     "certify_voxel_field",
     "certify_warp",
+    "largest_inverse_error",
     "repair_field",
     "repair_warp",
 ]
