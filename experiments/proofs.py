@@ -89,8 +89,8 @@ class Proofs(Shown):
             f"    {command}\n\n{self.pairs} ordered pairs of the test cases, drawn with seed 0; both maps of each are "
             "certified as they would be written. Shares of pairs whose maps are all proven; cells, Dice: means over "
             f"pairs; the largest move of any node by the repair, in voxels.\n\n{markdown(PROOFS, rows)}\n{runs}\n\n"
-            "Pairs alone, held to a tolerance in voxels, beside the same without one, whose share is `kept unasked`; seconds of "
-            f"finding the maps, the median over pairs of one by the other:\n\n{markdown(HELD, held)}"
+            "Pairs alone, held to a tolerance in voxels, beside the same without one, whose share is `kept unasked`; "
+            f"seconds of finding the maps, the median over pairs of one by the other:\n\n{markdown(HELD, held)}"
         )
 
     def _judged(self, method: str, found: Found, about: Any) -> list[Score]:

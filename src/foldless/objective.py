@@ -97,4 +97,7 @@ class Objective(BaseObjective):
         similarity = 2 * self.similarity(sample(moving, nodes), fixed)
         phi_AB, phi_BA = phi.parted(pairs)
         regularity = self.regularity(phi_AB, phi_BA, grid)
-        return self.weighed(similarity, regularity, nodes[:pairs]), phi_AB
+        terms = self.weighed(similarity, regularity, nodes[:pairs])
+        if self.tolerance is not None:
+            terms = terms._replace(total=terms.total + self.tolerance(nodes, fixed))
+        return terms, phi_AB

@@ -137,7 +137,7 @@ class Outcome:
 
     @cached_property
     def largest_inverse_error(self) -> float:
-        """How far from home a voxel of either body comes back at most, in its image's voxels, from the written fields."""
+        """How far from home a voxel of either body comes back at most, in its image's voxels."""
         fields, percentiles = self.fields, self.model.preparation.percentiles
         return largest_inverse_error(self.moving, self.fixed, fields.forward, fields.inverse, percentiles)
 
