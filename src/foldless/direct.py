@@ -50,7 +50,7 @@ class Direct:
     @property
     def steps(self) -> int:
         """Steps in all, the affine ones first."""
-        return flow_steps(self.recipe.levels, self.recipe.steps, self.recipe.tolerance)
+        return flow_steps(self.recipe.levels, self.recipe.steps)
 
     def maps(self, image_A: Tensor, image_B: Tensor, on_step: OnStep = quiet) -> tuple[Map, Map]:
         """phi_AB and its inverse for prepared images (1, 1, *lattice)."""
@@ -66,7 +66,6 @@ class Direct:
             recipe.rate,
             seed=recipe.seed,
             on_step=on_step,
-            tolerance=recipe.tolerance / recipe.levels[-1],
         )
 
 

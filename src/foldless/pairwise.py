@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
-from math import ceil, cos, isfinite, pi
+from math import cos, isfinite, pi
 
 import torch
 from jaxtyping import Float
@@ -23,7 +23,6 @@ from foldless.registration import Registration, average_pool
 from foldless.regularity import Regularity, roughness
 from foldless.similarity import Similarity
 from foldless.stepping import Provably
-from foldless.tolerance import Tolerance
 from foldless.weighting import Weight
 
 Image = Float[Tensor, "batch channels *lattice"]
@@ -31,9 +30,6 @@ OnStep = Callable[[Terms], None]
 
 TEST_TIME_RATE = 2e-5
 """Adam's for a trained network's weights, as published for GradICON, with 50 steps."""
-
-HOLDING = 0.5
-"""Steps that holding a pair to its tolerance may take, as a share of those of a level."""
 
 
 class FreeMaps(Registration):
@@ -111,7 +107,6 @@ def optimise_flow(
     affine_rate: float = 2e-2,
     seed: int = 0,
     on_step: OnStep = lambda terms: None,
-    tolerance: float = 0.0,
     provable: bool = False,
 ) -> tuple[Map, Map]:
     """phi_AB and phi_BA = phi_AB⁻¹ found for these pairs alone: an affine map first, then with it a flow (`FreeFlow`).
@@ -130,8 +125,6 @@ def optimise_flow(
         affine_rate: the same for the affine map alone.
         seed: of the points; torch's generators are left as they were.
         on_step: receives the terms of every step, of which there are `flow_steps(levels, steps)`.
-        tolerance: the largest inverse-consistency error, in voxels of the finest level, that is acceptable; where that
-            is not what comes of it, up to `HOLDING` of a level's steps follow under that constraint (`Tolerance`).
         provable: whether a step is halved where it makes a cell unprovable (`Provably`).
 
     Raises:
@@ -153,33 +146,16 @@ def optimise_flow(
             velocity = sample(velocity, nodes.expand(pairs, *[-1] * (dim + 1)))
             flow = FreeFlow(generator, velocity)
             objective = Objective(flow, similarity, regularity, weight)
-            optimise(objective, a, b, steps, rate, on_step, falling=True, provable=provable)
-            if tolerance and level == levels[-1]:
-                _hold(objective, tolerance, a, b, ceil(HOLDING * steps), rate / 4, on_step, provable)
+            optimise(objective, a, b, steps, rate, on_step, True, provable)
             assert flow.velocity is not None
             generator, velocity = flow.generator.detach(), flow.velocity.detach()
         phi: Map = flow(image_A, image_B).of_tensors(torch.detach)
     return phi.parted(pairs)
 
 
-def _hold(
-    objective: Objective,
-    tolerance: float,
-    image_A: Image,
-    image_B: Image,
-    steps: int,
-    rate: float,
-    on_step: OnStep,
-    provable: bool,
-) -> None:
-    """Steps under a tolerance until it is kept, none where it is."""
-    objective.tolerance = held = Tolerance(tolerance, everywhere=True)
-    optimise(objective, image_A, image_B, steps, rate, on_step, True, provable, lambda: held.reached)
-
-
-def flow_steps(levels: Sequence[int], steps: int, tolerance: float = 0.0) -> int:
-    """How many steps `optimise_flow` takes in all, with a tolerance at most."""
-    return steps * (len(_affine_levels(levels)) + len(levels)) + (ceil(HOLDING * steps) if tolerance else 0)
+def flow_steps(levels: Sequence[int], steps: int) -> int:
+    """How many steps `optimise_flow` takes in all."""
+    return steps * (len(_affine_levels(levels)) + len(levels))
 
 
 def _affine_levels(levels: Sequence[int]) -> tuple[int, ...]:
@@ -281,7 +257,6 @@ def optimise(
     on_step: OnStep = lambda terms: None,
     falling: bool = False,
     provable: bool = False,
-    enough: Callable[[], bool] = lambda: False,
 ) -> None:
     """Steps of Adam on the objective's parameters for one batch of pairs; the rate stays, or falls along a cosine.
 
@@ -294,7 +269,6 @@ def optimise(
         on_step: receives the terms of every step.
         falling: whether the rate falls to zero.
         provable: whether a step is halved where it makes a cell unprovable.
-        enough: asked before every step whether the maps that it starts from will do.
 
     Raises:
         NotFiniteError: the objective is no longer finite.
@@ -315,8 +289,6 @@ def optimise(
             if falling:
                 optimiser.param_groups[0]["lr"] = rate * (1 + cos(pi * (step - 1) / steps)) / 2
             optimiser.zero_grad(set_to_none=True)
-            if enough():
-                break
             terms.total.backward()  # type: ignore[no-untyped-call]
             take()
             objective.weight.advance()

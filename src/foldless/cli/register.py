@@ -51,8 +51,9 @@ class Register:
     regularity: Regularity | None = None
     """Without a model: what makes maps regular, by default gradicon; certified asks for cells that do not fold."""
     tolerance: float | None = None
-    """The largest inverse-consistency error that is acceptable, in voxels inside the body. Without a model, and in
-    tuning one by --steps, an augmented Lagrangian holds the maps to it; where it is not kept, that is said."""
+    """The largest inverse-consistency error that is acceptable, in voxels inside the body: nodes that come back from
+    further away are moved, by as little as that takes; tuning a model by --steps is held to it too. Where it is not kept,
+    that is said."""
     placement: Literal["centre", "world"] | None = None
     """Without a model: begin with the images centre on centre, the default, or where their headers say."""
     moving_labels: Path | None = None
@@ -86,8 +87,9 @@ class Register:
     def _into(self, folder: Path, labels: list[Path]) -> tuple[list[str], dict[str, Any], dict[str, Certificate]]:
         """Fill the folder; the lines that open it elsewhere, the scores, and what is proven of both maps."""
         from foldless.io import apply_warp, read_volume, read_warp, write_volume, write_warp
+        from foldless.mending import mended
         from foldless.model import weights_file
-        from foldless.outcome import Outcome, headline, made_provable, same_lattice
+        from foldless.outcome import Outcome, headline, same_lattice
         from foldless.record import FILE, file_digest, run_record, write_json
         from foldless.report import write_report
 
@@ -97,8 +99,7 @@ class Register:
             moving_labels = same_lattice(read_volume(self.moving_labels, labels=True), moving, "moving")
             fixed_labels = same_lattice(read_volume(self.fixed_labels, labels=True), fixed, "fixed")
         setting, found = self._found(moving, fixed)
-        if not self.keep_folds:
-            found = made_provable(found, moving, fixed)
+        found = mended(found, moving, fixed, setting, provable=not self.keep_folds)
         warp, inverse = folder / f"warp.{self.warp_format}", folder / f"inverse_warp.{self.warp_format}"
         write_warp(found.forward, fixed.geometry, warp)
         write_warp(found.inverse, moving.geometry, inverse)

@@ -1,11 +1,6 @@
 """Images and transforms on disk; the only place that knows of LPS, spacing and axis orders."""
 
-from foldless.io.fields import (
-    arriving_inside,
-    inverse_consistency_of_files,
-    physical_jacobian,
-    voxel_displacement,
-)
+from foldless.io.fields import inverse_consistency_of_files, physical_jacobian, voxel_displacement
 from foldless.io.geometry import Geometry, centred_lattice, spanning_lattice
 from foldless.io.learn2reg import read_voxel_displacement
 from foldless.io.stored import check_format, read_geometry, stored_dtype
@@ -33,7 +28,6 @@ __all__ = [
     "Geometry",
     "Volume",
     "apply_warp",
-    "arriving_inside",
     "centred_lattice",
     "check_format",
     "check_overlap",

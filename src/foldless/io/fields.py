@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Float, Float64
 from scipy.ndimage import map_coordinates
 
 from foldless.io.geometry import Geometry
 from foldless.maps import determinant
 
 Field = Float[np.ndarray, "*shape dim"]
-
-ON_BORDER = 1e-6
-"""Voxels by which rounding may carry a point of a lattice's border outside."""
 
 
 def voxel_displacement(field: Field, geometry: Geometry) -> Float64[np.ndarray, " dim *shape"]:
@@ -41,22 +38,6 @@ def physical_jacobian(field: Field, geometry: Geometry) -> Float64[np.ndarray, "
     for axis in range(geometry.dim):
         slope[axis, axis] += 1
     return determinant(torch.from_numpy(slope)[None])[0].numpy()
-
-
-def arriving_inside(forward: Field, fixed: Geometry, moving: Geometry) -> Bool[np.ndarray, "*shape"]:
-    """Which fixed voxels a warp carries to somewhere on the moving lattice, (*fixed.shape).
-
-    Args:
-        forward: the warp from fixed to moving space, on the `fixed` lattice.
-        fixed: its lattice.
-        moving: the lattice of the moving image, and of a warp back.
-    """
-    inside, last = np.empty(fixed.shape, bool), np.array(moving.size) - 1
-    for row in range(fixed.shape[0]):
-        there = np.moveaxis(fixed.slab(row, row + 1).voxel_centres, 0, -1) + forward[row : row + 1]
-        index = moving.physical_to_index(there)
-        inside[row] = ((index >= -ON_BORDER) & (index <= last + ON_BORDER)).all(-1)[0]
-    return inside
 
 
 def inverse_consistency_of_files(

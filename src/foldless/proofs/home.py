@@ -26,9 +26,6 @@ AIM = 0.95
 STEP = 0.25
 """Of the slope of half the squared excesses: a node bears its own, and about as much of those that arrive near it."""
 
-MOMENTUM = 0.5
-"""Of the sweep before."""
-
 ON_BORDER = 1e-6
 """Of the cube: by how much rounding may carry a node of the border outside."""
 
@@ -51,14 +48,9 @@ class Homing:
     sweeps: int = 0
     largest: float = 0.0
 
-    @property
-    def kept(self) -> bool:
-        """Whether the tolerance is kept."""
-        return self.after <= self.tolerance
-
     def as_dict(self) -> dict[str, Any]:
         """The same for a file."""
-        return {**asdict(self), "kept": float(self.kept)}
+        return asdict(self)
 
 
 def brought_home(
@@ -79,17 +71,16 @@ def brought_home(
     """
     legs = _Leg(fixed, forward, percentiles), _Leg(moving, inverse, percentiles)
     fields = [leg.field.clone().requires_grad_() for leg in legs]
-    pace = [torch.zeros_like(field) for field in fields]
-    before, after = None, 0.0
+    before = after = 0.0
     for sweep in range(SWEEPS + 1):
         errors = _errors(legs, fields)
         after = max(error.max().item() for error in errors)
-        before = after if before is None else before
+        before = before if sweep else after
         if after <= tolerance or sweep == SWEEPS:
             break
-        excess = sum((error - AIM * tolerance).clamp_min(0).square().sum() for error in errors) / 2
-        for field, speed, slope in zip(fields, pace, torch.autograd.grad(excess, fields), strict=True):
-            field.data += speed.mul_(MOMENTUM).sub_(STEP * slope)
+        excess = torch.stack([(error - AIM * tolerance).clamp_min(0).square().sum() for error in errors]).sum() / 2
+        for field, slope in zip(fields, torch.autograd.grad(excess, fields), strict=True):
+            field.data -= STEP * slope
     if sweep == 0:
         return forward, inverse, Homing(tolerance, after, after)
     moved = [(field.detach() - leg.field).norm(dim=0).max().item() for field, leg in zip(fields, legs, strict=True)]
@@ -120,14 +111,14 @@ class _Leg:
         image = normalised(volume.array, volume.array, percentiles)
         self.body: Bool[Tensor, "*shape"] = body(torch.from_numpy(image)[None, None])[0]
 
-    def in_mm(self, field: Float[Tensor, "dim *at"]) -> Float[Tensor, "dim *at"]:
+    def in_mm(self, field: Float[Tensor, dim * at]) -> Float[Tensor, dim * at]:
         return torch.einsum("ca,a...->c...", self.steps, field)
 
-    def unit(self, points: Float[Tensor, "dim *at"]) -> Float[Tensor, "dim *at"]:
+    def unit(self, points: Float[Tensor, dim * at]) -> Float[Tensor, dim * at]:
         corner = self.corner.reshape(-1, *[1] * (points.ndim - 1))
         return torch.einsum("ac,c...->a...", self.slope, points) + corner
 
-    def written(self, field: Float[Tensor, "dim *at"]) -> Warp:
+    def written(self, field: Float[Tensor, dim * at]) -> Warp:
         return np.ascontiguousarray(self.in_mm(field).movedim(0, -1).float().numpy())
 
 
@@ -138,10 +129,7 @@ def _tensor(array: np.ndarray) -> Tensor:
 def _errors(legs: tuple[_Leg, _Leg], fields: Sequence[Tensor]) -> list[Tensor]:
     """How far from home the voxels of both images come back, in their own voxels; 0 where that does not count."""
     found = []
-    for (there, back), (out, home) in (
-        (legs, fields),
-        (legs[::-1], fields[::-1]),
-    ):
+    for (there, back), (out, home) in ((legs, fields), (legs[::-1], fields[::-1])):
         way = there.in_mm(out)
         at = back.unit(there.nodes + way)
         off = way + sample(back.in_mm(home)[None], at[None])[0]
