@@ -280,7 +280,9 @@ def optimise(
     optimiser = torch.optim.Adam(parameters, rate)
     take: Callable[[], object] = optimiser.step
     if provable:
-        take = Provably(optimiser, parameters, lambda: _both_displacements(objective.registration, image_A, image_B))
+        take = Provably(
+            optimiser.step, parameters, lambda: _both_displacements(objective.registration, image_A, image_B)
+        )
     with torch.enable_grad():
         for step in range(1, steps + 1):
             terms: Terms = objective(image_A, image_B)

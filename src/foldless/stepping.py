@@ -26,7 +26,7 @@ class Provably:
     proven before a step is not asked of it.
 
     Args:
-        optimiser: whose step it is.
+        step: takes it, as an optimiser's `step`.
         parameters: what it changes; of as many samples as there are displacements, or of half as many, which serve both
             directions.
         displacements: the displacements in voxels (samples, dim, *lattice) that follow from the parameters as they are.
@@ -34,11 +34,11 @@ class Provably:
 
     def __init__(
         self,
-        optimiser: torch.optim.Optimizer,
+        step: Callable[[], object],
         parameters: Sequence[Tensor],
         displacements: Callable[[], Float[Tensor, "samples dim *lattice"]],
     ) -> None:
-        self.optimiser, self.parameters, self.displacements = optimiser, parameters, displacements
+        self.step, self.parameters, self.displacements = step, parameters, displacements
         with torch.no_grad():
             self.failed = failing_nodes(displacements())
 
@@ -46,7 +46,7 @@ class Provably:
     def __call__(self) -> None:
         """Take a step."""
         before = [parameter.clone() for parameter in self.parameters]
-        self.optimiser.step()
+        self.step()
         for halving in range(HALVINGS + 1):
             failing = failing_nodes(self.displacements())
             new = failing & ~self.failed

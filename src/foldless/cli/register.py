@@ -52,8 +52,8 @@ class Register:
     """Without a model: what makes maps regular, by default gradicon; certified asks for cells that do not fold."""
     tolerance: float | None = None
     """The largest inverse-consistency error that is acceptable, in voxels inside the body: nodes that come back from
-    further away are moved, by as little as that takes; tuning a model by --steps is held to it too. Where it is not kept,
-    that is said."""
+    further away are moved, by as little as that takes; tuning a model by --steps is held to it too. Where it is not
+    kept, that is said."""
     placement: Literal["centre", "world"] | None = None
     """Without a model: begin with the images centre on centre, the default, or where their headers say."""
     moving_labels: Path | None = None
