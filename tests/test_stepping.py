@@ -60,10 +60,9 @@ def test_no_leap_leads_out_of_what_is_provable(dim):
     step = Provably(adding(leap, field), [field], lambda: field)
     for _ in range(5):
         leap.copy_(3 * torch.randn_like(leap))
-        before = field.clone()
         step()
         assert proven(field)
-    assert not torch.equal(field, before)
+    assert field.abs().max() > 0.5
 
 
 def test_what_failed_before_may_go_on():
@@ -101,7 +100,7 @@ def test_optimised_maps_stay_provable_though_nothing_else_holds_them(dim, kind):
 
 def test_a_flow_on_half_the_lattice_stays_provable():
     a, b = noise(2)
-    settings = (MSE(), GradICON(), Constant(0.0), (2, 1), 30, 0.1)
+    settings = (MSE(), GradICON(), Constant(0.0), (1,), 20, 0.1)
     grid = Grid(SHAPE[2])
     loose, kept = (optimise_flow(a, b, *settings, provable=provable) for provable in (False, True))
     assert not proven(torch.cat([phi.displacement_on(grid) for phi in loose]))

@@ -9,18 +9,28 @@ from foldless.io import Volume
 from foldless.outcome import Fields, Setting
 from foldless.proofs import brought_home, care_for, repair_warp
 
+ROUNDS = 5
+"""How often both are done in turn, at most."""
+
 
 def mended(fields: Fields, moving: Volume, fixed: Volume, setting: Setting, provable: bool = True) -> Fields:
-    """The fields made provable, if that is asked for, and to keep the recipe's tolerance, where it has one."""
+    """The fields made provable, if that is asked for, and to keep the recipe's tolerance, where it has one.
+
+    In turns, since nodes that are moved for the one may be missed by the other; a proof comes last.
+    """
     if provable:
         fields = made_provable(fields, moving, fixed)
     if not setting.recipe.tolerance:
         return fields
-    kept, repairs = kept_home(fields, moving, fixed, setting), fields.repairs
-    if provable:
-        again = made_provable(kept, moving, fixed)
-        kept = kept_home(again, moving, fixed, setting) if any(one.failed for one in again.repairs) else kept
-    return replace(kept, repairs=repairs)
+    repairs = fields.repairs
+    for _ in range(ROUNDS):
+        fields = kept_home(fields, moving, fixed, setting)
+        if not provable:
+            break
+        fields = made_provable(fields, moving, fixed)
+        if not any(one.failed for one in fields.repairs):
+            break
+    return replace(fields, repairs=repairs)
 
 
 def made_provable(fields: Fields, moving: Volume, fixed: Volume) -> Fields:

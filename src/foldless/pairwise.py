@@ -138,7 +138,7 @@ def optimise_flow(
             affine = FreeFlow(generator)
             objective = Objective(affine, similarity, regularity, weight)
             a, b = average_pool(image_A, level), average_pool(image_B, level)
-            optimise(objective, a, b, steps, affine_rate, on_step, falling=True)
+            optimise(objective, a, b, steps, affine_rate, on_step, True, provable)
             generator = affine.generator.detach()
         for level in levels:
             a, b = average_pool(image_A, level), average_pool(image_B, level)

@@ -17,6 +17,8 @@ from foldless.io import Volume
 from foldless.proofs.warps import Warp
 from foldless.tolerance import body
 
+Back = Float[np.ndarray, "*elsewhere dim"]
+
 SWEEPS = 300
 """How often fields are moved towards each other, at most."""
 
@@ -54,8 +56,8 @@ class Homing:
 
 
 def brought_home(
-    moving: Volume, fixed: Volume, forward: Warp, inverse: Warp, percentiles: tuple[float, float], tolerance: float
-) -> tuple[Warp, Warp, Homing]:
+    moving: Volume, fixed: Volume, forward: Warp, inverse: Back, percentiles: tuple[float, float], tolerance: float
+) -> tuple[Warp, Back, Homing]:
     """Both fields moved, by little and only where it takes that, until no voxel of the bodies comes back too far away.
 
     Args:
@@ -89,7 +91,7 @@ def brought_home(
 
 
 def largest_inverse_error(
-    moving: Volume, fixed: Volume, forward: Warp, inverse: Warp, percentiles: tuple[float, float]
+    moving: Volume, fixed: Volume, forward: Warp, inverse: Back, percentiles: tuple[float, float]
 ) -> float:
     """The largest way from home of a voxel of either body, there and back, in its image's voxels; see `brought_home`.
 
