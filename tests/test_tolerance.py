@@ -228,7 +228,7 @@ def test_what_lies_far_from_where_points_come_back_from_far_away_keeps_every_bit
 
 def test_fields_are_made_provable_and_brought_home():
     (fixed, moving), (forward, inverse) = two_fields(2)
-    forward[10, 10] += 3.0
+    forward[10, 10] += 1.5
     fields = Fields(forward, inverse, forward, 1.0)
     direct = Direct.of_pair(moving, fixed, tolerance=0.2)
     done = mended(fields, moving, fixed, direct)
