@@ -69,7 +69,7 @@ def shortage(u: Float[Tensor, "batch dim *lattice"], margin: float) -> Float[Ten
         margin: a share of a cell's volume, from 0 to 1.
     """
     total, cells = u.new_zeros(len(u)), prod(n + (n > 1) for n in u.shape[2:])
-    for some in short_cells(u, margin).split(AT_ONCE):
+    for some in torch.split(short_cells(u, margin), AT_ONCE):
         lacking = (margin - _cells_at(u, some)).clamp_min(0).sum(1)
         total = total.index_add(0, some[:, 0], lacking)
     return total / cells
@@ -84,7 +84,11 @@ def short_cells(u: Float[Tensor, "batch dim *lattice"], margin: float) -> Int[Te
     is less than (1 - s)^dim.
     """
     steep = torch.nonzero(_steepest(u) > 1 - margin ** (1 / (u.ndim - 2)))
-    return torch.cat([some[_cells_at(u, some).amin(1) < margin] for some in steep.split(AT_ONCE)])
+    short = [
+        torch.nonzero(_cells_at(u, some).amin(1) < margin)[:, 0] + n * AT_ONCE
+        for n, some in enumerate(torch.split(steep, AT_ONCE))
+    ]
+    return steep[torch.cat(short)]
 
 
 def _steepest(u: Float[Tensor, "batch dim *lattice"]) -> Float[Tensor, " batch *cells"]:
