@@ -8,6 +8,7 @@ again. Then pairs are registered under tolerances of their inverse-consistency e
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -100,7 +101,8 @@ class Proofs(Shown):
 
     def _text(self, rows: list[tuple[str, ...]], held: list[tuple[str, ...]]) -> str:
         runs = "\n".join(map(trained_by, self.runs))
-        command = command_of("proofs", replace(self, runs=tuple("NAME=RUN" for _ in self.runs[:1])))
+        named = {"runs": tuple("NAME=RUN" for _ in self.runs[:1]), "methods": tuple(map(shlex.quote, self.methods))}
+        command = command_of("proofs", replace(self, **named))
         return (
             f"    {command}\n\nOrdered pairs of the test cases, drawn with seed 0; both maps of each are certified as "
             "they would be written. Shares of pairs whose maps are all proven; cells, Dice: means over pairs; the "
