@@ -44,10 +44,12 @@ class Backend(backend_registration._DummyBackendModule):
 
 
 class Answers(TorchFunctionMode):
-    """What code asks numbers for: finite, one squaring, one fold."""
+    """What code asks numbers for: finite, one squaring, one fold, two places."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         known = {torch.Tensor.__bool__: True, torch.Tensor.__int__: 1, torch.Tensor.item: 1}
+        if function is torch.nonzero:
+            return torch.zeros(2, args[0].ndim, dtype=torch.int64, device=args[0].device)
         return known[function] if function in known else function(*args, **(kwargs or {}))
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from foldless.grid import Grid, per_axis
 from foldless.maps import Affine, Displacement, Exponential, Identity, Map
 from foldless.networks import MLP, ConvOnly, EncoderDecoder, ResidualUNet, VoxelMorphUNet
-from foldless.regularity import ICON, Diffusion, GradICON, Regularity
+from foldless.regularity import ICON, Certified, Diffusion, GradICON, Regularity
 from foldless.similarity import LNCC, MINDSSC, MSE, NCC, NMI, Similarity
 
 DIMS = (1, 2, 3)
@@ -109,8 +109,10 @@ REGULARITIES: dict[str, Regularity] = {
     "GradICON": GradICON(),
     "GradICON on the lattice": GradICON(at="lattice"),
     "Diffusion": Diffusion(),
+    "Certified": Certified(margin=0.99),  # so that maps which do not fold cost something
 }
-INVERSE_CONSISTENCIES = tuple(name for name in REGULARITIES if name != "Diffusion")
+INVERSE_CONSISTENCIES = tuple(name for name in REGULARITIES if "ICON" in name)
+WITHOUT_JITTER = tuple(name for name in REGULARITIES if "lattice" in name or "ICON" not in name)
 
 
 def stirred(net: nn.Module, scale: float = 0.1) -> nn.Module:

@@ -11,8 +11,9 @@ import torch
 
 import foldless
 from foldless.io import Geometry
+from foldless.kernels.bernstein import coefficients, coefficients_of
 from foldless.kernels.certify import can_certify, certify_cells
-from foldless.metrics.bernstein import coefficients, coefficients_of, decide_exactly, plain_cells
+from foldless.metrics.bernstein import decide_exactly, plain_cells
 
 CORNERS = list(itertools.product((0, 1), repeat=3))
 S = sympy.symbols("s t r")

@@ -14,6 +14,7 @@ from tables import (
     SHAPES,
     SIMILARITIES,
     SIMILARITY_CASES,
+    WITHOUT_JITTER,
     every_network,
     smooth_image,
     stirred,
@@ -28,7 +29,6 @@ from foldless.similarity import MSE
 from foldless.weighting import Constant, Ramp
 
 SAME = 1e-10  # float64: convolutions may add in another order for another batch
-WITHOUT_JITTER = ("ICON on the lattice", "GradICON on the lattice", "Diffusion")
 
 PAIRED = (("Displacement", "ICON on the lattice"), ("Exponential", "GradICON on the lattice"))
 

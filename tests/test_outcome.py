@@ -13,6 +13,7 @@ from foldless.data.prepare import Preparation
 from foldless.errors import InputError
 from foldless.grid import Grid
 from foldless.io import Volume, read_volume
+from foldless.mending import made_provable
 from foldless.metrics import FOLD_RULES
 from foldless.model import Model
 from foldless.outcome import (
@@ -20,7 +21,6 @@ from foldless.outcome import (
     Outcome,
     field_scores,
     headline,
-    made_provable,
     predict,
     register_volumes,
     same_lattice,

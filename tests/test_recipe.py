@@ -92,7 +92,7 @@ def test_a_source_with_other_kinds_of_values(wrong):
     "settings",
     [{"network": network} for network in ("residual-unet", "voxelmorph", "encoder-decoder", "conv-only", "mlp")]
     + [{"similarity": similarity} for similarity in ("mse", "ncc", "lncc", "lncc-squared", "nmi", "mind-ssc")]
-    + [{"regularity": regularity} for regularity in ("icon", "gradicon", "diffusion")]
+    + [{"regularity": regularity} for regularity in ("icon", "gradicon", "diffusion", "certified")]
     + [{"normalisation": normalisation} for normalisation in ("batch", "instance", "none")]
     + [{"refinement": refinement} for refinement in ("leaky", "linear", "images")]
     + [{"objective": "one-way", "regularity": "diffusion"}, {"objective": "image-cycle"}]

@@ -1,5 +1,7 @@
 """Penalties on maps against closed forms, autograd, NumPy and ICON's own package."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from tables import (
     REGULARITIES,
     SHAPES,
     SLACK,
+    WITHOUT_JITTER,
     every_map,
     random_affine,
     random_points,
@@ -19,12 +22,17 @@ from torch import nn
 from torch.testing import assert_close
 
 from foldless.grid import Grid, per_axis
+from foldless.kernels import bernstein
+from foldless.kernels.bernstein import coefficients
 from foldless.maps import Affine, Displacement, Exponential, Identity, invert
+from foldless.metrics import certify
 from foldless.regularity import (
+    Certified,
     diffusion,
     gradient_inverse_consistency,
     inverse_consistency,
     noisy_inverse_consistency,
+    unproven,
 )
 
 BATCH = 2
@@ -95,7 +103,7 @@ def test_the_two_maps_are_treated_alike(dim, name):
 @every_dim
 @every_regularity
 def test_a_batch_costs_the_mean_of_its_samples(dim, name):
-    if "lattice" not in name and name != "Diffusion":
+    if name not in WITHOUT_JITTER:
         pytest.skip("jitter is drawn anew")
     (phi, psi), grid = pair(dim), Grid(SHAPES[dim])
     alone = torch.stack([REGULARITIES[name](phi[i : i + 1], psi[i : i + 1], grid) for i in range(BATCH)])
@@ -316,3 +324,86 @@ def test_diffusion_skips_axes_of_one_node():
     field = torch.randn(1, 2, 6, 1, dtype=torch.float64)
     expected = (field[:, :, :, 0].diff(dim=2) * torch.tensor([5.0, 1.0])[None, :, None]).square().mean()
     assert_close(diffusion(Displacement(field), Grid((6, 1))), expected, rtol=SLACK, atol=SLACK)
+
+
+# Certified
+
+every_shape = pytest.mark.parametrize("shape", [(9,), (6, 7), (4, 5, 6), (1, 6, 5)])
+
+
+def rough(shape, spread, batch=BATCH):
+    """Displacements in voxels of random nodes."""
+    return spread * torch.randn(batch, len(shape), *shape, dtype=torch.float64)
+
+
+def shortages_one_by_one(u, margin):
+    """From the definition: every cell, those outside of the lattice included, one after the other."""
+    dim, *shape = u.shape
+    total, cells = 0.0, list(itertools.product(*[range(-1, n) if n > 1 else range(1) for n in shape]))
+    for cell in cells:
+        corners = []
+        for far in itertools.product((0, 1), repeat=3):
+            at = [c + f for c, f in zip(cell, far[3 - dim :], strict=True)]
+            moved = u[:, *[min(max(a, 0), n - 1) for a, n in zip(at, shape, strict=True)]].tolist()
+            corners.append([f + m for f, m in zip(far, [0.0] * (3 - dim) + moved, strict=True)])
+        total += sum(max(0.0, margin - c) for c in coefficients(corners))
+    return total / len(cells)
+
+
+@every_shape
+@pytest.mark.parametrize("margin", [0.02, 0.5])
+def test_what_cells_lack_is_counted_one_by_one(shape, margin, monkeypatch):
+    monkeypatch.setattr(bernstein, "AT_ONCE", 7)
+    u = rough(shape, 0.6)
+    expected = np.mean([shortages_one_by_one(one, margin) for one in u])
+    assert expected > 1e-3
+    assert unproven(Displacement.from_voxels(u), Grid(shape), margin).item() == pytest.approx(expected, rel=1e-10)
+
+
+@every_shape
+def test_gradients_of_what_cells_lack_are_the_derivatives(shape):
+    torch.manual_seed(4)
+    fields = [rough(shape, 0.6, 1).requires_grad_() for _ in range(2)]
+
+    def cost(a, b):
+        return Certified(margin=0.3)(Displacement.from_voxels(a), Displacement.from_voxels(b), Grid(shape))
+
+    assert cost(*fields) > 1e-3
+    assert torch.autograd.gradcheck(cost, fields, atol=1e-6)
+
+
+@every_shape
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_lacks_nothing_is_proven_and_what_is_refuted_lacks_something(shape, dtype):
+    torch.manual_seed(0)
+    seen = set()
+    for spread in np.linspace(0.02, 0.35, 12):
+        for u in rough(shape, spread, 8).to(dtype):
+            phi = Displacement.from_voxels(u[None])
+            nothing, proven = unproven(phi, Grid(shape), 0.01).item() == 0, certify(phi).proven
+            assert proven or not nothing
+            seen.add((nothing, proven))
+    assert {(True, True), (False, False)} <= seen
+
+
+@pytest.mark.parametrize("shape", [(8, 9), (6, 6, 7)])
+def test_descent_on_what_cells_lack_ends_at_a_proof(shape):
+    torch.manual_seed(1)
+    u = rough(shape, 0.4, 1)
+    assert certify(Displacement.from_voxels(u)).state == "refuted"
+    field = u.clone().requires_grad_()
+    optimiser = torch.optim.Adam([field], 0.02)
+    for _ in range(300):
+        optimiser.zero_grad()
+        cost = unproven(Displacement.from_voxels(field), Grid(shape), 0.1)
+        if cost == 0:
+            break
+        cost.backward()
+        optimiser.step()
+    assert certify(Displacement.from_voxels(field.detach())).proven
+
+
+@pytest.mark.parametrize(("margin", "kind"), [(0.0, ValueError), (1.0, ValueError)])
+def test_a_margin_is_a_share(margin, kind):
+    with pytest.raises(kind, match="margin is a"):
+        Certified(margin=margin)

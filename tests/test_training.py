@@ -31,6 +31,7 @@ from foldless.training.validation import validate
 KINDS = {
     "2-D, batch norm": (2, SMALL),
     "2-D, ramp and exponential": (2, replace(SMALL, ramp=4, as_map="exponential", regularity="icon")),
+    "2-D, tolerance and certified": (2, replace(SMALL, tolerance=0.3, regularity="certified")),
     "2-D, bfloat16": (2, replace(SMALL, precision="bfloat16", save_every=3)),
     "3-D, two levels, instance norm": (
         3,

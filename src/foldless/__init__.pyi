@@ -379,6 +379,9 @@ from .regularity import (
     ICON as ICON,
 )
 from .regularity import (
+    Certified as Certified,
+)
+from .regularity import (
     Diffusion as Diffusion,
 )
 from .regularity import (
@@ -408,6 +411,9 @@ from .regularity import (
 from .regularity import (
     roughness as roughness,
 )
+from .regularity import (
+    unproven as unproven,
+)
 from .report import (
     Pair as Pair,
 )
@@ -434,6 +440,12 @@ from .similarity import (
 )
 from .similarity import (
     Similarity as Similarity,
+)
+from .stepping import (
+    Provably as Provably,
+)
+from .tolerance import (
+    Tolerance as Tolerance,
 )
 from .training.loop import (
     train as train,

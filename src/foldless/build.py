@@ -26,6 +26,7 @@ from foldless.recipe import Recipe, Stage
 from foldless.registration import Downsample, Predict, Refine, Registration, TwoStep
 from foldless.regularity import (
     ICON,
+    Certified,
     Diffusion,
     GradICON,
     Regularity,
@@ -33,6 +34,7 @@ from foldless.regularity import (
     gradient_cycle_consistency,
 )
 from foldless.similarity import LNCC, MINDSSC, MSE, NCC, NMI, Similarity
+from foldless.tolerance import Tolerance
 from foldless.weighting import Constant, HoldBelow, Ramp, Weight
 
 
@@ -87,7 +89,7 @@ def stage_objective(recipe: Recipe, stage: Stage, registration: Registration) ->
     """
     at_work = registration.parts[: stage.parts]
     learning = {at_work[k - 1] for k in stage.trained} if stage.trained else set(at_work)
-    objective = objective_of(recipe.of_stage(stage), assembled(recipe, at_work, stage.level))
+    objective = objective_of(recipe.of_stage(stage), assembled(recipe, at_work, stage.level), stage.level)
     for part in registration.parts:
         part.requires_grad_(part in learning).train(part in learning)
     return objective
@@ -103,15 +105,19 @@ def pair_objective(recipe: Recipe, registration: Registration, weight: float = 0
     settings = replace(settings, weight=max(settings.weight, weight))
     if settings.objective == "three-images":
         settings = replace(settings, objective="symmetric")
-    return objective_of(settings, registration)
+    objective = objective_of(settings, registration)
+    if recipe.tolerance:
+        objective.tolerance = Tolerance(recipe.tolerance, everywhere=True)
+    return objective
 
 
-def objective_of(recipe: Recipe, registration: Registration) -> BaseObjective:
-    """The objective a recipe names, of a registration."""
+def objective_of(recipe: Recipe, registration: Registration, level: int = 1) -> BaseObjective:
+    """The objective a recipe names, of a registration of images already pooled by `level`."""
     similarity, weight = similarity_of(recipe), weight_of(recipe)
     match recipe.objective:
         case "symmetric":
-            return Objective(registration, similarity, regularity_of(recipe), weight)
+            held = Tolerance(recipe.tolerance / level) if recipe.tolerance else None
+            return Objective(registration, similarity, regularity_of(recipe), weight, held)
         case "one-way":
             return OneWay(registration, similarity, weight)
         case "image-cycle":
@@ -181,8 +187,15 @@ def similarity_of(recipe: Recipe) -> Similarity:
 
 def regularity_of(recipe: Recipe) -> Regularity:
     """The regularity a recipe names."""
-    penalties: dict[str, Regularity] = {"icon": ICON(), "gradicon": GradICON(), "diffusion": Diffusion()}
-    return penalties[recipe.regularity]
+    match recipe.regularity:
+        case "icon":
+            return ICON()
+        case "gradicon":
+            return GradICON()
+        case "diffusion":
+            return Diffusion()
+        case "certified":
+            return Certified()
 
 
 def weight_of(recipe: Recipe) -> Weight:

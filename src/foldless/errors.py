@@ -20,7 +20,7 @@ class TrainingError(RuntimeError):
 
 
 class UnprovenError(Exception):
-    """What was done is done and written, but a map is not proven fold-free. Exit code 3."""
+    """What was done is done and written, but a map is not proven fold-free or keeps no tolerance. Exit code 3."""
 
 
 class NotFiniteError(ValueError):

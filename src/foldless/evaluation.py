@@ -24,6 +24,7 @@ from foldless.grid import Grid, in_voxels, sample, sample_labels
 from foldless.io import Volume, read_volume, reoriented
 from foldless.io.files import write_whole
 from foldless.maps import Identity, Map
+from foldless.mending import mended
 from foldless.metrics import (
     Certificate,
     certify_field,
@@ -39,7 +40,6 @@ from foldless.outcome import (
     check_dimension,
     check_pair,
     field_scores,
-    made_provable,
     predict,
     predict_tuned,
     register_volumes,
@@ -159,7 +159,7 @@ def judge_folder(
 
     def register(moving: Volume, fixed: Volume) -> Fields:
         found = register_volumes(model, moving, fixed, steps, rate)
-        return made_provable(found, moving, fixed) if repair else found
+        return mended(found, moving, fixed, model, repair)
 
     return _judged(model, cases, pairs, more, register)
 

@@ -15,13 +15,14 @@ from foldless.metrics import folded
 from foldless.registration import Registration
 from foldless.regularity import Regularity
 from foldless.similarity import Similarity
+from foldless.tolerance import Tolerance
 from foldless.weighting import Weight
 
 Image = Float[Tensor, "batch channels *lattice"]
 
 
 class Terms(NamedTuple):
-    """The parts of an objective, scalar tensors: total = similarity + weight · regularity."""
+    """The parts of an objective, scalars: total = similarity + weight · regularity, and what a tolerance adds."""
 
     total: Tensor
     similarity: Tensor
@@ -45,6 +46,7 @@ class BaseObjective(nn.Module):
         self.registration = registration
         self.similarity = similarity
         self.weight = weight
+        self.tolerance: Tolerance | None = None
 
     def forward(self, *images: Image) -> Terms:
         return self.with_maps(*images)[0]
@@ -69,14 +71,20 @@ class BaseObjective(nn.Module):
 class Objective(BaseObjective):
     """L = L_sim(A ∘ phi_AB, B) + L_sim(B ∘ phi_BA, A) + weight · L_reg(phi_AB, phi_BA); ICON, Eqs. (12-13).
 
-    Both maps come from one pass of the network over the doubled batch.
+    Both maps come from one pass of the network over the doubled batch. A `Tolerance` constrains them besides.
     """
 
     def __init__(
-        self, registration: Registration, similarity: Similarity, regularity: Regularity, weight: Weight
+        self,
+        registration: Registration,
+        similarity: Similarity,
+        regularity: Regularity,
+        weight: Weight,
+        tolerance: Tolerance | None = None,
     ) -> None:
         super().__init__(registration, similarity, weight)
         self.regularity = regularity
+        self.tolerance = tolerance
 
     def with_maps(self, *images: Image) -> tuple[Terms, Map]:
         """The terms of a pair image_A, image_B, and phi_AB."""
@@ -89,4 +97,7 @@ class Objective(BaseObjective):
         similarity = 2 * self.similarity(sample(moving, nodes), fixed)
         phi_AB, phi_BA = phi.parted(pairs)
         regularity = self.regularity(phi_AB, phi_BA, grid)
-        return self.weighed(similarity, regularity, nodes[:pairs]), phi_AB
+        terms = self.weighed(similarity, regularity, nodes[:pairs])
+        if self.tolerance is not None:
+            terms = terms._replace(total=terms.total + self.tolerance(nodes, fixed))
+        return terms, phi_AB

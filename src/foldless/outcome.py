@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from time import perf_counter
@@ -46,7 +46,13 @@ from foldless.metrics import (
 from foldless.model import Model
 from foldless.objective import Terms
 from foldless.pairwise import TEST_TIME_RATE, OnStep, optimise_weights
-from foldless.proofs import Repair, care_for, certificate_scores, certify_warp, repair_warp
+from foldless.proofs import (
+    Homing,
+    Repair,
+    certificate_scores,
+    certify_warp,
+    largest_inverse_error,
+)
 from foldless.recipe import Recipe
 from foldless.report import Pair
 
@@ -78,6 +84,7 @@ class Fields:
         untouched: the forward field of doing nothing but laying the two lattices on each other, as before training.
         seconds: what finding the maps, reading them off and repairing them took.
         repairs: what was done to the forward and to the inverse field to make them provable; none if nobody asked.
+        homing: what was done to both so that they keep a tolerance; None if nobody asked.
     """
 
     forward: Field
@@ -85,6 +92,7 @@ class Fields:
     untouched: Field
     seconds: float
     repairs: tuple[Repair, ...] = ()
+    homing: Homing | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +136,12 @@ class Outcome:
             certify_warp(self.fields.inverse, self.moving.geometry),
         )
 
+    @cached_property
+    def largest_inverse_error(self) -> float:
+        """How far from home a voxel of either body comes back at most, in its image's voxels."""
+        fields, percentiles = self.fields, self.model.preparation.percentiles
+        return largest_inverse_error(self.moving, self.fixed, fields.forward, fields.inverse, percentiles)
+
     def metrics(self) -> dict[str, Any]:
         """Every score, under the names of `metrics.json`; a score that does not apply is left out."""
         scores = {
@@ -138,7 +152,14 @@ class Outcome:
             "similarity_after": self._similarity(self.warped),
             "seconds": self.fields.seconds,
         }
-        return {**self._overlap(), **scores}
+        return {**self._overlap(), **scores, **self._within()}
+
+    def _within(self) -> dict[str, Any]:
+        tolerance = self.model.recipe.tolerance
+        if not tolerance:
+            return {}
+        kept = float(self.largest_inverse_error <= tolerance)
+        return {"tolerance": {"voxels": tolerance, "largest_error": self.largest_inverse_error, "kept": kept}}
 
     def drawn(self, name: str, metrics: Mapping[str, Any] | None = None) -> Pair:
         """The pair as the report draws it, on the fixed image's lattice turned to the common orientation."""
@@ -259,15 +280,6 @@ def fields_between(moving: Volume, fixed: Volume, preparation: Preparation, find
     seconds = perf_counter() - started
     untouched = written(Identity(fixed.dim), lattice_A, lattice_B, fixed.geometry)
     return Fields(forward, inverse, untouched, seconds)
-
-
-def made_provable(fields: Fields, moving: Volume, fixed: Volume) -> Fields:
-    """The fields with every cell that may fold opened, by the smallest change where the images care least."""
-    started = perf_counter()
-    forward, there = repair_warp(fields.forward, fixed.geometry, care_for(fixed.array))
-    inverse, back = repair_warp(fields.inverse, moving.geometry, care_for(moving.array))
-    seconds = fields.seconds + perf_counter() - started
-    return replace(fields, forward=forward, inverse=inverse, repairs=(there, back), seconds=seconds)
 
 
 def check_pair(model: Model, moving: Volume, fixed: Volume) -> None:

@@ -22,6 +22,7 @@ from foldless.objective import BaseObjective, Objective, Terms
 from foldless.registration import Registration, average_pool
 from foldless.regularity import Regularity, roughness
 from foldless.similarity import Similarity
+from foldless.stepping import Provably
 from foldless.weighting import Weight
 
 Image = Float[Tensor, "batch channels *lattice"]
@@ -106,6 +107,7 @@ def optimise_flow(
     affine_rate: float = 2e-2,
     seed: int = 0,
     on_step: OnStep = lambda terms: None,
+    provable: bool = False,
 ) -> tuple[Map, Map]:
     """phi_AB and phi_BA = phi_AB⁻¹ found for these pairs alone: an affine map first, then with it a flow (`FreeFlow`).
 
@@ -123,6 +125,7 @@ def optimise_flow(
         affine_rate: the same for the affine map alone.
         seed: of the points; torch's generators are left as they were.
         on_step: receives the terms of every step, of which there are `flow_steps(levels, steps)`.
+        provable: whether a step is halved where it makes a cell unprovable (`Provably`).
 
     Raises:
         NotFiniteError: the objective is no longer finite.
@@ -135,14 +138,15 @@ def optimise_flow(
             affine = FreeFlow(generator)
             objective = Objective(affine, similarity, regularity, weight)
             a, b = average_pool(image_A, level), average_pool(image_B, level)
-            optimise(objective, a, b, steps, affine_rate, on_step, falling=True)
+            optimise(objective, a, b, steps, affine_rate, on_step, True, provable)
             generator = affine.generator.detach()
         for level in levels:
             a, b = average_pool(image_A, level), average_pool(image_B, level)
             nodes = Grid.of(average_pool(image_A, max(level, 2 * levels[-1]))).points(a)
             velocity = sample(velocity, nodes.expand(pairs, *[-1] * (dim + 1)))
             flow = FreeFlow(generator, velocity)
-            optimise(Objective(flow, similarity, regularity, weight), a, b, steps, rate, on_step, falling=True)
+            objective = Objective(flow, similarity, regularity, weight)
+            optimise(objective, a, b, steps, rate, on_step, True, provable)
             assert flow.velocity is not None
             generator, velocity = flow.generator.detach(), flow.velocity.detach()
         phi: Map = flow(image_A, image_B).of_tensors(torch.detach)
@@ -170,6 +174,7 @@ def optimise_maps(
     rate: float = 1e-3,
     seed: int = 0,
     on_step: OnStep = lambda terms: None,
+    provable: bool = False,
 ) -> tuple[Map, Map]:
     """phi_AB and phi_BA that make the objective small, found for these pairs alone; ICON, §4.3 and Fig. 5.
 
@@ -188,6 +193,7 @@ def optimise_maps(
         rate: Adam's; maps are in unit-cube units, in which the paper's is 1e-4.
         seed: of the points and the noise; torch's generators are left as they were.
         on_step: receives the terms of every step.
+        provable: whether a step is halved where it makes a cell unprovable (`Provably`).
 
     Raises:
         NotFiniteError: the objective is no longer finite.
@@ -201,7 +207,7 @@ def optimise_maps(
             if start is None or len(levels) > 1:
                 phi = _on_lattice(phi, Grid.of(a))
             objective = Objective(FreeMaps(phi), similarity, regularity, weight)
-            optimise(objective, a, b, steps, rate, on_step)
+            optimise(objective, a, b, steps, rate, on_step, provable=provable)
             phi = objective.registration(a, b).of_tensors(torch.detach)
     return phi.parted(len(image_A))
 
@@ -233,6 +239,8 @@ def optimise_weights(
         ValueError: no parameter wants a gradient.
     """
     tuned = deepcopy(objective).eval()
+    if tuned.tolerance is not None:
+        tuned.tolerance.train()
     with _seeded(seed, image_A):
         optimise(tuned, image_A, image_B, steps, rate, on_step)
     with torch.no_grad():
@@ -248,8 +256,19 @@ def optimise(
     rate: float,
     on_step: OnStep = lambda terms: None,
     falling: bool = False,
+    provable: bool = False,
 ) -> None:
     """Steps of Adam on the objective's parameters for one batch of pairs; the rate stays, or falls along a cosine.
+
+    Args:
+        objective: whose parameters are learnt that want a gradient.
+        image_A: (batch, channels, *lattice).
+        image_B: on the same lattice.
+        steps: how many, at most.
+        rate: Adam's.
+        on_step: receives the terms of every step.
+        falling: whether the rate falls to zero.
+        provable: whether a step is halved where it makes a cell unprovable.
 
     Raises:
         NotFiniteError: the objective is no longer finite.
@@ -259,6 +278,11 @@ def optimise(
     if not parameters:
         raise ValueError("nothing to optimise: the registration has no parameter that wants a gradient")
     optimiser = torch.optim.Adam(parameters, rate)
+    take: Callable[[], object] = optimiser.step
+    if provable:
+        take = Provably(
+            optimiser.step, parameters, lambda: _both_displacements(objective.registration, image_A, image_B)
+        )
     with torch.enable_grad():
         for step in range(1, steps + 1):
             terms: Terms = objective(image_A, image_B)
@@ -268,9 +292,15 @@ def optimise(
                 optimiser.param_groups[0]["lr"] = rate * (1 + cos(pi * (step - 1) / steps)) / 2
             optimiser.zero_grad(set_to_none=True)
             terms.total.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
+            take()
             objective.weight.advance()
             on_step(Terms(*(term.detach() for term in terms)))
+
+
+def _both_displacements(registration: Registration, image_A: Image, image_B: Image) -> Tensor:
+    """What phi_AB and phi_BA add to the nodes of the images' lattice, in voxels, (2 pairs, dim, *lattice)."""
+    phi: Map = registration(torch.cat([image_A, image_B]), torch.cat([image_B, image_A]))
+    return phi.displacement_on(Grid.of(image_A))
 
 
 def _both_ways(start: Map, pairs: int) -> Map:

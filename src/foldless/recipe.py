@@ -19,7 +19,7 @@ Normalisation = Literal["batch", "instance", "none"]
 MapFamily = Literal["displacement", "exponential"]
 Similarity = Literal["mse", "ncc", "lncc", "lncc-squared", "nmi", "mind-ssc"]
 First = Literal["none", "affine", "affine-free"]
-Regularity = Literal["icon", "gradicon", "diffusion"]
+Regularity = Literal["icon", "gradicon", "diffusion", "certified"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Aim = Literal["symmetric", "one-way", "image-cycle", "three-images"]
 Refinement = Literal["none", "leaky", "linear", "images"]
@@ -78,7 +78,7 @@ class Recipe:
     window: int = 9
     """Side of squared LNCC's box window, voxels."""
     regularity: Regularity = "gradicon"
-    """What makes maps regular."""
+    """What makes maps regular; certified: no cell may fold, and nothing else is asked."""
     weight: float = 1.5
     """How much regularity counts, at the end."""
     ramp: int = 0
@@ -89,6 +89,9 @@ class Recipe:
     """Forward folds a pair that are acceptable, on the lattice that is trained on; for increase."""
     per_voxel: bool = False
     """The threshold is a share of the voxels, 0 to 1, which means the same on every lattice."""
+    tolerance: float = 0.0
+    """The largest inverse-consistency error that is acceptable, in voxels inside the body: a constraint that an
+    augmented Lagrangian holds maps to; 0 for none."""
     steps: int = 2000
     """Training steps, of every stage that says no other number."""
     batch: int = 1
@@ -130,6 +133,10 @@ class Recipe:
             raise InputError("rate and sigma must be above 0, weight and ramp not below, and all of them finite")
         if not (0 <= self.increase < inf and 0 <= self.threshold < inf):
             raise InputError(f"increase and threshold are 0 or more; got {self.increase:g} and {self.threshold:g}")
+        if not 0 <= self.tolerance < inf:
+            raise InputError(f"tolerance is 0 for none, or voxels above 0; got {self.tolerance:g}")
+        if self.tolerance and self.objective != "symmetric":
+            raise InputError(f"a tolerance is for pairs registered both ways, not for the objective {self.objective}")
         if self.ramp and self.increase:
             raise InputError("the weight grows along a ramp or by an increase where maps fold; set one of them to 0")
         if not 0 <= self.affine < 0.5:
@@ -140,7 +147,7 @@ class Recipe:
             raise InputError(f"the seed must be 0 or more and fit in 63 bits; got {self.seed}")
         if self.objective == "one-way" and self.regularity != "diffusion":
             raise InputError(f"the objective one-way knows one map; its regularity is diffusion, not {self.regularity}")
-        if self.objective == "three-images" and self.regularity == "diffusion":
+        if self.objective == "three-images" and self.regularity not in ("icon", "gradicon"):
             raise InputError("the objective three-images closes cycles of maps: its regularity is icon or gradicon")
         for stage in self.stages:
             self._check(stage)

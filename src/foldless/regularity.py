@@ -17,6 +17,7 @@ from torch import Tensor
 from foldless.arguments import check_choice, check_number
 from foldless.grid import Grid, Points, check_grid, per_axis, sample
 from foldless.kernels import Jittered, new_seed
+from foldless.kernels.bernstein import shortage
 from foldless.kernels.consistency import can_compose, consistency, gradient_consistency
 from foldless.kernels.product import can_multiply, product_error
 from foldless.maps import Displacement, Identity, Map, check_maps, compose, matrix_product
@@ -102,6 +103,17 @@ def roughness(field: Field) -> Score:
     return _mean_square_differences(field / per_axis(Grid.of(field).voxel, field))
 
 
+def unproven(phi: Map, grid: Grid, margin: float) -> Score:
+    """What phi's cells lack of being proven fold-free with a margin: 0 where all are, and `certify` proves phi then.
+
+    phi is read at the nodes of the lattice and interpolated between them, as it would be written. Of every cell, those
+    just outside of the lattice included, the shortages of all 27 Bernstein coefficients of det Dphi are added,
+    max(0, margin - c); the mean over batch and cells. Determinants are in cells' volumes: no unit, 1 at the identity.
+    """
+    check_maps(phi)
+    return shortage(phi.displacement_on(grid), margin).mean()
+
+
 @dataclass(frozen=True, kw_only=True)
 class ICON:
     """`inverse_consistency` at points drawn anew every time, or on the lattice for comparison.
@@ -167,6 +179,30 @@ class Diffusion:
 
     def __call__(self, phi_AB: Map, phi_BA: Map, grid: Grid) -> Score:
         return diffusion(phi_AB, grid) + diffusion(phi_BA, grid)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certified:
+    """`unproven` of both maps, added: no cell may fold, anywhere between the nodes, and nothing else is asked.
+
+    Args:
+        margin: what every Bernstein coefficient reaches, as a share of a cell's volume. Above 0 what costs nothing is
+            proven in spite of rounding, and pairs that training has not seen have something to spare.
+
+    Raises:
+        TypeError: a margin that is no number.
+        ValueError: one that is not above 0 and below 1.
+    """
+
+    margin: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_number("margin", self.margin, above=0.0)
+        if self.margin >= 1:
+            raise ValueError(f"the margin is a share of a cell's volume, below 1; got {self.margin}")
+
+    def __call__(self, phi_AB: Map, phi_BA: Map, grid: Grid) -> Score:
+        return unproven(phi_AB, grid, self.margin) + unproven(phi_BA, grid, self.margin)
 
 
 def _mean_square_differences(field: Field) -> Score:

@@ -39,7 +39,7 @@ def ended(run: Callable[[], None], command: str = "") -> int:
 
     Returns:
         0 done, 1 it failed on the way, 2 it was given something that cannot be used, 3 it is done, but a map is not
-        proven fold-free, 128 + a signal that stopped it.
+        proven fold-free or a tolerance is not kept, 128 + a signal that stopped it.
     """
     with interruptible() as signals:
         try:

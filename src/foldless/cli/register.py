@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from math import inf
 from pathlib import Path
@@ -13,7 +14,7 @@ from foldless.cli.console import HINT, say, score_rows, shell, table
 from foldless.cli.outputs import results_in
 from foldless.cli.watch import Watch
 from foldless.errors import InputError, UnprovenError
-from foldless.recipe import Similarity
+from foldless.recipe import Regularity, Similarity
 
 if TYPE_CHECKING:
     from foldless.io import Volume
@@ -47,6 +48,12 @@ class Register:
     """Without a model: how alike the images should become, by default lncc; mind-ssc for images of different kinds."""
     weight: float | None = None
     """Without a model: how much regularity counts, by default 1.5; more makes smoother maps."""
+    regularity: Regularity | None = None
+    """Without a model: what makes maps regular, by default gradicon; certified asks for cells that do not fold."""
+    tolerance: float | None = None
+    """The largest inverse-consistency error that is acceptable, in voxels inside the body: nodes that come back from
+    further away are moved, by as little as that takes; tuning a model by --steps is held to it too. Where it is not
+    kept, that is said."""
     placement: Literal["centre", "world"] | None = None
     """Without a model: begin with the images centre on centre, the default, or where their headers say."""
     moving_labels: Path | None = None
@@ -75,14 +82,14 @@ class Register:
             say(f"  {line}")
         for name, certificate in certificates.items():
             say(f"{name} is {certificate.sentence}")
-        if not all(certificate.proven for certificate in certificates.values()):
-            raise UnprovenError("a map is not proven fold-free; all is written, and the page shows where")
+        _fail_where_unproven(certificates, metrics.get("tolerance"))
 
     def _into(self, folder: Path, labels: list[Path]) -> tuple[list[str], dict[str, Any], dict[str, Certificate]]:
         """Fill the folder; the lines that open it elsewhere, the scores, and what is proven of both maps."""
         from foldless.io import apply_warp, read_volume, read_warp, write_volume, write_warp
+        from foldless.mending import mended
         from foldless.model import weights_file
-        from foldless.outcome import Outcome, headline, made_provable, same_lattice
+        from foldless.outcome import Outcome, headline, same_lattice
         from foldless.record import FILE, file_digest, run_record, write_json
         from foldless.report import write_report
 
@@ -92,8 +99,7 @@ class Register:
             moving_labels = same_lattice(read_volume(self.moving_labels, labels=True), moving, "moving")
             fixed_labels = same_lattice(read_volume(self.fixed_labels, labels=True), fixed, "fixed")
         setting, found = self._found(moving, fixed)
-        if not self.keep_folds:
-            found = made_provable(found, moving, fixed)
+        found = mended(found, moving, fixed, setting, provable=not self.keep_folds)
         warp, inverse = folder / f"warp.{self.warp_format}", folder / f"inverse_warp.{self.warp_format}"
         write_warp(found.forward, fixed.geometry, warp)
         write_warp(found.inverse, moving.geometry, inverse)
@@ -128,7 +134,9 @@ class Register:
             raise InputError(f"--steps is {'1 or more without a model' if self.model is None else '0 or more'}")
         if self.rate is not None and not 0 < self.rate < inf:
             raise InputError(f"--rate is above 0 and finite; got {self.rate:g}")
-        for name in ("similarity", "weight", "placement"):
+        if self.tolerance is not None and not 0 < self.tolerance < inf:
+            raise InputError(f"--tolerance is in voxels, above 0 and finite; got {self.tolerance:g}")
+        for name in ("similarity", "weight", "regularity", "placement"):
             if self.model is not None and getattr(self, name) is not None:
                 raise InputError(f"--{name} is for optimising a map without a model; a model brings its own")
         if self.model is not None and self.rate is not None and not self.steps:
@@ -144,6 +152,8 @@ class Register:
         from foldless.pairwise import TEST_TIME_RATE
 
         model = Model.load(self.model)
+        if self.tolerance is not None:
+            model = replace(model, recipe=replace(model.recipe, tolerance=self.tolerance))
         if not self.steps:
             return model, register_volumes(model, moving, fixed)
         with Watch(self.steps, "tuning") as watch:
@@ -153,11 +163,26 @@ class Register:
     def _optimised(self, moving: Volume, fixed: Volume) -> tuple[Setting, Fields]:
         from foldless.direct import Direct, register_directly
 
-        named = {name: getattr(self, name) for name in ("steps", "rate", "similarity", "weight")}
+        options = ("steps", "rate", "similarity", "weight", "regularity", "tolerance")
+        named = {name: getattr(self, name) for name in options}
         settings: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
         direct = Direct.of_pair(moving, fixed, self.placement or "centre", **settings)
         with Watch(direct.steps, "optimising") as watch:
             return direct, register_directly(direct, moving, fixed, watch.on_next)
+
+
+def _fail_where_unproven(certificates: Mapping[str, Certificate], tolerance: Mapping[str, float] | None) -> None:
+    """End with exit code 3 where a map is not proven, or a tolerance that was asked for is not kept."""
+    wrong = []
+    if not all(certificate.proven for certificate in certificates.values()):
+        wrong.append("a map is not proven fold-free")
+    if tolerance is not None:
+        error = f"up to {tolerance['largest_error']:.3f} voxel from home"
+        say(f"inside the bodies points come back {error}; asked for were {tolerance['voxels']:g}")
+        if not tolerance["kept"]:
+            wrong.append(f"the tolerance of {tolerance['voxels']:g} voxel is not kept: points come back {error}")
+    if wrong:
+        raise UnprovenError(f"{'; '.join(wrong)}; all is written, and the page shows where")
 
 
 def _named(outcome: Outcome) -> dict[str, Certificate]:

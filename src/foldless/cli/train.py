@@ -13,7 +13,7 @@ from foldless.cli.console import number, say, shell, table
 from foldless.cli.leftovers import Replaced
 from foldless.cli.outputs import check_replaceable, claimed, put_in_order, tidy
 from foldless.cli.watch import Watch
-from foldless.errors import InputError
+from foldless.errors import InputError, UnprovenError
 from foldless.methods import Method, method_recipe, network_levels, planned
 from foldless.recipe import Recipe, Source, recipe_for
 
@@ -205,10 +205,15 @@ def _learn(
             train(recipe, split, preparation, folder, resume, on_step, looks, start, first_stage, stop)
     except KeyboardInterrupt as stopped:
         raise KeyboardInterrupt(_what_is_kept(folder, earlier, *stopped.args)) from None
-    watch.summarise(folder / "log.csv", after=(0, *recipe.ends())[-2])
+    best = watch.summarise(folder / "log.csv", after=(0, *recipe.ends())[-2])
     say(f"The model is {folder / 'best.safetensors'}. Next:")
     say(f"  {shell('foldless', 'register', 'MOVING', 'FIXED', '--model', folder, '--output', 'DIR')}")
     say(f"  {shell('foldless', 'evaluate', '--model', folder, '--data', 'FOLDER', '--output', 'DIR')}")
+    if recipe.tolerance and not best.get("error", 0.0) <= recipe.tolerance:
+        raise UnprovenError(
+            f"the tolerance of {recipe.tolerance:g} voxel is not kept: on held-out pairs points come back up to "
+            f"{best['error']:.3f} voxel from home; the model is written: train for more --steps, or allow more"
+        )
 
 
 def _what_is_kept(folder: Path, earlier: Replaced | None, step: int | None = None) -> str:

@@ -62,8 +62,8 @@ class Watch:
         with deferred(says, when=lambda: self.step > 0 and when()) as stop:
             yield stop
 
-    def summarise(self, log: Path, after: int = 0) -> None:
-        """How long it took, and the best of the looks that `log` holds after a step: of the last stage.
+    def summarise(self, log: Path, after: int = 0) -> dict[str, float]:
+        """How long it took, and the best of the looks that `log` holds after a step: of the last stage; its scores.
 
         A look without a step's own numbers is at the weights that the training began with, and counts to what follows.
         """
@@ -71,14 +71,18 @@ class Watch:
 
         looks = [row for row in read_log(log) if "val_total" in row and row["step"] + ("total" not in row) > after]
         say(f"{self.done} steps in {duration(perf_counter() - self.started)}." if self.done else "All steps were done.")
+        scores: dict[str, float] = {}
         if looks:
             best = min(looks, key=lambda row: row["val_total"])
             scores = {name.removeprefix("val_"): value for name, value in best.items() if name.startswith("val_")}
             say(f"Best at step {int(best['step'])}: held-out pairs: {in_words(scores)}")
+        return scores
 
 
 def in_words(scores: dict[str, float]) -> str:
     """Validation scores on a line."""
     dice = scores.get("dice", float("nan"))
     overlap = f"  Dice {dice:.3f}" if dice == dice else ""
-    return f"objective {scores['total']:.4f}{overlap}  forward folds a pair {scores['folds']:.2f}"
+    error = scores.get("error", float("nan"))
+    back = f"  largest inverse-consistency error {error:.3f} voxel" if error == error else ""
+    return f"objective {scores['total']:.4f}{overlap}  forward folds a pair {scores['folds']:.2f}{back}"

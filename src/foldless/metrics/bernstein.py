@@ -1,8 +1,7 @@
-"""The determinant's Bernstein coefficients in torch and in fractions: where there is no kernel, and as its referee."""
+"""Cells decided in torch and in fractions: where there is no kernel, and as its referee."""
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,56 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from foldless.kernels.bernstein import coefficients
 from foldless.kernels.certify import Cells
 
 ROUNDINGS, A_DEPTH = 32, 6
 """Relative errors of a coefficient and of a halving, as in `kernels/bernstein.h`; docs/certificate.md derives them."""
 
-PAIRS = [(a, b) for a in (0, 1) for b in (0, 1)]
 Coefficients = Float[Tensor, "27 cells"]
-
-
-def coefficients(corners: Sequence[Any]) -> list[Any]:
-    """The 27 coefficients of a cell, by index (a, b, c) row by row, from its eight corners' positions.
-
-    `corners[4 i + 2 j + k]` is the image of the corner (i, j, k), three numbers or tensors, exact or not.
-    """
-
-    def edge(start: int, step: int) -> list[Any]:
-        return [there - here for here, there in zip(corners[start], corners[start + step], strict=True)]
-
-    x = {(j, k): edge(2 * j + k, 4) for j, k in PAIRS}
-    y = {(i, k): edge(4 * i + k, 2) for i, k in PAIRS}
-    z = {(i, j): edge(4 * i + 2 * j, 1) for i, j in PAIRS}
-    found: list[Any] = [0] * 27
-    for (i, k), (m, n) in itertools.product(PAIRS, PAIRS):
-        p, q = y[i, k], z[m, n]
-        minor = (p[1] * q[2] - p[2] * q[1], p[2] * q[0] - p[0] * q[2], p[0] * q[1] - p[1] * q[0])
-        for j, o in PAIRS:
-            at = 9 * (i + m) + 3 * (j + n) + k + o
-            found[at] = found[at] + sum(a * b for a, b in zip(x[j, o], minor, strict=True))
-    return [one / 2 ** [at // 9, at // 3 % 3, at % 3].count(1) for at, one in enumerate(found)]
-
-
-def coefficients_of(corners: Float[Tensor, "cells 8 3"]) -> Float[Tensor, "cells 27"]:
-    """The same of many cells in a few operations, with a derivative."""
-    cell = corners.reshape(-1, 2, 2, 2, 3)
-    x = (cell[:, 1] - cell[:, 0]).flatten(1, 2)
-    y = (cell[:, :, 1] - cell[:, :, 0]).flatten(1, 2)
-    z = (cell[:, :, :, 1] - cell[:, :, :, 0]).flatten(1, 2)
-    minors = torch.linalg.cross(y[:, :, None], z[:, None, :], dim=-1).flatten(1, 2)
-    found: Tensor = (x @ minors.mT).flatten(1) @ _gathering().to(corners)
-    return found
-
-
-@functools.cache
-def _gathering() -> Float[Tensor, "64 27"]:
-    """How much of each determinant of three edges each coefficient has."""
-    gathered = torch.zeros(64, 27, dtype=torch.float64)
-    for row, ((j, o), (i, k), (m, n)) in enumerate(itertools.product(PAIRS, repeat=3)):
-        at = (i + m, j + n, k + o)
-        gathered[row, 9 * at[0] + 3 * at[1] + at[2]] = 1 / 2 ** at.count(1)
-    return gathered
 
 
 def halves(one: Sequence[Any], axis: int) -> tuple[list[Any], list[Any]]:

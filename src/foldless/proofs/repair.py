@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from foldless.kernels.bernstein import coefficients_of
 from foldless.metrics import certify_field, folded
-from foldless.metrics.bernstein import coefficients_of
 
 MARGIN = 0.02
 """What the coefficients of a repaired cell reach, as a share of the lattice cell's volume."""

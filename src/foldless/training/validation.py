@@ -29,11 +29,14 @@ class Scores(NamedTuple):
         total: the objective, lower is better; infinite where that of any pair is not finite, so that it is never best.
         dice: higher is better, of the pairs that have labels; NaN where none has.
         folds: forward folds a pair.
+        error: the largest inverse-consistency error inside a body, in voxels; NaN where there is no tolerance for it.
+            The total has by how many tolerances it is beyond.
     """
 
     total: float
     dice: float
     folds: float
+    error: float = nan
 
 
 def validate(
@@ -54,7 +57,8 @@ def validate(
     """
     modes = [(module, module.training) for module in objective.modules()]
     objective.eval()
-    totals, overlaps, folded = [], [], []
+    totals, overlaps, folded, errors = [], [], [], []
+    held = objective.tolerance
     size = max(1, min(BATCH, AT_ONCE // prod(images.lattice)))
     with torch.no_grad(), torch.random.fork_rng(devices=_gpus(images.images)):
         torch.manual_seed(0)
@@ -63,12 +67,16 @@ def validate(
             terms, phi = objective.with_maps(*(average_pool(x, level) if level > 1 else x for x in seen))
             factor = terms.weight if weight is None else weight
             totals += [(terms.similarity + factor * terms.regularity).item()] * len(some)
+            if held is not None:
+                errors.append(held.largest.item())
             folded += forward_folds(phi, Grid(images.lattice)).tolist()
             overlaps += [mean_overlap(phi[k : k + 1], images, i, j) for k, (i, j, *_) in enumerate(some)]
     for module, mode in modes:
         module.training = mode
-    total = sum(totals) / len(totals)
-    return Scores(total if isfinite(total) else inf, _mean_of_known(overlaps), sum(folded) / len(folded))
+    total, error = sum(totals) / len(totals), nan
+    if held is not None:
+        total, error = total + max(0.0, max(errors) / held.voxels - 1), level * max(errors)
+    return Scores(total if isfinite(total) else inf, _mean_of_known(overlaps), sum(folded) / len(folded), error)
 
 
 def _gpus(images: Tensor) -> list[int]:
