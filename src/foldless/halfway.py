@@ -1,0 +1,278 @@
+"""A pair registered by forces in closed form: greedy's update, on a velocity that lives half-way between the images.
+
+phi_AB = h ∘ exp(2 v) ∘ h with h, half an affine map. In the space half-way A is seen at h(exp(v)) and B at h⁻¹(exp(-v));
+what makes the two alike pulls v one way with A's gradient and the other way with B's, so that neither image is
+preferred and swapping them swaps the results. A step is
+
+    F = Σ over A, -B of (derivative of the similarity by what is seen) · (gradient of what is seen by the displacement)
+    v <- G_total * (v - step · (G_update * F) / max |G_update * F|)
+
+with Gaussians G: the update of greedy (Yushkevich et al. 2016) made symmetric as in Avants et al. 2008. v has half the
+nodes of the images' lattice on every axis. docs/how-it-registers.md says where each line of this is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import cos, inf, pi
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from foldless.errors import NotFiniteError
+from foldless.grid import Grid, per_axis, sample
+from foldless.kernels.bands import Bands, along, blur, gathered
+from foldless.kernels.forces import pulled, read_halfway
+from foldless.maps import Affine, Exponential, Map
+from foldless.maps.exponential import exponentiate
+from foldless.objective import Terms
+from foldless.registration import average_pool
+from foldless.similarity import LNCC, Similarity
+
+Image = Float[Tensor, "pair channels *lattice"]
+Mask = Float[Tensor, "1 1 *lattice"]
+OnStep = Callable[[Terms], None]
+
+SHARP = LNCC(window=5, squared=True, epsilon=1e-3)
+"""What anatomy is brought into register by, as with greedy's NCC 2x2x2."""
+LOOSE = 0.5
+"""Contraction of a factor of exp(v) while v is being found."""
+LEAST = 1e-3
+"""A voxel's part in the score, times the voxels, that a step of full length has to gain in a voxel; below it is noise."""
+LOOKING_BACK = 10
+"""Steps over which a level's gain is judged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forces:
+    """How long and how stiffly a pair is registered.
+
+    Lengths are in voxels of each level's lattice; of the finest axis, where voxels are not cubes.
+
+    Attributes:
+        levels: pooling factors, coarse to fine.
+        steps: most steps at each level.
+        smooth_update: standard deviation of the Gaussian that smooths every step's force: more is stiffer.
+        smooth_total: of the Gaussian that smooths the whole velocity after every step: more holds back large moves.
+        step: how far a step carries the voxel that it carries farthest.
+        gain: a level ends where ten steps gained less than this share of the score; 0 takes all steps.
+        affine_steps: of Adam for the affine map, at each level of its own; 0 for none.
+        affine_rate: Adam's, in unit-cube units; it falls to zero along a cosine.
+
+    Raises:
+        ValueError: a level without its number of steps, or numbers out of range.
+    """
+
+    levels: tuple[int, ...] = (4, 2, 1)
+    steps: tuple[int, ...] = (100, 50, 20)
+    smooth_update: float = 1.5
+    smooth_total: float = 0.6
+    step: float = 1.0
+    gain: float = 0.0
+    affine_steps: int = 50
+    affine_rate: float = 2e-2
+
+    def __post_init__(self) -> None:
+        if not self.levels or len(self.levels) != len(self.steps) or min(*self.levels, 1) < 1 or min(self.steps) < 0:
+            raise ValueError(
+                f"every level has its number of steps; got the levels {self.levels} and the steps {self.steps}"
+            )
+        lengths = (self.smooth_update, self.smooth_total, self.gain, self.affine_steps)
+        if not all(0 <= x < inf for x in lengths) or not 0 < self.step < inf or not 0 < self.affine_rate < inf:
+            raise ValueError(f"lengths, steps and gain are 0 or more, the step and the rate above 0; got {self}")
+
+    @property
+    def affine_levels(self) -> tuple[int, ...]:
+        """Those of the affine map: twice as coarse at first, and without the finest."""
+        return (2 * self.levels[0], *(self.levels[:-1] or self.levels)) if self.affine_steps else ()
+
+    @property
+    def most_steps(self) -> int:
+        """Steps in all, the affine ones first."""
+        return self.affine_steps * len(self.affine_levels) + sum(self.steps)
+
+
+def register_halfway(
+    image_A: Image,
+    image_B: Float[Tensor, "..."],
+    similarity: Similarity = SHARP,
+    forces: Forces | None = None,
+    affine_similarity: Similarity | None = None,
+    spacing: Sequence[float] | None = None,
+    mask_A: Mask | None = None,
+    mask_B: Mask | None = None,
+    on_step: OnStep = lambda terms: None,
+) -> tuple[Map, Map]:
+    """phi_AB and phi_BA = phi_AB⁻¹ of one pair: an affine map first, then a flow between its halves.
+
+    Args:
+        image_A: (1, channels, *lattice), intensities from 0 to 1.
+        image_B: on the same lattice.
+        similarity: what both are compared by, half-way; any will do, its derivative by the images is all that is taken.
+        forces: how long and how stiffly.
+        affine_similarity: another one for the affine map; the same by default.
+        spacing: of the lattice's axes, in any unit: only their ratios count; cubes by default.
+        mask_A: (1, 1, *lattice) in [0, 1]; voxels that do not count, in A, have 0.
+        mask_B: the same of B.
+        on_step: receives the terms of every step, of which there are `forces.most_steps` at most.
+
+    Raises:
+        NotFiniteError: the similarity is not finite.
+        ValueError: more than one pair, or images of different shapes.
+    """
+    if image_A.shape != image_B.shape or len(image_A) != 1:
+        shapes = f"{tuple(image_A.shape)} and {tuple(image_B.shape)}"
+        raise ValueError(f"two images (1, channels, *lattice) of one shape are registered; got {shapes}")
+    forces, images, dim = forces or Forces(), torch.cat([image_A, image_B]), image_A.ndim - 2
+    if mask_A is not None or mask_B is not None:
+        whole = torch.ones_like(image_A[:, :1])
+        masks = torch.cat([whole if mask is None else mask.to(whole) for mask in (mask_A, mask_B)])
+        images, similarity = torch.cat([images, masks], 1), _Masked(similarity)
+        affine_similarity = affine_similarity and _Masked(affine_similarity)
+    generator = images.new_zeros(1, dim, dim + 1)
+    for level in forces.affine_levels:
+        seen_at = _Half(average_pool(images, level), affine_similarity or similarity)
+        generator = _affine(seen_at, generator, forces, on_step)
+    velocity, matrices = images.new_zeros(1, dim, *[1] * dim), _half_matrices(generator)
+    for level, steps in zip(forces.levels, forces.steps, strict=True):
+        seen_at = _Half(shrunk(images, level), similarity)
+        velocity = _velocity(seen_at, velocity, matrices, forces, steps, spacing or [1.0] * dim, on_step)
+    half = Affine.from_generator(_both(generator) / 2)
+    phi: Map = half @ Exponential(_both(2 * velocity)) @ half
+    return phi.parted(1)
+
+
+def shrunk(images, level):
+    import os
+    sig = float(os.environ.get("SIG", "0.5"))
+    if level == 1: return images
+    if sig < 0: return average_pool(images, level)
+    ms = [-(-n // level) for n in images.shape[2:]]
+    from foldless.kernels.bands import between
+    return along([Bands.of(between(m, n) @ blur(n, sig * level)) for m, n in zip(ms, images.shape[2:])], images)
+
+
+@dataclass(frozen=True)
+class _Masked:
+    """A similarity of images whose last channel is a mask: both masks' product weighs."""
+
+    similarity: Similarity
+
+    def __call__(self, warped: Image, target: Image, mask: Mask | None = None) -> Tensor:
+        both = (warped[:, -1:] * target[:, -1:]).detach()
+        return self.similarity(warped[:, :-1], target[:, :-1], both)
+
+
+@dataclass(frozen=True)
+class _Half:
+    """Both images (2, channels, *lattice) of a level, and what they are compared by."""
+
+    images: Float[Tensor, "2 channels *lattice"]
+    similarity: Similarity
+
+    def pull(self, u: Tensor, matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The score where both are read at matrix · (x + u(x)), its derivative by what is seen, and that by u(x).
+
+        Raises:
+            NotFiniteError: the similarity is not finite.
+        """
+        seen, gradient = read_halfway(self.images, u, matrices)
+        with torch.enable_grad():
+            a, b = (image.requires_grad_() for image in seen.split(1))
+            import os
+            if os.environ.get("TWO"):
+                tb, ta = self.images[1:], self.images[:1]
+                score = (self.similarity(a, tb) + self.similarity(b, ta)) / 2
+            else:
+                score = self.similarity(a, b)
+            by_seen = torch.cat(torch.autograd.grad(score, [a, b]))
+        if not torch.isfinite(score):
+            raise NotFiniteError(f"the similarity became {score.item()}: look at the images' intensities")
+        return score.detach(), by_seen, gradient
+
+
+def by_matrices(by_seen: Tensor, gradient: Tensor, matrices: Tensor) -> Tensor:
+    """A score's derivative by affine maps, (2, dim, dim + 1), from those by what is seen and of that by its nodes."""
+    nodes = Grid.of(by_seen).points(by_seen).flatten(2)[0]
+    places = torch.cat([nodes, torch.ones_like(nodes[:1])])
+    by_nodes = (by_seen[:, :, None] * gradient).sum(1).flatten(2) @ places.T
+    return torch.linalg.solve(matrices[..., :-1].mT, by_nodes)  # `gradient` holds the matrix, transposed, already
+
+
+def _both(tensor: Tensor) -> Tensor:
+    """What A is seen through and what B is."""
+    return torch.cat([tensor, -tensor])
+
+
+def _half_matrices(generator: Tensor) -> Tensor:
+    half = Affine.from_generator(_both(generator) / 2)
+    return torch.cat([half.linear, half.shift[..., None]], dim=2)
+
+
+def _affine(level: _Half, generator: Tensor, forces: Forces, on_step: OnStep) -> Tensor:
+    """The generator of the affine map after a level's steps of Adam."""
+    dim, steps = generator.shape[1], forces.affine_steps
+    still = generator.new_zeros(2, dim, *[1] * dim)
+    parameter = torch.nn.Parameter(generator.clone())
+    adam = torch.optim.Adam([parameter])
+    for step in range(steps):
+        with torch.enable_grad():
+            matrices = _half_matrices(parameter)
+        score, by_seen, gradient = level.pull(still, matrices)
+        adam.zero_grad()
+        matrices.backward(by_matrices(by_seen, gradient, matrices.detach()))
+        adam.param_groups[0]["lr"] = forces.affine_rate * (1 + cos(pi * step / steps)) / 2
+        adam.step()
+        on_step(_terms(score))
+    return parameter.detach()
+
+
+def _velocity(
+    level: _Half,
+    velocity: Tensor,
+    matrices: Tensor,
+    forces: Forces,
+    steps: int,
+    spacing: Sequence[float],
+    on_step: OnStep,
+) -> Tensor:
+    """The velocity, (1, dim, *half the lattice), after a level's steps from one on any lattice."""
+    images, lattice = level.images, level.images.shape[2:]
+    import os
+    halved = list(lattice) if os.environ.get('FULL') else [n if n < 4 else n // 2 + 1 for n in lattice]
+    extent = [max(n - 1, 1) * length / min(spacing) for n, length in zip(lattice, spacing, strict=True)]
+    sides = [side / max(m - 1, 1) for side, m in zip(extent, halved, strict=True)]
+    update = [
+        Bands.of(blur(m, forces.smooth_update / side) @ gathered(n, m), images.dtype)
+        for n, m, side in zip(lattice, halved, sides, strict=True)
+    ]
+    total = [Bands.of(blur(m, forces.smooth_total / side), images.dtype) for m, side in zip(halved, sides, strict=True)]
+    velocity = sample(velocity, Grid(tuple(halved)).points(images))
+    in_voxels, scores = per_axis(extent, velocity), list[float]()
+    for _ in range(steps):
+        u = exponentiate(_both(velocity), LOOSE)
+        import os
+        if os.environ.get('TWO'): u = exponentiate(_both(2*velocity), LOOSE)
+        score, by_seen, gradient = level.pull(u, matrices)
+        force = pulled(by_seen, gradient, [1.0, -1.0], update) / in_voxels
+        longest = force.norm(dim=1).max().clamp_min(LEAST / lattice.numel())
+        velocity = along(total, velocity - forces.step / longest * force / in_voxels)
+        on_step(_terms(score))
+        scores.append(score.item())
+        if forces.gain and _gained(scores) < forces.gain:
+            break
+    return velocity
+
+
+def _gained(scores: Sequence[float]) -> float:
+    """What the last steps gained, as a share of the score."""
+    if len(scores) <= LOOKING_BACK:
+        return inf
+    return (scores[-1 - LOOKING_BACK] - scores[-1]) / max(abs(scores[-1]), 1e-12)
+
+
+def _terms(score: Tensor) -> Terms:
+    nothing = torch.zeros_like(score)
+    return Terms(score, score, nothing, nothing)
