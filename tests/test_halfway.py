@@ -8,7 +8,7 @@ from foldless.errors import NotFiniteError
 from foldless.grid import Grid, sample
 from foldless.halfway import SHARP, Forces, by_matrices, register_halfway
 from foldless.kernels.bands import Bands, along, banded, between, blur, gathered
-from foldless.kernels.forces import _read_plainly, pulled, read_halfway
+from foldless.kernels.forces import _read_plainly, pulled, read_through
 from foldless.metrics import folds
 from foldless.similarity import LNCC, MINDSSC, MSE, NCC, NMI
 
@@ -32,7 +32,9 @@ def setting(lattice, coarse, dtype=torch.float64, channels=2):
     generator, dim = torch.Generator().manual_seed(3), len(lattice)
     images = torch.rand(2, channels, *lattice, dtype=dtype, generator=generator)
     u = 0.2 * torch.randn(2, dim, *coarse, dtype=dtype, generator=generator)
-    matrices = torch.eye(dim, dim + 1, dtype=dtype) + 0.1 * torch.randn(2, dim, dim + 1, dtype=dtype, generator=generator)
+    matrices = torch.eye(dim, dim + 1, dtype=dtype) + 0.1 * torch.randn(
+        2, dim, dim + 1, dtype=dtype, generator=generator
+    )
     return images, u, matrices
 
 
@@ -40,7 +42,7 @@ def setting(lattice, coarse, dtype=torch.float64, channels=2):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-5)])
 def test_images_are_read_as_by_sampling_in_torch(lattice, coarse, dtype, tolerance):
     images, u, matrices = setting(lattice, coarse)
-    value, gradient = read_halfway(images.to(dtype), u.to(dtype), matrices)
+    value, gradient = read_through(images.to(dtype), u.to(dtype), matrices)
     expected, slope = _read_plainly(images, u, matrices)
     assert value.dtype == gradient.dtype == dtype
     assert (value - expected).abs().max() < tolerance * max(lattice)
@@ -57,14 +59,14 @@ def test_the_force_is_autograds_of_the_plain_objective(lattice, coarse):
     score = MSE()(seen[:1], seen[1:]) + 0.3 * NCC()(seen[:1], seen[1:])
     (by_u,) = torch.autograd.grad(score, u)
 
-    value, gradient = read_halfway(images, u.detach(), matrices.detach())
+    value, gradient = read_through(images, u.detach(), matrices.detach())
     value.requires_grad_()
     again = MSE()(value[:1], value[1:]) + 0.3 * NCC()(value[:1], value[1:])
     (by_seen,) = torch.autograd.grad(again, value)
     adjoint = [Bands.of(between(n, m).T, torch.float64) for n, m in zip(lattice, coarse, strict=True)]
     for signs, expected in (([1.0, 0.0], by_u[:1]), ([0.0, 1.0], by_u[1:]), ([1.0, -1.0], by_u[:1] - by_u[1:])):
         assert torch.allclose(pulled(by_seen, gradient, signs, adjoint), expected, rtol=1e-9, atol=1e-12)
-    value, gradient = read_halfway(images, torch.zeros_like(u), matrices.detach())
+    value, gradient = read_through(images, torch.zeros_like(u), matrices.detach())
     still = _plainly_seen(images, torch.zeros_like(u), matrices)
     (by_affine,) = torch.autograd.grad(NCC()(still[:1], still[1:]), matrices)
     value.requires_grad_()
@@ -130,7 +132,9 @@ def test_equal_images_stay():
         assert (phi.on(grid) - grid.points(a)).abs().max() * 22 < 1e-3
 
 
-@pytest.mark.parametrize("similarity", [SHARP, LNCC(sigma=2.0), MSE(), NCC(), NMI(), MINDSSC()], ids=lambda s: str(s)[:18])
+@pytest.mark.parametrize(
+    "similarity", [SHARP, LNCC(sigma=2.0), MSE(), NCC(), NMI(), MINDSSC()], ids=lambda s: str(s)[:18]
+)
 def test_every_similarity_brings_images_into_register(similarity):
     a, b = smooth_images((40, 36))
     ab, ba = register_halfway(a, b, similarity, QUICK)
@@ -191,7 +195,8 @@ def test_a_level_ends_where_it_gains_no_more():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"levels": (2, 1)}, {"steps": (1, -1, 1)}, {"smooth_update": -1.0}, {"step": 0.0}, {"levels": (), "steps": ()}]
+    "wrong",
+    [{"levels": (2, 1)}, {"steps": (1, -1, 1)}, {"smooth_update": -1.0}, {"step": 0.0}, {"levels": (), "steps": ()}],
 )
 def test_forces_without_sense_are_refused(wrong):
     with pytest.raises(ValueError, match=r"level|lengths"):

@@ -1,14 +1,15 @@
-"""A pair registered by forces in closed form: greedy's update, on a velocity that lives half-way between the images.
+"""A pair registered by forces in closed form: greedy's update, on a velocity, and in both directions at once.
 
-phi_AB = h ∘ exp(2 v) ∘ h with h, half an affine map. In the space half-way A is seen at h(exp(v)) and B at h⁻¹(exp(-v));
-what makes the two alike pulls v one way with A's gradient and the other way with B's, so that neither image is
-preferred and swapping them swaps the results. A step is
+phi_AB = h ∘ exp(w) ∘ h with h, half an affine map. Through their halves both images are seen in one space, as A' = A ∘ h
+and B' = B ∘ h⁻¹, and w makes them alike: a step takes S, how unlike two images are, both ways,
 
-    F = Σ over A, -B of (derivative of the similarity by what is seen) · (gradient of what is seen by the displacement)
-    v <- G_total * (v - step · (G_update * F) / max |G_update * F|)
+    E = [ S(A' ∘ exp(w), B') + S(B' ∘ exp(-w), A') ] / 2
+    F = Σ over A', -B' of (derivative of E by the warped image) · (gradient of the warped image by its displacement)
+    w <- G_total * (w - step · (G_update * F) / max |G_update * F|)
 
-with Gaussians G: the update of greedy (Yushkevich et al. 2016) made symmetric as in Avants et al. 2008. v has half the
-nodes of the images' lattice on every axis. docs/how-it-registers.md says where each line of this is.
+with Gaussians G: the update of greedy (Yushkevich et al. 2016), symmetric as in log-domain demons (Vercauteren et al.
+2008). Neither image is preferred: swapping them swaps the maps. While it is sought, w has half the nodes of the images'
+lattice on every axis. docs/how-it-registers.md says more.
 """
 
 from __future__ import annotations
@@ -23,24 +24,24 @@ from torch import Tensor
 
 from foldless.errors import NotFiniteError
 from foldless.grid import Grid, per_axis, sample
-from foldless.kernels.bands import Bands, along, blur, gathered
-from foldless.kernels.forces import pulled, read_halfway
+from foldless.kernels.bands import Bands, along, between, blur, gathered
+from foldless.kernels.forces import pulled, read_through
 from foldless.maps import Affine, Exponential, Map
 from foldless.maps.exponential import exponentiate
 from foldless.objective import Terms
-from foldless.registration import average_pool
 from foldless.similarity import LNCC, Similarity
 
 Image = Float[Tensor, "pair channels *lattice"]
+Both = Float[Tensor, "2 channels *lattice"]
 Mask = Float[Tensor, "1 1 *lattice"]
 OnStep = Callable[[Terms], None]
 
-SHARP = LNCC(window=5, squared=True, epsilon=1e-3)
-"""What anatomy is brought into register by, as with greedy's NCC 2x2x2."""
+SHARP = LNCC(window=5, epsilon=3e-4)
+"""What anatomy is brought into register by; its window is that of greedy's NCC 2x2x2."""
 LOOSE = 0.5
-"""Contraction of a factor of exp(v) while v is being found."""
+"""Contraction of a factor of exp(w) while w is sought."""
 LEAST = 1e-3
-"""A voxel's part in the score, times the voxels, that a step of full length has to gain in a voxel; below it is noise."""
+"""A force below this, times the voxels, is noise, which no step takes as far as it goes."""
 LOOKING_BACK = 10
 """Steps over which a level's gain is judged."""
 
@@ -52,7 +53,7 @@ class Forces:
     Lengths are in voxels of each level's lattice; of the finest axis, where voxels are not cubes.
 
     Attributes:
-        levels: pooling factors, coarse to fine.
+        levels: factors by which the lattice is coarser, coarse to fine.
         steps: most steps at each level.
         smooth_update: standard deviation of the Gaussian that smooths every step's force: more is stiffer.
         smooth_total: of the Gaussian that smooths the whole velocity after every step: more holds back large moves.
@@ -67,7 +68,7 @@ class Forces:
 
     levels: tuple[int, ...] = (4, 2, 1)
     steps: tuple[int, ...] = (100, 50, 20)
-    smooth_update: float = 1.5
+    smooth_update: float = 1.2
     smooth_total: float = 0.6
     step: float = 1.0
     gain: float = 0.0
@@ -110,11 +111,11 @@ def register_halfway(
     Args:
         image_A: (1, channels, *lattice), intensities from 0 to 1.
         image_B: on the same lattice.
-        similarity: what both are compared by, half-way; any will do, its derivative by the images is all that is taken.
+        similarity: what both are compared by; any will do, its derivative by the warped image is all that is taken.
         forces: how long and how stiffly.
         affine_similarity: another one for the affine map; the same by default.
         spacing: of the lattice's axes, in any unit: only their ratios count; cubes by default.
-        mask_A: (1, 1, *lattice) in [0, 1]; voxels that do not count, in A, have 0.
+        mask_A: (1, 1, *lattice) in [0, 1]; what does not count of A has 0.
         mask_B: the same of B.
         on_step: receives the terms of every step, of which there are `forces.most_steps` at most.
 
@@ -126,32 +127,35 @@ def register_halfway(
         shapes = f"{tuple(image_A.shape)} and {tuple(image_B.shape)}"
         raise ValueError(f"two images (1, channels, *lattice) of one shape are registered; got {shapes}")
     forces, images, dim = forces or Forces(), torch.cat([image_A, image_B]), image_A.ndim - 2
+    affine_similarity = affine_similarity or similarity
     if mask_A is not None or mask_B is not None:
         whole = torch.ones_like(image_A[:, :1])
         masks = torch.cat([whole if mask is None else mask.to(whole) for mask in (mask_A, mask_B)])
-        images, similarity = torch.cat([images, masks], 1), _Masked(similarity)
-        affine_similarity = affine_similarity and _Masked(affine_similarity)
+        images, similarity, affine_similarity = (
+            torch.cat([images, masks], 1),
+            _Masked(similarity),
+            _Masked(affine_similarity),
+        )
     generator = images.new_zeros(1, dim, dim + 1)
     for level in forces.affine_levels:
-        seen_at = _Half(average_pool(images, level), affine_similarity or similarity)
-        generator = _affine(seen_at, generator, forces, on_step)
+        generator = _affine(shrunk(images, level), generator, affine_similarity, forces, on_step)
     velocity, matrices = images.new_zeros(1, dim, *[1] * dim), _half_matrices(generator)
     for level, steps in zip(forces.levels, forces.steps, strict=True):
-        seen_at = _Half(shrunk(images, level), similarity)
-        velocity = _velocity(seen_at, velocity, matrices, forces, steps, spacing or [1.0] * dim, on_step)
+        seen_by = _Level(shrunk(images, level), matrices, similarity, spacing or [1.0] * dim)
+        velocity = seen_by.velocity(velocity, forces, steps, on_step)
     half = Affine.from_generator(_both(generator) / 2)
-    phi: Map = half @ Exponential(_both(2 * velocity)) @ half
+    fine = sample(velocity, Grid.of(images).points(images))  # whose flow undoes itself better between the nodes
+    phi: Map = half @ Exponential(_both(fine)) @ half
     return phi.parted(1)
 
 
-def shrunk(images, level):
-    import os
-    sig = float(os.environ.get("SIG", "0.5"))
-    if level == 1: return images
-    if sig < 0: return average_pool(images, level)
-    ms = [-(-n // level) for n in images.shape[2:]]
-    from foldless.kernels.bands import between
-    return along([Bands.of(between(m, n) @ blur(n, sig * level)) for m, n in zip(ms, images.shape[2:])], images)
+def shrunk(images: Image, level: int) -> Float[Tensor, "pair channels *coarse"]:
+    """Images on a lattice so many times coarser that spans the same, blurred before by half its voxel."""
+    if level == 1:
+        return images
+    nodes = images.shape[2:]
+    bands = [Bands.of(between(-(-n // level), n) @ blur(n, level / 2), images.dtype) for n in nodes]
+    return along(bands, images)
 
 
 @dataclass(frozen=True)
@@ -166,31 +170,61 @@ class _Masked:
 
 
 @dataclass(frozen=True)
-class _Half:
-    """Both images (2, channels, *lattice) of a level, and what they are compared by."""
+class _Level:
+    """Both images on a level's lattice, half an affine map for each, and what they are compared by."""
 
-    images: Float[Tensor, "2 channels *lattice"]
+    images: Both
+    matrices: Tensor
     similarity: Similarity
+    spacing: Sequence[float]
 
-    def pull(self, u: Tensor, matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The score where both are read at matrix · (x + u(x)), its derivative by what is seen, and that by u(x).
+    def velocity(self, velocity: Tensor, forces: Forces, steps: int, on_step: OnStep) -> Tensor:
+        """The velocity, (1, dim, *half the lattice), after so many steps from one on any lattice."""
+        lattice, finest = self.images.shape[2:], min(self.spacing)
+        halved = [n if n < 4 else n // 2 + 1 for n in lattice]
+        extent = [max(n - 1, 1) * side / finest for n, side in zip(lattice, self.spacing, strict=True)]
+        sides = [length / max(m - 1, 1) for length, m in zip(extent, halved, strict=True)]
+        update = [
+            Bands.of(blur(m, forces.smooth_update / side) @ gathered(n, m), self.images.dtype)
+            for n, m, side in zip(lattice, halved, sides, strict=True)
+        ]
+        total = [
+            Bands.of(blur(m, forces.smooth_total / side), self.images.dtype)
+            for m, side in zip(halved, sides, strict=True)
+        ]
+        velocity = sample(velocity, Grid(tuple(halved)).points(self.images))
+        targets = read_through(self.images, torch.zeros_like(_both(velocity)), self.matrices)[0].flip(0)
+        in_voxels, scores = per_axis(extent, velocity), list[float]()
+        for _ in range(steps):
+            seen, gradient = read_through(self.images, exponentiate(_both(velocity), LOOSE), self.matrices)
+            score, by_seen = _scored(self.similarity, seen, targets)
+            force = pulled(by_seen, gradient, [1.0, -1.0], update) / in_voxels
+            longest = force.norm(dim=1).max().clamp_min(LEAST / lattice.numel())
+            velocity = along(total, velocity - forces.step / longest * force / in_voxels)
+            on_step(_terms(score))
+            scores.append(score.item())
+            if forces.gain and _gained(scores) < forces.gain:
+                break
+        return velocity
 
-        Raises:
-            NotFiniteError: the similarity is not finite.
-        """
-        seen, gradient = read_halfway(self.images, u, matrices)
+
+def _affine(images: Both, generator: Tensor, similarity: Similarity, forces: Forces, on_step: OnStep) -> Tensor:
+    """The generator of the affine map after a level's steps of Adam."""
+    dim, steps = generator.shape[1], forces.affine_steps
+    still = generator.new_zeros(2, dim, *[1] * dim)
+    parameter = torch.nn.Parameter(generator.clone())
+    adam = torch.optim.Adam([parameter])
+    for step in range(steps):
         with torch.enable_grad():
-            a, b = (image.requires_grad_() for image in seen.split(1))
-            import os
-            if os.environ.get("TWO"):
-                tb, ta = self.images[1:], self.images[:1]
-                score = (self.similarity(a, tb) + self.similarity(b, ta)) / 2
-            else:
-                score = self.similarity(a, b)
-            by_seen = torch.cat(torch.autograd.grad(score, [a, b]))
-        if not torch.isfinite(score):
-            raise NotFiniteError(f"the similarity became {score.item()}: look at the images' intensities")
-        return score.detach(), by_seen, gradient
+            matrices = _half_matrices(parameter)
+        seen, gradient = read_through(images, still, matrices)
+        score, by_seen = _scored(similarity, seen)
+        adam.zero_grad()
+        matrices.backward(by_matrices(by_seen, gradient, matrices.detach()))
+        adam.param_groups[0]["lr"] = forces.affine_rate * (1 + cos(pi * step / steps)) / 2
+        adam.step()
+        on_step(_terms(score))
+    return parameter.detach()
 
 
 def by_matrices(by_seen: Tensor, gradient: Tensor, matrices: Tensor) -> Tensor:
@@ -201,6 +235,21 @@ def by_matrices(by_seen: Tensor, gradient: Tensor, matrices: Tensor) -> Tensor:
     return torch.linalg.solve(matrices[..., :-1].mT, by_nodes)  # `gradient` holds the matrix, transposed, already
 
 
+def _scored(similarity: Similarity, seen: Both, targets: Both | None = None) -> tuple[Tensor, Tensor]:
+    """How unlike what is seen is to its targets, or both to each other, and the derivative of that by what is seen.
+
+    Raises:
+        NotFiniteError: the similarity is not finite.
+    """
+    with torch.enable_grad():
+        seen = seen.requires_grad_()
+        score = similarity(seen[:1], seen[1:]) if targets is None else similarity(seen, targets)
+        (by_seen,) = torch.autograd.grad(score, seen)
+    if not torch.isfinite(score):
+        raise NotFiniteError(f"the similarity became {score.item()}: look at the images' intensities")
+    return score.detach(), by_seen
+
+
 def _both(tensor: Tensor) -> Tensor:
     """What A is seen through and what B is."""
     return torch.cat([tensor, -tensor])
@@ -209,61 +258,6 @@ def _both(tensor: Tensor) -> Tensor:
 def _half_matrices(generator: Tensor) -> Tensor:
     half = Affine.from_generator(_both(generator) / 2)
     return torch.cat([half.linear, half.shift[..., None]], dim=2)
-
-
-def _affine(level: _Half, generator: Tensor, forces: Forces, on_step: OnStep) -> Tensor:
-    """The generator of the affine map after a level's steps of Adam."""
-    dim, steps = generator.shape[1], forces.affine_steps
-    still = generator.new_zeros(2, dim, *[1] * dim)
-    parameter = torch.nn.Parameter(generator.clone())
-    adam = torch.optim.Adam([parameter])
-    for step in range(steps):
-        with torch.enable_grad():
-            matrices = _half_matrices(parameter)
-        score, by_seen, gradient = level.pull(still, matrices)
-        adam.zero_grad()
-        matrices.backward(by_matrices(by_seen, gradient, matrices.detach()))
-        adam.param_groups[0]["lr"] = forces.affine_rate * (1 + cos(pi * step / steps)) / 2
-        adam.step()
-        on_step(_terms(score))
-    return parameter.detach()
-
-
-def _velocity(
-    level: _Half,
-    velocity: Tensor,
-    matrices: Tensor,
-    forces: Forces,
-    steps: int,
-    spacing: Sequence[float],
-    on_step: OnStep,
-) -> Tensor:
-    """The velocity, (1, dim, *half the lattice), after a level's steps from one on any lattice."""
-    images, lattice = level.images, level.images.shape[2:]
-    import os
-    halved = list(lattice) if os.environ.get('FULL') else [n if n < 4 else n // 2 + 1 for n in lattice]
-    extent = [max(n - 1, 1) * length / min(spacing) for n, length in zip(lattice, spacing, strict=True)]
-    sides = [side / max(m - 1, 1) for side, m in zip(extent, halved, strict=True)]
-    update = [
-        Bands.of(blur(m, forces.smooth_update / side) @ gathered(n, m), images.dtype)
-        for n, m, side in zip(lattice, halved, sides, strict=True)
-    ]
-    total = [Bands.of(blur(m, forces.smooth_total / side), images.dtype) for m, side in zip(halved, sides, strict=True)]
-    velocity = sample(velocity, Grid(tuple(halved)).points(images))
-    in_voxels, scores = per_axis(extent, velocity), list[float]()
-    for _ in range(steps):
-        u = exponentiate(_both(velocity), LOOSE)
-        import os
-        if os.environ.get('TWO'): u = exponentiate(_both(2*velocity), LOOSE)
-        score, by_seen, gradient = level.pull(u, matrices)
-        force = pulled(by_seen, gradient, [1.0, -1.0], update) / in_voxels
-        longest = force.norm(dim=1).max().clamp_min(LEAST / lattice.numel())
-        velocity = along(total, velocity - forces.step / longest * force / in_voxels)
-        on_step(_terms(score))
-        scores.append(score.item())
-        if forces.gain and _gained(scores) < forces.gain:
-            break
-    return velocity
 
 
 def _gained(scores: Sequence[float]) -> float:

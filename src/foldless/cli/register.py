@@ -150,12 +150,16 @@ class Register:
             if wrong := self._given("smooth_update", "smooth_total"):
                 raise InputError(f"{wrong} is for --optimiser forces; --weight makes Adam's maps smoother")
         elif wrong := self._given("weight", "rate"):
-            raise InputError(f"{wrong} is for --optimiser adam; --smooth-update and --smooth-total say how stiff a map is")
+            raise InputError(
+                f"{wrong} is for --optimiser adam; --smooth-update and --smooth-total say how stiff a map is"
+            )
         self._check_numbers()
 
     def _check_numbers(self) -> None:
         one = self.model is not None or self.optimiser == "adam"
-        if self.steps is not None and (min(self.steps, default=-1) < (self.model is None) or (one and len(self.steps) > 1)):
+        if self.steps is not None and (
+            min(self.steps, default=-1) < (self.model is None) or (one and len(self.steps) > 1)
+        ):
             most = "one number" if one else "a number for each level, coarse to fine"
             raise InputError(f"--steps is {most}, {'1 or more without a model' if self.model is None else '0 or more'}")
         if self.rate is not None and not 0 < self.rate < inf:

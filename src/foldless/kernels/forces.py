@@ -1,4 +1,4 @@
-"""Images read through half a map with their gradients, and the force on the map's displacement."""
+"""Images read through a map with their gradients, and the force on the map's displacement."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _compiled(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and tensor.dtype in _TYPES and tensor.ndim <= 5 and library()[0] is not None
 
 
-def read_halfway(images: Tensor, u: Tensor, matrices: Tensor) -> tuple[Tensor, Tensor]:
+def read_through(images: Tensor, u: Tensor, matrices: Tensor) -> tuple[Tensor, Tensor]:
     """images at matrix · (x + u(x)) for all nodes x of their lattice, and the derivative of that by u(x).
 
     Args:
@@ -64,7 +64,7 @@ def pulled(g: Tensor, gradient: Tensor, signs: Sequence[float], bands: Sequence[
 
     Args:
         g: (batch, channels, *lattice), the derivative of a score by every voxel.
-        gradient: (batch, channels, dim, *lattice), as of `read_halfway`.
+        gradient: (batch, channels, dim, *lattice), as of `read_through`.
         signs: one a sample.
         bands: of every axis of the lattice.
     """
@@ -85,4 +85,3 @@ def pulled(g: Tensor, gradient: Tensor, signs: Sequence[float], bands: Sequence[
         ctypes.c_int(threads_for(g.numel())),
     )
     return along(bands[:-1], out)
-
