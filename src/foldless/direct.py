@@ -20,7 +20,6 @@ from foldless.outcome import Fields, fields_between, quiet
 from foldless.pairwise import OnStep, Stiff, flow_steps, optimise_flow
 from foldless.recipe import Recipe, direct_recipe
 
-
 Optimiser = Literal["forces", "adam"]
 """forces: greedy's update on a velocity half-way, in closed form. adam: any regularity, by autograd; slower."""
 

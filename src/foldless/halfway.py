@@ -1,6 +1,6 @@
 """A pair registered by forces in closed form: greedy's update, on a velocity, and in both directions at once.
 
-phi_AB = h ∘ exp(w) ∘ h with h, half an affine map. Through their halves both images are seen in one space, as A' = A ∘ h
+phi_AB = h ∘ exp(w) ∘ h with h, half an affine map. Through their halves both images are seen in one space, A' = A ∘ h
 and B' = B ∘ h⁻¹, and w makes them alike: a step takes S, how unlike two images are, both ways,
 
     E = [ S(A' ∘ exp(w), B') + S(B' ∘ exp(-w), A') ] / 2
@@ -36,12 +36,16 @@ Both = Float[Tensor, "2 channels *lattice"]
 Mask = Float[Tensor, "1 1 *lattice"]
 OnStep = Callable[[Terms], None]
 
-SHARP = LNCC(window=5, epsilon=3e-4)
-"""What anatomy is brought into register by; its window is that of greedy's NCC 2x2x2."""
+SHARP = LNCC(sigma=1.0, epsilon=1e-3)
+"""What anatomy is brought into register by."""
 LOOSE = 0.5
 """Contraction of a factor of exp(w) while w is sought."""
 LEAST = 1e-3
 """A force below this, times the voxels, is noise, which no step takes as far as it goes."""
+NEGLIGIBLE = 1e-3
+"""Derivatives of the score by the affine map, by unit-cube units, that Adam takes short steps for."""
+ROUNDING = 0.8
+"""Voxels of the Gaussian that takes the kinks from a velocity read between its nodes: its flow folds less for that."""
 LOOKING_BACK = 10
 """Steps over which a level's gain is judged."""
 
@@ -68,8 +72,8 @@ class Forces:
 
     levels: tuple[int, ...] = (4, 2, 1)
     steps: tuple[int, ...] = (100, 50, 20)
-    smooth_update: float = 1.2
-    smooth_total: float = 0.6
+    smooth_update: float = 1.0
+    smooth_total: float = 0.5
     step: float = 1.0
     gain: float = 0.0
     affine_steps: int = 50
@@ -97,7 +101,7 @@ class Forces:
 
 def register_halfway(
     image_A: Image,
-    image_B: Float[Tensor, "..."],
+    image_B: Float[Tensor, ...],
     similarity: Similarity = SHARP,
     forces: Forces | None = None,
     affine_similarity: Similarity | None = None,
@@ -144,9 +148,13 @@ def register_halfway(
         seen_by = _Level(shrunk(images, level), matrices, similarity, spacing or [1.0] * dim)
         velocity = seen_by.velocity(velocity, forces, steps, on_step)
     half = Affine.from_generator(_both(generator) / 2)
-    fine = sample(velocity, Grid.of(images).points(images))  # whose flow undoes itself better between the nodes
+    fine = along([Bands.of(blur(n, ROUNDING), images.dtype) for n in images.shape[2:]], _read_on(images, velocity))
     phi: Map = half @ Exponential(_both(fine)) @ half
     return phi.parted(1)
+
+
+def _read_on(images: Image, velocity: Tensor) -> Tensor:
+    return sample(velocity, Grid.of(images).points(images))
 
 
 def shrunk(images: Image, level: int) -> Float[Tensor, "pair channels *coarse"]:
@@ -213,14 +221,14 @@ def _affine(images: Both, generator: Tensor, similarity: Similarity, forces: For
     dim, steps = generator.shape[1], forces.affine_steps
     still = generator.new_zeros(2, dim, *[1] * dim)
     parameter = torch.nn.Parameter(generator.clone())
-    adam = torch.optim.Adam([parameter])
+    adam = torch.optim.Adam([parameter], eps=NEGLIGIBLE)
     for step in range(steps):
         with torch.enable_grad():
             matrices = _half_matrices(parameter)
         seen, gradient = read_through(images, still, matrices)
         score, by_seen = _scored(similarity, seen)
         adam.zero_grad()
-        matrices.backward(by_matrices(by_seen, gradient, matrices.detach()))
+        torch.autograd.backward(matrices, by_matrices(by_seen, gradient, matrices.detach()))
         adam.param_groups[0]["lr"] = forces.affine_rate * (1 + cos(pi * step / steps)) / 2
         adam.step()
         on_step(_terms(score))
@@ -232,7 +240,8 @@ def by_matrices(by_seen: Tensor, gradient: Tensor, matrices: Tensor) -> Tensor:
     nodes = Grid.of(by_seen).points(by_seen).flatten(2)[0]
     places = torch.cat([nodes, torch.ones_like(nodes[:1])])
     by_nodes = (by_seen[:, :, None] * gradient).sum(1).flatten(2) @ places.T
-    return torch.linalg.solve(matrices[..., :-1].mT, by_nodes)  # `gradient` holds the matrix, transposed, already
+    solved: Tensor = torch.linalg.solve(matrices[..., :-1].mT, by_nodes)  # `gradient` holds the transposed matrix
+    return solved
 
 
 def _scored(similarity: Similarity, seen: Both, targets: Both | None = None) -> tuple[Tensor, Tensor]:

@@ -54,7 +54,7 @@ class Register:
     """Without a model: how much the whole map is smoothed after each step, voxels, by default 0.6; less lets parts move
     farther and change their volume more."""
     optimiser: Literal["forces", "adam"] | None = None
-    """Without a model: forces, the default, or adam, an optimisation of similarity and regularity by autograd, slower."""
+    """Without a model: forces, the default, or adam, similarity and regularity by autograd, slower."""
     rate: float | None = None
     """Adam's; by default 2e-5 for a network and 5e-3 for a map, which is in units of the image's extent."""
     weight: float | None = None

@@ -36,7 +36,7 @@ class Bands:
     @classmethod
     def of(cls, matrix: Matrix, dtype: torch.dtype = torch.float32) -> Bands:
         """What of a matrix (to, from) is not zero."""
-        rows, columns = matrix.shape
+        columns = matrix.shape[1]
         filled = matrix != 0
         first = np.where(filled.any(1), filled.argmax(1), 0)
         last = np.where(filled.any(1), columns - 1 - filled[:, ::-1].argmax(1), 0)
@@ -116,7 +116,7 @@ def gathered(nodes: int, coarse: int) -> Matrix:
 
 
 def along(bands: Sequence[Bands], values: Tensor) -> Tensor:
-    """One matrix each for the first axes of a lattice, applied to values (batch, channels, *lattice), the last first."""
+    """A matrix each for the first axes of a lattice, applied to values (batch, channels, *lattice), last axis first."""
     for axis in range(len(bands) - 1, -1, -1):
         values = banded(bands[axis], values, axis + 2)
     return values

@@ -163,17 +163,21 @@ template <typename T>
 void pull(const Bands<T>& bands, const T* g, const T* gradient, const double* signs, T* out, Size batch, Size channels,
           Size dim, Size rows, int threads) {
     const Size width = bands.from, nodes = rows * width, parts = std::max(1, threads);
-    Scratch<T> lines(parts * width);
+    Scratch<T> lines(2 * parts * width);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (Size part = 0; part < parts; ++part)
         for (Size job = part * dim * rows / parts; job < (part + 1) * dim * rows / parts; ++job) {
             const Size d = job / rows, begin = job % rows * width;
-            T* line = lines.data() + part * width;
+            T *line = lines.data() + 2 * part * width, *one = line + width;
             std::fill(line, line + width, T(0));
-            for (Size image = 0; image < batch * channels; ++image) {
-                const T sign = static_cast<T>(signs[image / channels]);
-                const T *by = g + image * nodes + begin, *slope = gradient + (image * dim + d) * nodes + begin;
-                for (Size i = 0; i < width; ++i) line[i] += sign * by[i] * slope[i];
+            for (Size b = 0; b < batch; ++b) {  // whole, before it gets its sign: a - b is then exactly -(b - a)
+                const T sign = static_cast<T>(signs[b]);
+                std::fill(one, one + width, T(0));
+                for (Size image = b * channels; image < (b + 1) * channels; ++image) {
+                    const T *by = g + image * nodes + begin, *slope = gradient + (image * dim + d) * nodes + begin;
+                    for (Size i = 0; i < width; ++i) one[i] += by[i] * slope[i];
+                }
+                for (Size i = 0; i < width; ++i) line[i] += sign * one[i];
             }
             bands.apply(line, out + job * bands.to);
         }
