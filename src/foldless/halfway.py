@@ -236,12 +236,15 @@ def _affine(images: Both, generator: Tensor, similarity: Similarity, forces: For
 
 
 def by_matrices(by_seen: Tensor, gradient: Tensor, matrices: Tensor) -> Tensor:
-    """A score's derivative by affine maps, (2, dim, dim + 1), from those by what is seen and of that by its nodes."""
+    """A score's derivative by affine maps, (2, dim, dim + 1), from those by what is seen and of that by its nodes.
+
+    Summed in float64, so that rounding does not tell the two apart and equal images stay as they are.
+    """
     nodes = Grid.of(by_seen).points(by_seen).flatten(2)[0]
-    places = torch.cat([nodes, torch.ones_like(nodes[:1])])
-    by_nodes = (by_seen[:, :, None] * gradient).sum(1).flatten(2) @ places.T
-    solved: Tensor = torch.linalg.solve(matrices[..., :-1].mT, by_nodes)  # `gradient` holds the transposed matrix
-    return solved
+    places = torch.cat([nodes, torch.ones_like(nodes[:1])]).double()
+    by_nodes = (by_seen[:, :, None] * gradient).sum(1).flatten(2).double() @ places.T
+    solved: Tensor = torch.linalg.solve(matrices[..., :-1].mT.double(), by_nodes)  # `gradient` holds the matrix already
+    return solved.to(matrices)
 
 
 def _scored(similarity: Similarity, seen: Both, targets: Both | None = None) -> tuple[Tensor, Tensor]:
