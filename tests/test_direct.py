@@ -241,7 +241,7 @@ def test_evaluate_tunes_every_pair_anew(foldless, tmp_path):
     ("more", "says"),
     [
         (("--steps", 0), "1 or more"),
-        (("--rate", -1), "above 0"),
+        (("--optimiser", "adam", "--rate", -1), "above 0"),
         (("--model", "run", "--steps", -1), "0 or more"),
         (("--model", "run", "--weight", 1), "a model brings its own"),
         (("--model", "run", "--similarity", "nmi"), "a model brings its own"),

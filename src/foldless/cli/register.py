@@ -22,12 +22,19 @@ if TYPE_CHECKING:
     from foldless.outcome import Fields, Outcome, Setting
 
 
+SMOOTHING = ("smooth_update", "smooth_total")
+WITHOUT_A_MODEL = ("similarity", "placement", "optimiser", "weight", "regularity", *SMOOTHING)
+"""Options of finding a map for a pair alone."""
+MOST_SMOOTHING = 100
+"""Voxels; more would smooth a displacement away."""
+
+
 @dataclass(frozen=True)
 class Register:
     """Find the map that carries MOVING onto FIXED and back; write both as ANTs, SimpleITK and 3D Slicer read them.
 
     With --model a network predicts it, in a second; --steps 50 then tunes a copy of the network to this pair. Without,
-    the map itself is optimised, an affine part first: two images are all it takes, and a minute.
+    the map itself is found, an affine part first: two images are all it takes, and some seconds.
     """
 
     moving: Annotated[Positional[Path], arg(metavar="MOVING")]
@@ -39,17 +46,25 @@ class Register:
     report.html."""
     model: Path | None = None
     """A run of `foldless train` (its folder) or a .safetensors file; without one the map is optimised for this pair."""
-    steps: int | None = None
-    """With a model, steps of test-time optimisation of a copy of its network, by default 0. Without one, steps of
-    optimisation at each of its levels, by default 50."""
-    rate: float | None = None
-    """Adam's; by default 2e-5 for a network and 5e-3 for a map, which is in units of the image's extent."""
+    steps: tuple[int, ...] | None = None
+    """With a model, steps of test-time optimisation of a copy of its network, by default 0. Without one, the most steps
+    at each level, coarse to fine, by default 100 50 20: two numbers are two levels. With --optimiser adam, one number
+    for all levels, by default 50."""
     similarity: Similarity | None = None
     """Without a model: how alike the images should become, by default lncc; mind-ssc for images of different kinds."""
+    smooth_update: float | None = None
+    """Without a model: how smooth each step is, voxels of its level, by default 1.5; more makes stiffer maps."""
+    smooth_total: float | None = None
+    """Without a model: how much the whole map is smoothed after each step, voxels, by default 0.6; less lets parts move
+    farther and change their volume more."""
+    optimiser: Literal["forces", "adam"] | None = None
+    """Without a model: forces, the default, or adam, similarity and regularity by autograd, slower."""
+    rate: float | None = None
+    """Adam's; by default 2e-5 for a network and 5e-3 for a map, which is in units of the image's extent."""
     weight: float | None = None
-    """Without a model: how much regularity counts, by default 1.5; more makes smoother maps."""
+    """With --optimiser adam: how much regularity counts, by default 1.5; more makes smoother maps."""
     regularity: Regularity | None = None
-    """Without a model: what makes maps regular, by default gradicon; certified asks for cells that do not fold."""
+    """With --optimiser adam: what makes maps regular, by default gradicon; certified asks for cells that do not fold."""
     tolerance: float | None = None
     """The largest inverse-consistency error that is acceptable, in voxels inside the body: nodes that come back from
     further away are moved, by as little as that takes; tuning a model by --steps is held to it too. Where it is not
@@ -130,17 +145,44 @@ class Register:
         return lines, metrics, _named(outcome)
 
     def _check_options(self) -> None:
-        if self.steps is not None and self.steps < (self.model is None):
-            raise InputError(f"--steps is {'1 or more without a model' if self.model is None else '0 or more'}")
+        """Refuse what cannot be or would do nothing.
+
+        Raises:
+            InputError: says which option, and what it is for.
+        """
+        if self.model is not None:
+            if wrong := self._given(*WITHOUT_A_MODEL):
+                raise InputError(f"{wrong} is for finding a map without a model; a model brings its own")
+            if self.rate is not None and not any(self.steps or ()):
+                raise InputError("--rate is for test-time optimisation; add --steps 50, or leave it out")
+        elif self.optimiser == "adam":
+            if wrong := self._given(*SMOOTHING):
+                raise InputError(f"{wrong} is for --optimiser forces; --weight makes Adam's maps smoother")
+        elif wrong := self._given("weight", "regularity", "rate"):
+            raise InputError(
+                f"{wrong} is for --optimiser adam; --smooth-update and --smooth-total say how stiff a map is"
+            )
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        one = self.model is not None or self.optimiser == "adam"
+        if self.steps is not None and (
+            min(self.steps, default=-1) < (self.model is None) or (one and len(self.steps) > 1)
+        ):
+            most = "one number" if one else "a number for each level, coarse to fine"
+            raise InputError(f"--steps is {most}, {'1 or more without a model' if self.model is None else '0 or more'}")
         if self.rate is not None and not 0 < self.rate < inf:
             raise InputError(f"--rate is above 0 and finite; got {self.rate:g}")
         if self.tolerance is not None and not 0 < self.tolerance < inf:
             raise InputError(f"--tolerance is in voxels, above 0 and finite; got {self.tolerance:g}")
-        for name in ("similarity", "weight", "regularity", "placement"):
-            if self.model is not None and getattr(self, name) is not None:
-                raise InputError(f"--{name} is for optimising a map without a model; a model brings its own")
-        if self.model is not None and self.rate is not None and not self.steps:
-            raise InputError("--rate is for test-time optimisation; add --steps 50, or leave it out")
+        for name in SMOOTHING:
+            sigma = getattr(self, name)
+            if sigma is not None and not 0 <= sigma <= MOST_SMOOTHING:
+                raise InputError(f"--{name.replace('_', '-')} is 0 to {MOST_SMOOTHING} voxels; got {sigma:g}")
+
+    def _given(self, *names: str) -> str:
+        """The first of these options that was given, as it is written; empty if none was."""
+        return next((f"--{name.replace('_', '-')}" for name in names if getattr(self, name) is not None), "")
 
     def _found(self, moving: Volume, fixed: Volume) -> tuple[Setting, Fields]:
         """The fields between the volumes, and what they were found with."""
@@ -151,22 +193,27 @@ class Register:
         from foldless.outcome import register_volumes
         from foldless.pairwise import TEST_TIME_RATE
 
-        model = Model.load(self.model)
+        model, steps = Model.load(self.model), sum(self.steps or ())
         if self.tolerance is not None:
             model = replace(model, recipe=replace(model.recipe, tolerance=self.tolerance))
-        if not self.steps:
+        if not steps:
             return model, register_volumes(model, moving, fixed)
-        with Watch(self.steps, "tuning") as watch:
+        with Watch(steps, "tuning") as watch:
             rate = self.rate or TEST_TIME_RATE
-            return model, register_volumes(model, moving, fixed, self.steps, rate, watch.on_next)
+            return model, register_volumes(model, moving, fixed, steps, rate, watch.on_next)
 
     def _optimised(self, moving: Volume, fixed: Volume) -> tuple[Setting, Fields]:
         from foldless.direct import Direct, register_directly
 
-        options = ("steps", "rate", "similarity", "weight", "regularity", "tolerance")
-        named = {name: getattr(self, name) for name in options}
-        settings: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
-        direct = Direct.of_pair(moving, fixed, self.placement or "centre", **settings)
+        names = ("rate", "similarity", "weight", "regularity", "tolerance", *SMOOTHING)
+        settings: dict[str, Any] = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        optimiser = self.optimiser or "forces"
+        if self.steps is not None and optimiser == "forces":
+            levels = tuple(2**k for k in reversed(range(len(self.steps))))
+            settings |= {"steps": self.steps, "levels": levels}
+        elif self.steps is not None:
+            settings["steps"] = self.steps[0]
+        direct = Direct.of_pair(moving, fixed, self.placement or "centre", optimiser, **settings)
         with Watch(direct.steps, "optimising") as watch:
             return direct, register_directly(direct, moving, fixed, watch.on_next)
 

@@ -74,14 +74,18 @@ class Exponential(Map):
         return Exponential(-self.velocity)
 
 
-def exponentiate(velocity: Float[Tensor, "batch dim *lattice"]) -> Float[Tensor, "batch dim *lattice"]:
+def exponentiate(
+    velocity: Float[Tensor, "batch dim *lattice"], contraction: float = CONTRACTION
+) -> Float[Tensor, "batch dim *lattice"]:
     """The displacement of exp(velocity) on the same lattice, by scaling and squaring; unit-cube units.
+
+    A larger `contraction` takes fewer squarings and is less exact.
 
     Raises:
         NotFiniteError: the velocity is not finite, or so steep that its differences are not.
         ValueError: it has not one component an axis.
     """
-    squarings = _squarings(velocity)
+    squarings = _squarings(velocity, contraction)
     parts = 2.0 ** squarings.to(velocity.dtype).reshape(_column(velocity))
     displacement = _carried(velocity / parts, keep=0.0, reach=0.5)
     least, most = torch.stack(torch.aminmax(squarings)).tolist()
@@ -105,7 +109,7 @@ def _column(like: Tensor) -> list[int]:
     return [-1, *[1] * (like.ndim - 1)]
 
 
-def _squarings(velocity: Tensor) -> Tensor:
+def _squarings(velocity: Tensor, contraction: float) -> Tensor:
     """Squarings each sample needs; the row-sum norm of the largest differences bounds the interpolant's slope."""
     with torch.no_grad():
         rows = torch.zeros(velocity.shape[:2], dtype=velocity.dtype, device=velocity.device)
@@ -116,4 +120,4 @@ def _squarings(velocity: Tensor) -> Tensor:
         bound = rows.amax(1).clamp_min(1e-30)
         if not bool(torch.isfinite(velocity).all() and torch.isfinite(bound).all()):
             raise NotFiniteError("the velocity holds values that are not finite; exp(velocity) does not exist")
-        return (torch.log2(bound) - log2(CONTRACTION)).ceil().clamp_min(0).long()
+        return (torch.log2(bound) - log2(contraction)).ceil().clamp_min(0).long()

@@ -1,0 +1,284 @@
+"""A pair registered by forces in closed form: greedy's update, on a velocity, and in both directions at once.
+
+phi_AB = h ∘ exp(w) ∘ h with h, half an affine map. Through their halves both images are seen in one space, A' = A ∘ h
+and B' = B ∘ h⁻¹, and w makes them alike: a step takes S, how unlike two images are, both ways,
+
+    E = [ S(A' ∘ exp(w), B') + S(B' ∘ exp(-w), A') ] / 2
+    F = Σ over A', -B' of (derivative of E by the warped image) · (gradient of the warped image by its displacement)
+    w <- G_total * (w - step · (G_update * F) / max |G_update * F|)
+
+with Gaussians G: the update of greedy (Yushkevich et al. 2016), symmetric as in log-domain demons (Vercauteren et al.
+2008). Neither image is preferred: swapping them swaps the maps. While it is sought, w has half the nodes of the images'
+lattice on every axis. docs/how-it-registers.md says more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import cos, inf, pi
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from foldless.errors import NotFiniteError
+from foldless.grid import Grid, per_axis, sample
+from foldless.kernels.bands import Bands, along, between, blur, gathered
+from foldless.kernels.forces import pulled, read_through
+from foldless.maps import Affine, Exponential, Map
+from foldless.maps.exponential import exponentiate
+from foldless.objective import Terms
+from foldless.similarity import LNCC, Similarity
+
+Image = Float[Tensor, "pair channels *lattice"]
+Both = Float[Tensor, "2 channels *lattice"]
+Mask = Float[Tensor, "1 1 *lattice"]
+OnStep = Callable[[Terms], None]
+
+SHARP = LNCC(sigma=1.0, epsilon=1e-3)
+"""What anatomy is brought into register by."""
+LOOSE = 0.5
+"""Contraction of a factor of exp(w) while w is sought."""
+LEAST = 1e-3
+"""A force below this, times the voxels, is noise, which no step takes as far as it goes."""
+NEGLIGIBLE = 1e-3
+"""Derivatives of the score by the affine map, by unit-cube units, that Adam takes short steps for."""
+ROUNDING = 0.8
+"""Voxels of the Gaussian that takes the kinks from a velocity read between its nodes: its flow folds less for that."""
+LOOKING_BACK = 10
+"""Steps over which a level's gain is judged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forces:
+    """How long and how stiffly a pair is registered.
+
+    Lengths are in voxels of each level's lattice; of the finest axis, where voxels are not cubes.
+
+    Attributes:
+        levels: factors by which the lattice is coarser, coarse to fine.
+        steps: most steps at each level.
+        smooth_update: standard deviation of the Gaussian that smooths every step's force: more is stiffer.
+        smooth_total: of the Gaussian that smooths the whole velocity after every step: more holds back large moves.
+        step: how far a step carries the voxel that it carries farthest.
+        gain: a level ends where ten steps gained less than this share of the score; 0 takes all steps.
+        affine_steps: of Adam for the affine map, at each level of its own; 0 for none.
+        affine_rate: Adam's, in unit-cube units; it falls to zero along a cosine.
+
+    Raises:
+        ValueError: a level without its number of steps, or numbers out of range.
+    """
+
+    levels: tuple[int, ...] = (4, 2, 1)
+    steps: tuple[int, ...] = (100, 50, 20)
+    smooth_update: float = 1.0
+    smooth_total: float = 0.5
+    step: float = 1.0
+    gain: float = 0.0
+    affine_steps: int = 50
+    affine_rate: float = 2e-2
+
+    def __post_init__(self) -> None:
+        if not self.levels or len(self.levels) != len(self.steps) or min(*self.levels, 1) < 1 or min(self.steps) < 0:
+            raise ValueError(
+                f"every level has its number of steps; got the levels {self.levels} and the steps {self.steps}"
+            )
+        lengths = (self.smooth_update, self.smooth_total, self.gain, self.affine_steps)
+        if not all(0 <= x < inf for x in lengths) or not 0 < self.step < inf or not 0 < self.affine_rate < inf:
+            raise ValueError(f"lengths, steps and gain are 0 or more, the step and the rate above 0; got {self}")
+
+    @property
+    def affine_levels(self) -> tuple[int, ...]:
+        """Those of the affine map: twice as coarse at first, and without the finest."""
+        return (2 * self.levels[0], *(self.levels[:-1] or self.levels)) if self.affine_steps else ()
+
+    @property
+    def most_steps(self) -> int:
+        """Steps in all, the affine ones first."""
+        return self.affine_steps * len(self.affine_levels) + sum(self.steps)
+
+
+def register_halfway(
+    image_A: Image,
+    image_B: Float[Tensor, ...],
+    similarity: Similarity = SHARP,
+    forces: Forces | None = None,
+    affine_similarity: Similarity | None = None,
+    spacing: Sequence[float] | None = None,
+    mask_A: Mask | None = None,
+    mask_B: Mask | None = None,
+    on_step: OnStep = lambda terms: None,
+) -> tuple[Map, Map]:
+    """phi_AB and phi_BA = phi_AB⁻¹ of one pair: an affine map first, then a flow between its halves.
+
+    Args:
+        image_A: (1, channels, *lattice), intensities from 0 to 1.
+        image_B: on the same lattice.
+        similarity: what both are compared by; any will do, its derivative by the warped image is all that is taken.
+        forces: how long and how stiffly.
+        affine_similarity: another one for the affine map; the same by default.
+        spacing: of the lattice's axes, in any unit: only their ratios count; cubes by default.
+        mask_A: (1, 1, *lattice) in [0, 1]; what does not count of A has 0.
+        mask_B: the same of B.
+        on_step: receives the terms of every step, of which there are `forces.most_steps` at most.
+
+    Raises:
+        NotFiniteError: the similarity is not finite.
+        ValueError: more than one pair, or images of different shapes.
+    """
+    if image_A.shape != image_B.shape or len(image_A) != 1:
+        shapes = f"{tuple(image_A.shape)} and {tuple(image_B.shape)}"
+        raise ValueError(f"two images (1, channels, *lattice) of one shape are registered; got {shapes}")
+    forces, images, dim = forces or Forces(), torch.cat([image_A, image_B]), image_A.ndim - 2
+    affine_similarity = affine_similarity or similarity
+    if mask_A is not None or mask_B is not None:
+        whole = torch.ones_like(image_A[:, :1])
+        masks = torch.cat([whole if mask is None else mask.to(whole) for mask in (mask_A, mask_B)])
+        images, similarity, affine_similarity = (
+            torch.cat([images, masks], 1),
+            _Masked(similarity),
+            _Masked(affine_similarity),
+        )
+    generator = images.new_zeros(1, dim, dim + 1)
+    for level in forces.affine_levels:
+        generator = _affine(shrunk(images, level), generator, affine_similarity, forces, on_step)
+    velocity, matrices = images.new_zeros(1, dim, *[1] * dim), _half_matrices(generator)
+    for level, steps in zip(forces.levels, forces.steps, strict=True):
+        seen_by = _Level(shrunk(images, level), matrices, similarity, spacing or [1.0] * dim)
+        velocity = seen_by.velocity(velocity, forces, steps, on_step)
+    half = Affine.from_generator(_both(generator) / 2)
+    fine = along([Bands.of(blur(n, ROUNDING), images.dtype) for n in images.shape[2:]], _read_on(images, velocity))
+    phi: Map = half @ Exponential(_both(fine)) @ half
+    return phi.parted(1)
+
+
+def _read_on(images: Image, velocity: Tensor) -> Tensor:
+    return sample(velocity, Grid.of(images).points(images))
+
+
+def shrunk(images: Image, level: int) -> Float[Tensor, "pair channels *coarse"]:
+    """Images on a lattice so many times coarser that spans the same, blurred before by half its voxel."""
+    if level == 1:
+        return images
+    nodes = images.shape[2:]
+    bands = [Bands.of(between(-(-n // level), n) @ blur(n, level / 2), images.dtype) for n in nodes]
+    return along(bands, images)
+
+
+@dataclass(frozen=True)
+class _Masked:
+    """A similarity of images whose last channel is a mask: both masks' product weighs."""
+
+    similarity: Similarity
+
+    def __call__(self, warped: Image, target: Image, mask: Mask | None = None) -> Tensor:
+        both = (warped[:, -1:] * target[:, -1:]).detach()
+        return self.similarity(warped[:, :-1], target[:, :-1], both)
+
+
+@dataclass(frozen=True)
+class _Level:
+    """Both images on a level's lattice, half an affine map for each, and what they are compared by."""
+
+    images: Both
+    matrices: Tensor
+    similarity: Similarity
+    spacing: Sequence[float]
+
+    def velocity(self, velocity: Tensor, forces: Forces, steps: int, on_step: OnStep) -> Tensor:
+        """The velocity, (1, dim, *half the lattice), after so many steps from one on any lattice."""
+        lattice, finest = self.images.shape[2:], min(self.spacing)
+        halved = [n if n < 4 else n // 2 + 1 for n in lattice]
+        extent = [max(n - 1, 1) * side / finest for n, side in zip(lattice, self.spacing, strict=True)]
+        sides = [length / max(m - 1, 1) for length, m in zip(extent, halved, strict=True)]
+        update = [
+            Bands.of(blur(m, forces.smooth_update / side) @ gathered(n, m), self.images.dtype)
+            for n, m, side in zip(lattice, halved, sides, strict=True)
+        ]
+        total = [
+            Bands.of(blur(m, forces.smooth_total / side), self.images.dtype)
+            for m, side in zip(halved, sides, strict=True)
+        ]
+        velocity = sample(velocity, Grid(tuple(halved)).points(self.images))
+        targets = read_through(self.images, torch.zeros_like(_both(velocity)), self.matrices)[0].flip(0)
+        in_voxels, scores = per_axis(extent, velocity), list[float]()
+        for _ in range(steps):
+            seen, gradient = read_through(self.images, exponentiate(_both(velocity), LOOSE), self.matrices)
+            score, by_seen = _scored(self.similarity, seen, targets)
+            force = pulled(by_seen, gradient, [1.0, -1.0], update) / in_voxels
+            longest = force.norm(dim=1).max().clamp_min(LEAST / lattice.numel())
+            velocity = along(total, velocity - forces.step / longest * force / in_voxels)
+            on_step(_terms(score))
+            scores.append(score.item())
+            if forces.gain and _gained(scores) < forces.gain:
+                break
+        return velocity
+
+
+def _affine(images: Both, generator: Tensor, similarity: Similarity, forces: Forces, on_step: OnStep) -> Tensor:
+    """The generator of the affine map after a level's steps of Adam."""
+    dim, steps = generator.shape[1], forces.affine_steps
+    still = generator.new_zeros(2, dim, *[1] * dim)
+    parameter = torch.nn.Parameter(generator.clone())
+    adam = torch.optim.Adam([parameter], eps=NEGLIGIBLE)
+    for step in range(steps):
+        with torch.enable_grad():
+            matrices = _half_matrices(parameter)
+        seen, gradient = read_through(images, still, matrices)
+        score, by_seen = _scored(similarity, seen)
+        adam.zero_grad()
+        torch.autograd.backward(matrices, by_matrices(by_seen, gradient, matrices.detach()))
+        adam.param_groups[0]["lr"] = forces.affine_rate * (1 + cos(pi * step / steps)) / 2
+        adam.step()
+        on_step(_terms(score))
+    return parameter.detach()
+
+
+def by_matrices(by_seen: Tensor, gradient: Tensor, matrices: Tensor) -> Tensor:
+    """A score's derivative by affine maps, (2, dim, dim + 1), from those by what is seen and of that by its nodes.
+
+    Summed in float64, so that rounding does not tell the two apart and equal images stay as they are.
+    """
+    nodes = Grid.of(by_seen).points(by_seen).flatten(2)[0]
+    places = torch.cat([nodes, torch.ones_like(nodes[:1])]).double()
+    by_nodes = (by_seen[:, :, None] * gradient).sum(1).flatten(2).double() @ places.T
+    solved: Tensor = torch.linalg.solve(matrices[..., :-1].mT.double(), by_nodes)  # `gradient` holds the matrix already
+    return solved.to(matrices)
+
+
+def _scored(similarity: Similarity, seen: Both, targets: Both | None = None) -> tuple[Tensor, Tensor]:
+    """How unlike what is seen is to its targets, or both to each other, and the derivative of that by what is seen.
+
+    Raises:
+        NotFiniteError: the similarity is not finite.
+    """
+    with torch.enable_grad():
+        seen = seen.requires_grad_()
+        score = similarity(seen[:1], seen[1:]) if targets is None else similarity(seen, targets)
+        (by_seen,) = torch.autograd.grad(score, seen)
+    if not torch.isfinite(score):
+        raise NotFiniteError(f"the similarity became {score.item()}: look at the images' intensities")
+    return score.detach(), by_seen
+
+
+def _both(tensor: Tensor) -> Tensor:
+    """What A is seen through and what B is."""
+    return torch.cat([tensor, -tensor])
+
+
+def _half_matrices(generator: Tensor) -> Tensor:
+    half = Affine.from_generator(_both(generator) / 2)
+    return torch.cat([half.linear, half.shift[..., None]], dim=2)
+
+
+def _gained(scores: Sequence[float]) -> float:
+    """What the last steps gained, as a share of the score."""
+    if len(scores) <= LOOKING_BACK:
+        return inf
+    return (scores[-1 - LOOKING_BACK] - scores[-1]) / max(abs(scores[-1]), 1e-12)
+
+
+def _terms(score: Tensor) -> Terms:
+    nothing = torch.zeros_like(score)
+    return Terms(score, score, nothing, nothing)
