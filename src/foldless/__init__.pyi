@@ -93,6 +93,12 @@ from .evaluation import (
 from .evaluation import (
     mean_scores as mean_scores,
 )
+from .halfway import (
+    Forces as Forces,
+)
+from .halfway import (
+    register_halfway as register_halfway,
+)
 from .grid import (
     Grid as Grid,
 )

@@ -24,11 +24,12 @@ from torch import Tensor
 
 from foldless.errors import NotFiniteError
 from foldless.grid import Grid, per_axis, sample
-from foldless.kernels.bands import Bands, along, between, blur, gathered
+from foldless.kernels.bands import Bands, along, blur, gathered
 from foldless.kernels.forces import pulled, read_through
 from foldless.maps import Affine, Exponential, Map
 from foldless.maps.exponential import exponentiate
 from foldless.objective import Terms
+from foldless.registration import average_pool
 from foldless.similarity import LNCC, Similarity
 
 Image = Float[Tensor, "pair channels *lattice"]
@@ -72,8 +73,8 @@ class Forces:
 
     levels: tuple[int, ...] = (4, 2, 1)
     steps: tuple[int, ...] = (100, 50, 20)
-    smooth_update: float = 1.0
-    smooth_total: float = 0.5
+    smooth_update: float = 1.5
+    smooth_total: float = 0.6
     step: float = 1.0
     gain: float = 0.0
     affine_steps: int = 50
@@ -142,28 +143,16 @@ def register_halfway(
         )
     generator = images.new_zeros(1, dim, dim + 1)
     for level in forces.affine_levels:
-        generator = _affine(shrunk(images, level), generator, affine_similarity, forces, on_step)
+        generator = _affine(average_pool(images, level), generator, affine_similarity, forces, on_step)
     velocity, matrices = images.new_zeros(1, dim, *[1] * dim), _half_matrices(generator)
     for level, steps in zip(forces.levels, forces.steps, strict=True):
-        seen_by = _Level(shrunk(images, level), matrices, similarity, spacing or [1.0] * dim)
+        seen_by = _Level(average_pool(images, level), matrices, similarity, spacing or [1.0] * dim)
         velocity = seen_by.velocity(velocity, forces, steps, on_step)
     half = Affine.from_generator(_both(generator) / 2)
-    fine = along([Bands.of(blur(n, ROUNDING), images.dtype) for n in images.shape[2:]], _read_on(images, velocity))
-    phi: Map = half @ Exponential(_both(fine)) @ half
+    fine = sample(velocity, Grid.of(images).points(images))
+    rounded = along([Bands.of(blur(n, ROUNDING), fine.dtype) for n in fine.shape[2:]], fine)
+    phi: Map = half @ Exponential(_both(rounded)) @ half
     return phi.parted(1)
-
-
-def _read_on(images: Image, velocity: Tensor) -> Tensor:
-    return sample(velocity, Grid.of(images).points(images))
-
-
-def shrunk(images: Image, level: int) -> Float[Tensor, "pair channels *coarse"]:
-    """Images on a lattice so many times coarser that spans the same, blurred before by half its voxel."""
-    if level == 1:
-        return images
-    nodes = images.shape[2:]
-    bands = [Bands.of(between(-(-n // level), n) @ blur(n, level / 2), images.dtype) for n in nodes]
-    return along(bands, images)
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ class Register:
     weight: float | None = None
     """With --optimiser adam: how much regularity counts, by default 1.5; more makes smoother maps."""
     regularity: Regularity | None = None
-    """With --optimiser adam: what makes maps regular, by default gradicon; certified asks for cells that do not fold."""
+    """With --optimiser adam: what makes maps regular, by default gradicon; certified asks for no folds."""
     tolerance: float | None = None
     """The largest inverse-consistency error that is acceptable, in voxels inside the body: nodes that come back from
     further away are moved, by as little as that takes; tuning a model by --steps is held to it too. Where it is not
