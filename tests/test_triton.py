@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tables import DIMS, SHAPES, random_points
+from tables import DIMS, SHAPES, on_gpu, random_points
 from torch.testing import assert_close
 from triton_cases import CASES, CLOSE
 
@@ -25,7 +25,6 @@ from foldless.weighting import Constant
 
 TESTS = Path(__file__).parent
 has_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
-on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU")
 DEVICES = [pytest.param("cpu", id="interpreter"), pytest.param("cuda", marks=on_gpu)]
 
 

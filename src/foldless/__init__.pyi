@@ -150,6 +150,9 @@ from .kernels import (
 from .kernels import (
     triton_status as triton_status,
 )
+from .machine import (
+    Machine as Machine,
+)
 from .maps import (
     Affine as Affine,
 )

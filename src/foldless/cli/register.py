@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from foldless.cli.console import HINT, say, score_rows, shell, table
+from foldless.cli.machine import machine_named
 from foldless.cli.outputs import results_in
 from foldless.cli.watch import Watch
 from foldless.errors import InputError, UnprovenError
@@ -17,6 +18,7 @@ from foldless.recipe import Similarity
 
 if TYPE_CHECKING:
     from foldless.io import Volume
+    from foldless.machine import Machine
     from foldless.metrics import Certificate
     from foldless.outcome import Fields, Outcome, Setting
 
@@ -57,6 +59,8 @@ class Register:
     """nii.gz: 5-D NIfTI, intent 1007. h5: ITK composite transform, which sitk.ReadTransform opens as it is."""
     keep_folds: bool = False
     """Leave cells that fold as they are. By default they are opened by the smallest change."""
+    device: str = "auto"
+    """Where the maps are computed: cpu, cuda, cuda:N or mps; auto takes the first CUDA GPU if there is one."""
     overwrite: bool = False
     """Replace an earlier result at --output."""
 
@@ -65,9 +69,10 @@ class Register:
         if len(labels) == 1:
             raise InputError("labels come in pairs: give both --moving-labels and --fixed-labels, or neither")
         self._check_options()
+        machine = machine_named(self.device)
         inputs = [self.moving, self.fixed, *([self.model] if self.model else []), *labels]
         with results_in(self.output, "register", self.overwrite, inputs) as folder:
-            lines, metrics, certificates = self._into(folder, labels)
+            lines, metrics, certificates = self._into(folder, labels, machine)
         table("Result", score_rows(metrics), ("score", "before", "after"))
         say(HINT)
         say(f"Written to {self.output}; look at {self.output / 'report.html'}. To open it elsewhere:")
@@ -78,7 +83,9 @@ class Register:
         if not all(certificate.proven for certificate in certificates.values()):
             raise UnprovenError("a map is not proven fold-free; all is written, and the page shows where")
 
-    def _into(self, folder: Path, labels: list[Path]) -> tuple[list[str], dict[str, Any], dict[str, Certificate]]:
+    def _into(
+        self, folder: Path, labels: list[Path], machine: Machine
+    ) -> tuple[list[str], dict[str, Any], dict[str, Certificate]]:
         """Fill the folder; the lines that open it elsewhere, the scores, and what is proven of both maps."""
         from foldless.io import apply_warp, read_volume, read_warp, write_volume, write_warp
         from foldless.model import weights_file
@@ -91,7 +98,7 @@ class Register:
         if self.moving_labels is not None and self.fixed_labels is not None:
             moving_labels = same_lattice(read_volume(self.moving_labels, labels=True), moving, "moving")
             fixed_labels = same_lattice(read_volume(self.fixed_labels, labels=True), fixed, "fixed")
-        setting, found = self._found(moving, fixed)
+        setting, found = self._found(moving, fixed, machine)
         if not self.keep_folds:
             found = made_provable(found, moving, fixed)
         warp, inverse = folder / f"warp.{self.warp_format}", folder / f"inverse_warp.{self.warp_format}"
@@ -109,7 +116,7 @@ class Register:
         write_json(_certificates(outcome), folder / "certificate.json")
         read = [self.moving, self.fixed, *([weights_file(self.model)] if self.model else []), *labels]
         digests = {str(path): file_digest(path) for path in read}
-        record = {**run_record("register", asdict(self), digests), "recipe": setting.recipe.as_dict()}
+        record = {**run_record("register", asdict(self), digests, machine), "recipe": setting.recipe.as_dict()}
         write_json(record, folder / FILE)
         lines = outcome.opening_lines(self.output / warp.name)
         write_report(
@@ -134,30 +141,30 @@ class Register:
         if self.model is not None and self.rate is not None and not self.steps:
             raise InputError("--rate is for test-time optimisation; add --steps 50, or leave it out")
 
-    def _found(self, moving: Volume, fixed: Volume) -> tuple[Setting, Fields]:
+    def _found(self, moving: Volume, fixed: Volume, machine: Machine) -> tuple[Setting, Fields]:
         """The fields between the volumes, and what they were found with."""
         if self.model is None:
-            return self._optimised(moving, fixed)
+            return self._optimised(moving, fixed, machine)
 
         from foldless.model import Model
         from foldless.outcome import register_volumes
         from foldless.pairwise import TEST_TIME_RATE
 
-        model = Model.load(self.model)
+        model = Model.load(self.model, machine)
         if not self.steps:
             return model, register_volumes(model, moving, fixed)
         with Watch(self.steps, "tuning") as watch:
             rate = self.rate or TEST_TIME_RATE
             return model, register_volumes(model, moving, fixed, self.steps, rate, watch.on_next)
 
-    def _optimised(self, moving: Volume, fixed: Volume) -> tuple[Setting, Fields]:
+    def _optimised(self, moving: Volume, fixed: Volume, machine: Machine) -> tuple[Setting, Fields]:
         from foldless.direct import Direct, register_directly
 
         named = {name: getattr(self, name) for name in ("steps", "rate", "similarity", "weight")}
         settings: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
         direct = Direct.of_pair(moving, fixed, self.placement or "centre", **settings)
         with Watch(direct.steps, "optimising") as watch:
-            return direct, register_directly(direct, moving, fixed, watch.on_next)
+            return direct, register_directly(direct, moving, fixed, watch.on_next, machine)
 
 
 def _named(outcome: Outcome) -> dict[str, Certificate]:
