@@ -33,7 +33,7 @@ class Doctor:
             ("cores", f"{os.cpu_count()}, torch uses {torch.get_num_threads()}"),
             ("memory", _memory()),
             (
-                "bfloat16 on the CPU",
+                "bfloat16",
                 "used for networks" if CPU.multiplies_bfloat16 else "not native here; networks run in float32",
             ),
             ("sampling on the CPU", f"{'native' if native else 'plain torch'} ({why})"),
