@@ -83,9 +83,11 @@ def test_a_torch_without_apples_gpu(monkeypatch):
 def test_the_precision_is_the_machines(monkeypatch):
     auto = replace(SMALL, precision="auto")
     for native, expected in ((True, "bfloat16"), (False, "float32")):
-        monkeypatch.setattr(Machine, "multiplies_bfloat16", native)
+        monkeypatch.setattr(Machine, "gains_by_bfloat16", native)
         assert settled(auto, Machine()).precision == expected
         assert settled(SMALL, Machine()).precision == SMALL.precision
+    monkeypatch.undo()
+    assert settled(auto, META).precision == "float32", "bfloat16 is for CPUs that have it"
 
 
 # Commands

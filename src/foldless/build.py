@@ -204,7 +204,7 @@ def settled(recipe: Recipe, machine: Machine = CPU) -> Recipe:
     """The recipe with "auto" precision replaced by what the machine gains by, so that a record says what ran."""
     if recipe.precision != "auto":
         return recipe
-    return replace(recipe, precision="bfloat16" if machine.multiplies_bfloat16 else "float32")
+    return replace(recipe, precision="bfloat16" if machine.gains_by_bfloat16 else "float32")
 
 
 def network_dtype(recipe: Recipe, machine: Machine = CPU) -> torch.dtype | None:

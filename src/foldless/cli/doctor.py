@@ -34,7 +34,7 @@ class Doctor:
             ("memory", _memory()),
             (
                 "bfloat16",
-                "used for networks" if CPU.multiplies_bfloat16 else "not native here; networks run in float32",
+                "used for networks" if CPU.gains_by_bfloat16 else "not native here; networks run in float32",
             ),
             ("sampling on the CPU", f"{'native' if native else 'plain torch'} ({why})"),
             ("GPU", _gpus()),
