@@ -27,7 +27,7 @@ class Benchmarks:
     plot: Path | None = None
     """An SVG of all lines of that file."""
     device: str = "cpu"
-    """Where steps and inference run; operations and the cycle are timed on the CPU."""
+    """Where operations, steps and inference run; the cycle is timed on the CPU."""
     side: int | None = None
     """Voxels a side of every volume instead of the published sizes: a quick look at whether all of it works;
     32 at least, which icon_registration's network needs."""
@@ -47,8 +47,8 @@ def run(options: Benchmarks) -> None:
 
 def run_operations(options: Benchmarks) -> list[Result]:
     shape = operations.SHAPE if options.side is None else (options.side,) * 3
-    timed = operations.timed(shape)
-    operations.show(timed, shape)
+    timed = operations.timed(shape, options.device)
+    operations.show(timed, shape, options.device)
     return operations.results(timed, shape)
 
 

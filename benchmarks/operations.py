@@ -2,7 +2,8 @@
 
 Every operation is timed forward and backward, but NDV and the certificate, which have no gradient, on one float32
 sample and a smooth displacement of a few voxels. GB/s counts each input and each output once, as if nothing else went
-through memory; the share is of what a copy of 256 MiB reaches here. MONAI is optional.
+through memory; the share is of what a copy of 256 MiB reaches here. MONAI is optional. Another device than the CPU is
+named by --device.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from math import prod
@@ -24,6 +26,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.contestants import wait_for
 from benchmarks.results import Result
 from foldless.grid import Grid, sample
 from foldless.maps import Displacement, Exponential
@@ -141,31 +144,33 @@ def monai_lncc(warped: Tensor, target: Tensor) -> Call | None:
     return lambda: step(loss(warped, target), [warped])
 
 
-def seconds(call: Call) -> float:
+def seconds(call: Call, device: str = "cpu") -> float:
     start = time.perf_counter()
     call()
+    wait_for(device)
     return time.perf_counter() - start
 
 
-def in_turn(calls: list[Call]) -> list[float]:
+def in_turn(calls: list[Call], device: str = "cpu") -> list[float]:
     """Median seconds of each, taken in turn with the others; the first turn warms up."""
-    turns = [[seconds(call) for call in calls] for _ in range(TURNS + 1)]
+    turns = [[seconds(call, device) for call in calls] for _ in range(TURNS + 1)]
     return [median(times) for times in zip(*turns[1:], strict=True)]
 
 
-def copy_bandwidth() -> float:
+def copy_bandwidth(device: str = "cpu") -> float:
     """Bytes a second, read and written."""
-    source = torch.rand(2**26)
+    source = torch.rand(2**26, device=device)
     to = torch.empty_like(source)
-    return 2 * 4 * source.numel() / in_turn([lambda: to.copy_(source)])[0]
+    return 2 * 4 * source.numel() / in_turn([lambda: to.copy_(source)], device)[0]
 
 
-def timed(shape: tuple[int, ...]) -> list[tuple[Operation, float, float | None]]:
+def timed(shape: tuple[int, ...], device: str = "cpu") -> list[tuple[Operation, float, float | None]]:
     """Every operation, its median seconds and those of its peer."""
     found = []
-    for operation in operations(shape):
-        ours, *peers = in_turn([call for call in (operation.ours, operation.peer) if call is not None])
-        found.append((operation, ours, peers[0] if peers else None))
+    with nullcontext() if device == "cpu" else torch.device(device):
+        for operation in operations(shape):
+            ours, *peers = in_turn([call for call in (operation.ours, operation.peer) if call is not None], device)
+            found.append((operation, ours, peers[0] if peers else None))
     return found
 
 
@@ -180,16 +185,18 @@ def results(found: list[tuple[Operation, float, float | None]], shape: tuple[int
     return rows
 
 
-def show(found: list[tuple[Operation, float, float | None]], shape: tuple[int, ...]) -> None:
-    copying = copy_bandwidth()
-    title = f"forward and backward, {'x'.join(map(str, shape))}, {torch.get_num_threads()} threads, CPU"
+def show(found: list[tuple[Operation, float, float | None]], shape: tuple[int, ...], device: str = "cpu") -> None:
+    copying = copy_bandwidth(device)
+    where = f"{torch.get_num_threads()} threads, CPU" if device == "cpu" else torch.cuda.get_device_name(device)
+    title = f"forward and backward, {'x'.join(map(str, shape))}, {where}"
+    digits = 1 if device == "cpu" else 2
     columns = ("operation", "ms", "GB/s", "of copying", "peer", "its ms", "times faster")
-    table = Table(*columns, title=title, caption="on a GPU: not timed")
+    table = Table(*columns, title=title)
     for operation, ours, theirs in found:
         speed = 4 * operation.numbers / ours
         missing = "not installed" if operation.peer_name else ""
-        compared = (missing, "") if theirs is None else (f"{1e3 * theirs:.1f}", f"{theirs / ours:.1f}")
-        rates = f"{1e3 * ours:.1f}", f"{speed / 1e9:.1f}", f"{speed / copying:.0%}"
+        compared = (missing, "") if theirs is None else (f"{1e3 * theirs:.{digits}f}", f"{theirs / ours:.1f}")
+        rates = f"{1e3 * ours:.{digits}f}", f"{speed / 1e9:.1f}", f"{speed / copying:.0%}"
         table.add_row(operation.name, *rates, operation.peer_name, *compared)
     Console(width=110).print(table)
 
@@ -200,11 +207,13 @@ class Operations:
 
     size: tuple[int, ...] = SHAPE
     """Voxels an axis, one to three of them."""
+    device: str = "cpu"
 
 
 def main() -> None:
-    shape = tyro.cli(Operations).size
-    show(timed(shape), shape)
+    options = tyro.cli(Operations)
+    shape, device = options.size, options.device
+    show(timed(shape, device), shape, device)
 
 
 if __name__ == "__main__":

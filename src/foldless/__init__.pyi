@@ -93,12 +93,6 @@ from .evaluation import (
 from .evaluation import (
     mean_scores as mean_scores,
 )
-from .halfway import (
-    Forces as Forces,
-)
-from .halfway import (
-    register_halfway as register_halfway,
-)
 from .grid import (
     Grid as Grid,
 )
@@ -113,6 +107,12 @@ from .grid import (
 )
 from .grid import (
     sample_with_jacobian as sample_with_jacobian,
+)
+from .halfway import (
+    Forces as Forces,
+)
+from .halfway import (
+    register_halfway as register_halfway,
 )
 from .io import (
     Geometry as Geometry,
@@ -155,6 +155,9 @@ from .kernels import (
 )
 from .kernels import (
     triton_status as triton_status,
+)
+from .machine import (
+    Machine as Machine,
 )
 from .maps import (
     Affine as Affine,

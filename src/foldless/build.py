@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from foldless.cycle import ImageCycle, OneWay, ThreeImages
+from foldless.machine import CPU, Machine
 from foldless.maps import Affine, Displacement, Exponential, Map
 from foldless.networks import (
     MLP,
@@ -38,15 +39,20 @@ from foldless.tolerance import Tolerance
 from foldless.weighting import Constant, HoldBelow, Ramp, Weight
 
 
-def build_objective(recipe: Recipe, lattice: tuple[int, ...]) -> BaseObjective:
+def build_objective(recipe: Recipe, lattice: tuple[int, ...], machine: Machine = CPU) -> BaseObjective:
     """What a training with this recipe makes small, networks included; of one in stages, its last stage."""
-    registration = build_registration(recipe, lattice)
-    registration.run_networks_in(network_dtype(recipe), recipe.recompute)
-    return stage_objective(recipe, recipe.plan[-1], registration)
+    return stage_objective(recipe, recipe.plan[-1], build_trainable(recipe, lattice, machine))
+
+
+def build_trainable(recipe: Recipe, lattice: tuple[int, ...], machine: Machine = CPU) -> Registration:
+    """The registration a recipe describes, on a machine, its networks in the precision that trains fastest there."""
+    registration = build_registration(recipe, lattice).to(machine.device)
+    registration.run_networks_in(network_dtype(recipe, machine), recipe.recompute)
+    return registration
 
 
 def build_registration(recipe: Recipe, lattice: tuple[int, ...]) -> Registration:
-    """The registration a recipe describes, with fresh weights drawn from torch's global generator."""
+    """The registration a recipe describes, with fresh weights drawn from torch's global generator; on the CPU."""
     parts: list[nn.Module] = [] if recipe.first == "none" else [affine_step(recipe, len(lattice))]
     for level in recipe.levels:
         pooled = tuple(-(-n // level) for n in lattice)
@@ -112,8 +118,8 @@ def pair_objective(recipe: Recipe, registration: Registration, weight: float = 0
 
 
 def objective_of(recipe: Recipe, registration: Registration, level: int = 1) -> BaseObjective:
-    """The objective a recipe names, of a registration of images already pooled by `level`."""
-    similarity, weight = similarity_of(recipe), weight_of(recipe)
+    """The objective a recipe names, of a registration of images already pooled by `level`, and where that lies."""
+    similarity, weight = similarity_of(recipe), weight_of(recipe).to(Machine.of(registration).device)
     match recipe.objective:
         case "symmetric":
             held = Tolerance(recipe.tolerance / level) if recipe.tolerance else None
@@ -207,18 +213,13 @@ def weight_of(recipe: Recipe) -> Weight:
     return Constant(recipe.weight)
 
 
-def settled(recipe: Recipe) -> Recipe:
-    """The recipe with "auto" precision replaced by what this processor gains by, so that a record says what ran."""
+def settled(recipe: Recipe, machine: Machine = CPU) -> Recipe:
+    """The recipe with "auto" precision replaced by what the machine gains by, so that a record says what ran."""
     if recipe.precision != "auto":
         return recipe
-    return replace(recipe, precision="bfloat16" if multiplies_bfloat16() else "float32")
+    return replace(recipe, precision="bfloat16" if machine.gains_by_bfloat16 else "float32")
 
 
-def network_dtype(recipe: Recipe) -> torch.dtype | None:
-    """bfloat16 or, for None, what the images have; "auto" is what the processor gains by."""
-    return torch.bfloat16 if settled(recipe).precision == "bfloat16" else None
-
-
-def multiplies_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 natively; elsewhere it would be slower than float32."""
-    return bool(torch.cpu._is_avx512_bf16_supported())
+def network_dtype(recipe: Recipe, machine: Machine = CPU) -> torch.dtype | None:
+    """bfloat16 or, for None, what the images have; "auto" is what the machine gains by."""
+    return torch.bfloat16 if settled(recipe, machine).precision == "bfloat16" else None

@@ -19,6 +19,7 @@ from foldless.data.images import ordered_pairs
 from foldless.data.tables import read_table
 from foldless.errors import InputError
 from foldless.evaluation import Scores, flat, judge_folder
+from foldless.machine import CPU, Machine
 from foldless.metrics import folds_percent
 from foldless.model import Model
 from foldless.objective import Terms
@@ -98,6 +99,7 @@ def run_fold(
     on_step: Callable[[int, Terms], None] = lambda step, terms: None,
     on_scores: Callable[[int, Look], None] = lambda step, scores: None,
     stop: Callable[[], bool] = lambda: False,
+    machine: Machine = CPU,
 ) -> list[Scores]:
     """Train on a fold and judge its test pairs with the last weights; goes on where an earlier call stopped.
 
@@ -113,6 +115,7 @@ def run_fold(
         on_step: as for `train`.
         on_scores: as for `train`.
         stop: asked after every step, and after every pair that is judged, whether to end there.
+        machine: where it trains and registers.
     """
     if (folder / FILE).is_file():
         rows: list[Scores] = json.loads((folder / FILE).read_text(encoding="utf-8"))["pairs"]
@@ -122,8 +125,8 @@ def run_fold(
     split, preparation = folder_split(data, source.placement, source.percentiles, parts)
     folder.mkdir(parents=True, exist_ok=True)
     resume = (folder / CHECKPOINT).is_file()
-    train(recipe, split, preparation, folder, resume, on_step, on_scores, stop=stop)
-    model = Model.load(folder / "last.safetensors")
+    train(recipe, split, preparation, folder, resume, on_step, on_scores, stop=stop, machine=machine)
+    model = Model.load(folder / "last.safetensors", machine)
     chosen = [(fold.test[i], fold.test[j]) for i, j in ordered_pairs(len(fold.test), pairs)]
     judged = judge_folder(model, data, chosen, legacy_folds if legacy else None)
     rows = []

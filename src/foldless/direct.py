@@ -15,6 +15,7 @@ from foldless.errors import InputError
 from foldless.halfway import SHARP, Forces, register_halfway
 from foldless.io import Volume, reoriented
 from foldless.io.volumes import check_overlap
+from foldless.machine import CPU, Machine
 from foldless.maps import Map
 from foldless.outcome import Fields, fields_between, quiet
 from foldless.pairwise import OnStep, Stiff, flow_steps, optimise_flow
@@ -93,6 +94,8 @@ class Direct:
         )
 
 
-def register_directly(direct: Direct, moving: Volume, fixed: Volume, on_step: OnStep = quiet) -> Fields:
-    """Both fields between two volumes, found for them alone."""
-    return fields_between(moving, fixed, direct.preparation, partial(direct.maps, on_step=on_step))
+def register_directly(
+    direct: Direct, moving: Volume, fixed: Volume, on_step: OnStep = quiet, machine: Machine = CPU
+) -> Fields:
+    """Both fields between two volumes, found for them alone on a machine."""
+    return fields_between(moving, fixed, direct.preparation, partial(direct.maps, on_step=on_step), machine)

@@ -23,6 +23,7 @@ from foldless.errors import InputError
 from foldless.grid import Grid, in_voxels, sample, sample_labels
 from foldless.io import Volume, read_volume, reoriented
 from foldless.io.files import write_whole
+from foldless.machine import Machine
 from foldless.maps import Identity, Map
 from foldless.mending import mended
 from foldless.metrics import (
@@ -202,11 +203,16 @@ def cartilage_dice(outcome: Outcome, folder: Path) -> Scores:
 def judge_images(
     model: Model, images: ImageSet, pairs: Sequence[tuple[int, int]], steps: int = 0, rate: float = TEST_TIME_RATE
 ) -> Iterator[Judged]:
-    """Pairs of prepared images, scored on their lattice; `steps` and `rate` as in `judge_folder`."""
+    """Pairs of prepared images, registered where the model lies and scored on their lattice, on the CPU.
+
+    `steps` and `rate` as in `judge_folder`.
+    """
+    machine = Machine.of(model.registration)
     find = partial(predict_tuned, model, steps=steps, rate=rate) if steps else partial(predict, model)
     for i, j in pairs:
         started = perf_counter()
-        phi_AB, phi_BA = find(images.images[i : i + 1], images.images[j : j + 1])
+        found = find(*(machine.takes(images.images[k : k + 1]) for k in (i, j)))
+        phi_AB, phi_BA = (phi.of_tensors(torch.Tensor.cpu) for phi in found)
         seconds = perf_counter() - started
         scores = {**image_scores(model, images, i, j, phi_AB, phi_BA), "seconds": seconds}
         draw = partial(draw_images, images, i, j, phi_AB, phi_BA, scores)

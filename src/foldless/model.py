@@ -18,6 +18,7 @@ from foldless.build import build_registration
 from foldless.data.prepare import Preparation
 from foldless.errors import InputError
 from foldless.io.files import write_whole
+from foldless.machine import CPU, Machine
 from foldless.recipe import Recipe
 from foldless.registration import Expected, Registration
 
@@ -61,8 +62,8 @@ class Model:
         write_whole(Path(path), fill)
 
     @classmethod
-    def load(cls, path: Path | str) -> Model:
-        """A model from its file, or from a run's folder (its best checkpoint); nothing is unpickled.
+    def load(cls, path: Path | str, machine: Machine = CPU) -> Model:
+        """A model from its file, or from a run's folder (its best checkpoint), on a machine; nothing is unpickled.
 
         Raises:
             InputError: no such file, not a model of foldless, or one whose weights are not finite.
@@ -83,7 +84,7 @@ class Model:
         _check_weights(file, tensors, described)
         registration = build_registration(recipe, preparation.lattice)
         registration.load_state_dict(tensors)
-        registration.eval()
+        registration.to(machine.device).eval()
         registration.expects = Expected(preparation.dim, 1, *sorted(preparation.intensities))
         return cls(registration, recipe, preparation, trained_on, weight)
 

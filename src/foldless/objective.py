@@ -64,7 +64,7 @@ class BaseObjective(nn.Module):
         weight = self.weight()
         if self.training and self.weight.needs_folds:
             folds = folded(in_voxels(nodes, Grid.of(nodes)), "forward")
-            self.weight.update(folds.flatten(1).sum(1).double().mean().item(), folds[0].numel())
+            self.weight.update(folds.flatten(1).sum(1).cpu().double().mean().item(), folds[0].numel())
         return Terms(similarity + weight * regularity, similarity, regularity, weight)
 
 

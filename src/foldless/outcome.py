@@ -30,6 +30,7 @@ from foldless.io import (
     voxel_displacement,
 )
 from foldless.io.volumes import check_overlap, on_lattice_of, through
+from foldless.machine import CPU, Machine
 from foldless.maps import Identity, Map
 from foldless.metrics import (
     FOLD_RULES,
@@ -249,7 +250,7 @@ def quiet(terms: Terms) -> None:
 def register_volumes(
     model: Model, moving: Volume, fixed: Volume, steps: int = 0, rate: float = TEST_TIME_RATE, on_step: OnStep = quiet
 ) -> Fields:
-    """Both fields between two volumes, in whatever orientation and spacing they come.
+    """Both fields between two volumes, in whatever orientation and spacing they come, found where the model lies.
 
     With `steps` of test-time optimisation for this pair, by Adam at `rate`; the model keeps every bit.
 
@@ -259,18 +260,20 @@ def register_volumes(
     check_pair(model, moving, fixed)
     for volume in (moving, fixed):
         note_what_is_cut(model, volume)
-    if steps == 0:
-        return fields_between(moving, fixed, model.preparation, partial(predict, model))
-    find = partial(predict_tuned, model, steps=steps, rate=rate, on_step=on_step)
-    return fields_between(moving, fixed, model.preparation, find)
+    find: Find = partial(predict, model)
+    if steps:
+        find = partial(predict_tuned, model, steps=steps, rate=rate, on_step=on_step)
+    return fields_between(moving, fixed, model.preparation, find, Machine.of(model.registration))
 
 
-def fields_between(moving: Volume, fixed: Volume, preparation: Preparation, find: Find) -> Fields:
-    """Both fields between two volumes, by a function from their prepared images to phi_AB and phi_BA."""
+def fields_between(
+    moving: Volume, fixed: Volume, preparation: Preparation, find: Find, machine: Machine = CPU
+) -> Fields:
+    """Both fields between two volumes, by a function from their prepared images, on a machine, to phi_AB and phi_BA."""
     started = perf_counter()
     image_A, lattice_A = preparation.image(moving)
     image_B, lattice_B = preparation.image(fixed)
-    phi_AB, phi_BA = find(torch.from_numpy(image_A)[None, None], torch.from_numpy(image_B)[None, None])
+    phi_AB, phi_BA = find(*(machine.takes(torch.from_numpy(image)[None, None]) for image in (image_A, image_B)))
 
     def written(phi: Map, source: Geometry, target: Geometry, on: Geometry) -> Field:
         return displacement_mm(phi, source, target, on).astype(np.float32)

@@ -16,11 +16,13 @@ def overlap(phi: Map, images: ImageSet, moving: int, fixed: int) -> dict[int, fl
     """
     nodes = phi.on(Grid(images.lattice)).to(images.images.dtype)
     if images.labels is not None:
-        return dice(sample_labels(images.labels[moving], nodes), images.labels[fixed], moving=images.labels[moving])
+        labels_A, labels_B = images.labels[[moving, fixed]].to(nodes.device)
+        return dice(sample_labels(labels_A, nodes), labels_B, moving=labels_A)
     if images.foreground is None:
         return {}
-    warped = sample(images.images[moving : moving + 1], nodes)[0, 0] > images.foreground
-    scores = dice(warped.int(), (images.images[fixed, 0] > images.foreground).int(), labels=[1])
+    image_A, image_B = images.images[[moving, fixed]].to(nodes.device)
+    warped = sample(image_A[None], nodes)[0, 0] > images.foreground
+    scores = dice(warped.int(), (image_B[0] > images.foreground).int(), labels=[1])
     return {label: score for label, score in scores.items() if score == score}
 
 

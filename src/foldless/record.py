@@ -11,17 +11,26 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from foldless.errors import InputError
 from foldless.io.files import write_whole
+
+if TYPE_CHECKING:
+    from foldless.machine import Machine
 
 PACKAGES = ("foldless", "torch", "numpy", "SimpleITK", "nibabel", "scipy", "safetensors")
 FILE = "run.json"
 
 
-def run_record(command: str, settings: Mapping[str, Any], data: Mapping[str, str]) -> dict[str, Any]:
-    """Everything needed to do it again: `settings` are the arguments, `data` the SHA-256 of what was read, by name."""
+def run_record(
+    command: str, settings: Mapping[str, Any], data: Mapping[str, str], machine: Machine | None = None
+) -> dict[str, Any]:
+    """Everything needed to do it again: `settings` are the arguments, `data` the SHA-256 of what was read, by name.
+
+    `machine` is what networks and maps were computed on, where there were any.
+    """
+    device = {} if machine is None else {"device": str(machine.device), "device_name": machine.name}
     return {
         "command": command,
         "arguments": sys.argv[1:],
@@ -31,7 +40,7 @@ def run_record(command: str, settings: Mapping[str, Any], data: Mapping[str, str
             **{name: installed_version(name) for name in PACKAGES},
             "python": platform.python_version(),
         },
-        "machine": {"system": platform.platform(), "processor": platform.machine()},
+        "machine": {"system": platform.platform(), "processor": platform.machine(), **device},
         "commit": _commit(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from foldless.arguments import check_flag, check_number, check_tensor, check_whole
 from foldless.kernels.correlation import Windows, can_correlate, mean_correlation
+from foldless.kernels.library import own_types
 from foldless.kernels.local_sums import box_sum, gaussian, gaussian_average, share_outside
 
 Image = Shaped[Tensor, "batch channels *lattice"]
@@ -215,7 +216,7 @@ class NMI:
         weight = torch.ones_like(target[:, :1]) if mask is None else mask.expand_as(target[:, :1])
         weight = (weight / weight.flatten(1).sum(1).clamp_min(1e-12).reshape(-1, *[1] * (target.ndim - 1))).flatten(2)
         a, b = self._membership(warped), self._membership(target)
-        with torch.autocast(target.device.type, enabled=False):  # bfloat16 counts no rare bins
+        with own_types(target):  # bfloat16 counts no rare bins
             joint = (a * weight[:, :, None]) @ b.transpose(2, 3)
         entropies = _entropy(joint.sum(3), 1) + _entropy(joint.sum(2), 1)
         return (2 - entropies / _entropy(joint, 2).clamp_min(1e-12)).mean()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from foldless.cli.console import HINT, directed, number, say, table
+from foldless.cli.machine import machine_named
 from foldless.cli.outputs import claimed, tidy, untouched
 from foldless.cli.watch import Watch
 from foldless.errors import InputError
@@ -15,6 +16,7 @@ from foldless.recipe import Precision, Recipe, Source, recipe_for
 
 if TYPE_CHECKING:
     from foldless.crossvalidation import Fold, Results
+    from foldless.machine import Machine
 
 SHOWN = {
     "dice": "Dice ↑",
@@ -68,17 +70,20 @@ class CrossValidate:
     """How images are laid on one lattice, as for train."""
     percentiles: tuple[float, float] = (1.0, 99.0)
     """Intensities that become 0 and 1, in percent; "0 100" divides by the maximum, as Kuang does."""
+    device: str = "auto"
+    """Where networks learn and register: cpu, cuda, cuda:N or mps; auto takes the first CUDA GPU if there is one."""
 
     def run(self) -> None:
+        machine = machine_named(self.device)
         inputs = [self.data, *(path for path in (self.groups, self.regions) if path is not None)]
         with claimed(self.output, inputs):
             try:
-                self._go_on()
+                self._go_on(machine)
             except KeyboardInterrupt:
                 kept = f"what is done is kept in {self.output}; the same command goes on"
                 raise KeyboardInterrupt(kept) from None
 
-    def _go_on(self) -> None:
+    def _go_on(self, machine: Machine) -> None:
         from foldless.build import settled
         from foldless.crossvalidation import (
             folds_of,
@@ -98,11 +103,11 @@ class CrossValidate:
                 f"there is no group {min(strange)} to judge by; there are {', '.join(f.name for f in folds)}"
             )
         regions = None if self.regions is None else read_regions(self.regions)
-        recipes: dict[str, Recipe] = {m: settled(self._recipe(m)) for m in dict.fromkeys(self.methods)}
+        recipes: dict[str, Recipe] = {m: settled(self._recipe(m), machine) for m in dict.fromkeys(self.methods)}
         chosen = [fold for fold in folds if not self.folds or fold.name in self.folds]
         self._check(recipes, chosen)
         source = Source(str(self.data), self.placement, self.percentiles).resolved()
-        self._keep_record(source, recipes, folds)
+        self._keep_record(source, recipes, folds, machine)
         tidy(self.output)
         every = trainings(self.output)
         for fold in chosen:
@@ -110,7 +115,8 @@ class CrossValidate:
                 say(f"{method}, judged by {fold.name}: {len(fold.train)} cases train, {len(fold.test)} judge")
                 folder = self.output / fold.name / method
                 with Watch(recipe.ends()[-1]) as watch, watch.stopping() as stop:
-                    run_fold(recipe, source, fold, folder, self.pairs, self.legacy, watch.on_step, stop=stop)
+                    more: dict[str, Any] = {"on_step": watch.on_step, "stop": stop, "machine": machine}
+                    run_fold(recipe, source, fold, folder, self.pairs, self.legacy, **more)
             results = judged_so_far(self.output, every)
             if regions is not None:
                 results = {m: {f: with_regions(r, regions) for f, r in found.items()} for m, found in results.items()}
@@ -150,7 +156,7 @@ class CrossValidate:
         recipe = replace(recipe, **{name: value for name, value in own.items() if value is not None})
         return planned(recipe, method, pool=self.pool)
 
-    def _keep_record(self, source: Source, recipes: dict[str, Recipe], folds: list[Fold]) -> None:
+    def _keep_record(self, source: Source, recipes: dict[str, Recipe], folds: list[Fold], machine: Machine) -> None:
         """Write what is run, or make sure that what is there was run alike; methods join those of earlier calls.
 
         Raises:
@@ -168,7 +174,8 @@ class CrossValidate:
         }
         if untouched(self.output):
             self.output.mkdir(parents=True, exist_ok=True)
-            write_json(run_record("crossvalidate", settings, data_digests(self.data)), self.output / FILE)
+            record = run_record("crossvalidate", settings, data_digests(self.data), machine)
+            write_json(record, self.output / FILE)
             return
         record = read_record(self.output)
         if record.get("command") != "crossvalidate":

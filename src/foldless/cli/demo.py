@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foldless.cli.console import say
+from foldless.cli.machine import machine_named
 from foldless.cli.outputs import results_in
 from foldless.cli.watch import Watch
 from foldless.recipe import Source, recipe_for
 
 if TYPE_CHECKING:
     from foldless.evaluation import Judged
+    from foldless.machine import Machine
 
 DRAWN = 6
 
@@ -28,12 +30,15 @@ class Demo:
     """Folder for the model, metrics.json and report.html."""
     steps: int = 0
     """Training steps; 0 for as many as it takes to be good."""
+    device: str = "auto"
+    """Where the network learns: cpu, cuda, cuda:N or mps; auto takes the first CUDA GPU if there is one."""
     overwrite: bool = False
     """Replace an earlier demo at --output."""
 
     def run(self) -> None:
+        machine = machine_named(self.device)
         with results_in(self.output, "demo", self.overwrite) as folder:
-            judged, means = self._into(folder)
+            judged, means = self._into(folder, machine)
 
         from foldless.cli.evaluate import show
 
@@ -43,7 +48,7 @@ class Demo:
         )
         say(f"Look at {self.output / 'report.html'}; the numbers are in {self.output / 'metrics.json'}.")
 
-    def _into(self, folder: Path) -> tuple[list[Judged], dict[str, Any]]:
+    def _into(self, folder: Path, machine: Machine) -> tuple[list[Judged], dict[str, Any]]:
         """Train, judge and fill the folder; the pairs, and their mean scores."""
         from dataclasses import replace
 
@@ -59,14 +64,15 @@ class Demo:
         source, recipe = Source(data="shapes"), recipe_for(None)
         if self.steps:
             recipe = replace(recipe, steps=self.steps)
-        recipe = settled(recipe)
+        recipe = settled(recipe, machine)
         split, preparation = open_source(source, recipe.seed)
         digests = {part: getattr(split, part).digest() for part in ("train", "test")}
-        record = run_record("demo", {"source": asdict(source), "recipe": recipe.as_dict()}, digests)
+        record = run_record("demo", {"source": asdict(source), "recipe": recipe.as_dict()}, digests, machine)
         say("A network learns to register triangles and circles. It is asked for two things only: that the warped")
         say("image looks like the other one, and that going there and back again is the identity.")
         with Watch(recipe.ends()[-1]) as watch:
-            model = train(recipe, split, preparation, folder, on_step=watch.on_step, on_scores=watch.on_scores)
+            tell: dict[str, Any] = {"on_step": watch.on_step, "on_scores": watch.on_scores}
+            model = train(recipe, split, preparation, folder, **tell, machine=machine)
         watch.summarise(folder / "log.csv")
         log = read_log(folder / "log.csv")
         pairs = ordered_pairs(len(split.test), PAIRS)

@@ -21,8 +21,8 @@ class Doctor:
     def run(self) -> None:
         import torch
 
-        from foldless.build import multiplies_bfloat16
         from foldless.kernels import native_status, triton_status
+        from foldless.machine import CPU
         from foldless.record import PACKAGES, installed_version
 
         (native, why), (triton, why_triton) = native_status(), triton_status()
@@ -32,7 +32,10 @@ class Doctor:
             ("system", platform.platform()),
             ("cores", f"{os.cpu_count()}, torch uses {torch.get_num_threads()}"),
             ("memory", _memory()),
-            ("bfloat16", "used for networks" if multiplies_bfloat16() else "not native here; networks run in float32"),
+            (
+                "bfloat16",
+                "used for networks" if CPU.gains_by_bfloat16 else "not native here; networks run in float32",
+            ),
             ("sampling on the CPU", f"{'native' if native else 'plain torch'} ({why})"),
             ("GPU", _gpus()),
             ("sampling on the GPU", f"{'native' if triton else 'plain torch'} ({why_triton})"),

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from foldless.cli.console import number, progress, say, shell, table
+from foldless.cli.machine import machine_named
 from foldless.cli.outputs import results_in
 from foldless.errors import InputError
 from foldless.recipe import Source
 
 if TYPE_CHECKING:
     from foldless.evaluation import Judged
+    from foldless.machine import Machine
     from foldless.model import Model
 
 DRAWN = 3
@@ -53,6 +55,8 @@ class Evaluate:
     """MNIST: which digit."""
     keep_folds: bool = False
     """Leave cells that fold as they are. By default they are opened by the smallest change, as `register` does."""
+    device: str = "auto"
+    """Where maps are computed: cpu, cuda, cuda:N or mps; auto takes the first CUDA GPU if there is one."""
     overwrite: bool = False
     """Replace an earlier result at --output."""
 
@@ -70,19 +74,20 @@ class Evaluate:
                 f"{self.rate:g} --steps {self.steps}"
             )
 
+        machine = machine_named(self.device)
         inputs = [self.model, *source.folders, *([self.pairs] if self.pairs else [])]
         with results_in(self.output, "evaluate", self.overwrite, inputs) as folder:
-            judged, means = self._into(folder, source)
+            judged, means = self._into(folder, source, machine)
         show(judged, means)
         say(f"Written to {self.output}: metrics.json, pairs.csv, report.html")
 
-    def _into(self, folder: Path, source: Source) -> tuple[list[Judged], dict[str, Any]]:
+    def _into(self, folder: Path, source: Source, machine: Machine) -> tuple[list[Judged], dict[str, Any]]:
         """Judge all pairs and fill the folder; the pairs, and their mean scores."""
         from foldless.evaluation import drawing_worst
         from foldless.model import Model, weights_file
         from foldless.record import FILE, file_digest, run_record, write_json
 
-        model = Model.load(self.model)
+        model = Model.load(self.model, machine)
         wanted, judging = self._pairs(model, source)
         with progress() as bar:
             task = bar.add_task("judging", total=wanted, news="")
@@ -93,7 +98,7 @@ class Evaluate:
             judged = drawing_worst(judging, DRAWN, tell)
         read = [weights_file(self.model), *([self.pairs] if self.pairs else [])]
         digests = {str(path): file_digest(path) for path in read}
-        record = {**run_record("evaluate", asdict(self), digests), "recipe": model.recipe.as_dict()}
+        record = {**run_record("evaluate", asdict(self), digests, machine), "recipe": model.recipe.as_dict()}
         title = f"{self.data}: {wanted} pairs, the worst {DRAWN} drawn" if wanted > DRAWN else self.data
         means = write_results(folder, judged, record, title)
         write_json(record, folder / FILE)

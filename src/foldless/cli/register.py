@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from foldless.cli.console import HINT, say, score_rows, shell, table
+from foldless.cli.machine import machine_named
 from foldless.cli.outputs import results_in
 from foldless.cli.watch import Watch
 from foldless.errors import InputError, UnprovenError
@@ -18,6 +19,7 @@ from foldless.recipe import Regularity, Similarity
 
 if TYPE_CHECKING:
     from foldless.io import Volume
+    from foldless.machine import Machine
     from foldless.metrics import Certificate
     from foldless.outcome import Fields, Outcome, Setting
 
@@ -79,6 +81,8 @@ class Register:
     """nii.gz: 5-D NIfTI, intent 1007. h5: ITK composite transform, which sitk.ReadTransform opens as it is."""
     keep_folds: bool = False
     """Leave cells that fold as they are. By default they are opened by the smallest change."""
+    device: str = "auto"
+    """Where the maps are computed: cpu, cuda, cuda:N or mps; auto takes the first CUDA GPU if there is one."""
     overwrite: bool = False
     """Replace an earlier result at --output."""
 
@@ -87,9 +91,10 @@ class Register:
         if len(labels) == 1:
             raise InputError("labels come in pairs: give both --moving-labels and --fixed-labels, or neither")
         self._check_options()
+        machine = machine_named(self.device)
         inputs = [self.moving, self.fixed, *([self.model] if self.model else []), *labels]
         with results_in(self.output, "register", self.overwrite, inputs) as folder:
-            lines, metrics, certificates = self._into(folder, labels)
+            lines, metrics, certificates = self._into(folder, labels, machine)
         table("Result", score_rows(metrics), ("score", "before", "after"))
         say(HINT)
         say(f"Written to {self.output}; look at {self.output / 'report.html'}. To open it elsewhere:")
@@ -99,7 +104,9 @@ class Register:
             say(f"{name} is {certificate.sentence}")
         _fail_where_unproven(certificates, metrics.get("tolerance"))
 
-    def _into(self, folder: Path, labels: list[Path]) -> tuple[list[str], dict[str, Any], dict[str, Certificate]]:
+    def _into(
+        self, folder: Path, labels: list[Path], machine: Machine
+    ) -> tuple[list[str], dict[str, Any], dict[str, Certificate]]:
         """Fill the folder; the lines that open it elsewhere, the scores, and what is proven of both maps."""
         from foldless.io import apply_warp, read_volume, read_warp, write_volume, write_warp
         from foldless.mending import mended
@@ -113,7 +120,7 @@ class Register:
         if self.moving_labels is not None and self.fixed_labels is not None:
             moving_labels = same_lattice(read_volume(self.moving_labels, labels=True), moving, "moving")
             fixed_labels = same_lattice(read_volume(self.fixed_labels, labels=True), fixed, "fixed")
-        setting, found = self._found(moving, fixed)
+        setting, found = self._found(moving, fixed, machine)
         found = mended(found, moving, fixed, setting, provable=not self.keep_folds)
         warp, inverse = folder / f"warp.{self.warp_format}", folder / f"inverse_warp.{self.warp_format}"
         write_warp(found.forward, fixed.geometry, warp)
@@ -130,7 +137,7 @@ class Register:
         write_json(_certificates(outcome), folder / "certificate.json")
         read = [self.moving, self.fixed, *([weights_file(self.model)] if self.model else []), *labels]
         digests = {str(path): file_digest(path) for path in read}
-        record = {**run_record("register", asdict(self), digests), "recipe": setting.recipe.as_dict()}
+        record = {**run_record("register", asdict(self), digests, machine), "recipe": setting.recipe.as_dict()}
         write_json(record, folder / FILE)
         lines = outcome.opening_lines(self.output / warp.name)
         write_report(
@@ -184,16 +191,16 @@ class Register:
         """The first of these options that was given, as it is written; empty if none was."""
         return next((f"--{name.replace('_', '-')}" for name in names if getattr(self, name) is not None), "")
 
-    def _found(self, moving: Volume, fixed: Volume) -> tuple[Setting, Fields]:
+    def _found(self, moving: Volume, fixed: Volume, machine: Machine) -> tuple[Setting, Fields]:
         """The fields between the volumes, and what they were found with."""
         if self.model is None:
-            return self._optimised(moving, fixed)
+            return self._optimised(moving, fixed, machine)
 
         from foldless.model import Model
         from foldless.outcome import register_volumes
         from foldless.pairwise import TEST_TIME_RATE
 
-        model, steps = Model.load(self.model), sum(self.steps or ())
+        model, steps = Model.load(self.model, machine), sum(self.steps or ())
         if self.tolerance is not None:
             model = replace(model, recipe=replace(model.recipe, tolerance=self.tolerance))
         if not steps:
@@ -202,7 +209,7 @@ class Register:
             rate = self.rate or TEST_TIME_RATE
             return model, register_volumes(model, moving, fixed, steps, rate, watch.on_next)
 
-    def _optimised(self, moving: Volume, fixed: Volume) -> tuple[Setting, Fields]:
+    def _optimised(self, moving: Volume, fixed: Volume, machine: Machine) -> tuple[Setting, Fields]:
         from foldless.direct import Direct, register_directly
 
         names = ("rate", "similarity", "weight", "regularity", "tolerance", *SMOOTHING)
@@ -215,7 +222,7 @@ class Register:
             settings["steps"] = self.steps[0]
         direct = Direct.of_pair(moving, fixed, self.placement or "centre", optimiser, **settings)
         with Watch(direct.steps, "optimising") as watch:
-            return direct, register_directly(direct, moving, fixed, watch.on_next)
+            return direct, register_directly(direct, moving, fixed, watch.on_next, machine)
 
 
 def _fail_where_unproven(certificates: Mapping[str, Certificate], tolerance: Mapping[str, float] | None) -> None:

@@ -11,6 +11,7 @@ import tyro
 
 from foldless.cli.console import number, say, shell, table
 from foldless.cli.leftovers import Replaced
+from foldless.cli.machine import machine_named
 from foldless.cli.outputs import check_replaceable, claimed, put_in_order, tidy
 from foldless.cli.watch import Watch
 from foldless.errors import InputError, UnprovenError
@@ -20,6 +21,7 @@ from foldless.recipe import Recipe, Source, recipe_for
 if TYPE_CHECKING:
     from foldless.data.images import Split
     from foldless.data.prepare import Preparation
+    from foldless.machine import Machine
     from foldless.model import Model
     from foldless.objective import Terms
 
@@ -44,7 +46,7 @@ class Train:
     output: Path | None = None
     """Folder of the run: checkpoints, log.csv, TensorBoard events, run.json."""
     resume: Path | None = None
-    """Go on with this run as its record says; takes no other option."""
+    """Go on with this run as its record says; takes no other option but --device, where another is wanted."""
     config: Path | None = None
     """Start from the settings in the run record of an earlier run (its folder or run.json)."""
     overwrite: bool = False
@@ -65,12 +67,17 @@ class Train:
     --rate below the one they were learnt at (a tenth) to go on from them gently."""
     first_stage: int = 1
     """With --start: the stage to begin with, those before are left out."""
+    device: str = "auto"
+    """Where the network learns: cpu, cuda, cuda:N or mps; auto takes the first CUDA GPU if there is one, and with
+    --resume what the run was begun on."""
     recipe: Recipe = field(default_factory=lambda: recipe_for(TYPICAL))
 
     def run(self) -> None:
         if self.resume is not None:
-            if self != Train(resume=self.resume):
-                raise InputError("--resume goes on exactly as the run's record says, so it takes no other option")
+            if self != Train(resume=self.resume, device=self.device):
+                raise InputError(
+                    "--resume goes on exactly as the run's record says, so it takes no other option but --device"
+                )
             with claimed(self.resume):
                 tidy(self.resume)
                 self._resume(self.resume)
@@ -78,11 +85,12 @@ class Train:
         if not self.source.data or self.output is None:
             raise InputError("train needs --data (a folder, shapes or mnist:FOLDER) and --output, or --resume RUN")
         inputs = [*self.source.folders, *(path for path in (self.start, self.config) if path is not None)]
+        machine = machine_named(self.device)
         with claimed(self.output, inputs):
             check_replaceable(self.output, "train", self.overwrite)
-            self._begin(self.output)
+            self._begin(self.output, machine)
 
-    def _begin(self, output: Path) -> None:
+    def _begin(self, output: Path, machine: Machine) -> None:
         recipe = planned(self.recipe, self.method, self.stages, self.pool)
         if self.first_stage != 1 and self.start is None:
             raise InputError("--first-stage leaves stages out, so it takes the weights they would leave: --start RUN")
@@ -93,17 +101,18 @@ class Train:
         from foldless.record import FILE, file_digest, run_record, write_json
         from foldless.training.checkpoints import FILE as CHECKPOINT
 
-        source, recipe = self.source.resolved(), settled(recipe)
+        source, recipe = self.source.resolved(), settled(recipe, machine)
         start = None if self.start is None else Model.load(self.start)
         split, preparation = open_source(source, recipe.seed)
         recipe.check_lattice(split.train.lattice)
         settings = {"source": asdict(source), "recipe": recipe.as_dict(), "first_stage": self.first_stage}
+        settings["device"] = str(machine.device)
         digests = {part: getattr(split, part).digest() for part in ("train", "val", "test")}
         if self.start is not None:
             settings["start"] = str(self.start.resolve())
             digests["start"] = file_digest(weights_file(self.start))
         record = {
-            **run_record("train", settings, digests),
+            **run_record("train", settings, digests, machine),
             "preparation": asdict(preparation),
             "cases": {part: list(getattr(split, part).names) for part in ("train", "val", "test")}
             if self.source.is_folder
@@ -115,7 +124,7 @@ class Train:
             except OSError as error:
                 raise InputError(f"the output folder {output} cannot be made: {error.strerror}") from error
             write_json(record, output / FILE)
-            _learn(recipe, split, preparation, output, earlier, start, self.first_stage)
+            _learn(machine, recipe, split, preparation, output, earlier, start, self.first_stage)
 
     def _resume(self, folder: Path) -> None:
         from foldless.data.source import open_source
@@ -125,13 +134,15 @@ class Train:
         try:
             source = Source.from_dict(record["settings"]["source"])
             recipe = Recipe.from_dict(record["settings"]["recipe"])
+            begun_on = str(record["settings"].get("device", "auto"))
         except (KeyError, TypeError) as error:
             raise InputError(f"{folder} is not the run of a training: its record lacks {error}") from error
+        machine = machine_named(begun_on if self.device == "auto" else self.device)
         split, preparation = open_source(source, recipe.seed)
         known = record.get("data_sha256", {})
         if any(getattr(split, part).digest() != known.get(part) for part in ("train", "val")):
             raise InputError(f"the images of {source.data} are not those that {folder} was trained on; start a new run")
-        _learn(recipe, split, preparation, folder)
+        _learn(machine, recipe, split, preparation, folder)
 
 
 def with_defaults_for_the_data(words: Sequence[str]) -> Train:
@@ -178,6 +189,7 @@ def _lattice(data: str) -> tuple[int, ...] | None:
 
 
 def _learn(
+    machine: Machine,
     recipe: Recipe,
     split: Split,
     preparation: Preparation,
@@ -202,7 +214,7 @@ def _learn(
     _announce(recipe, split, preparation)
     try:
         with watch, watch.stopping(when=alone) as stop:
-            train(recipe, split, preparation, folder, resume, on_step, looks, start, first_stage, stop)
+            train(recipe, split, preparation, folder, resume, on_step, looks, start, first_stage, stop, machine)
     except KeyboardInterrupt as stopped:
         raise KeyboardInterrupt(_what_is_kept(folder, earlier, *stopped.args)) from None
     best = watch.summarise(folder / "log.csv", after=(0, *recipe.ends())[-2])

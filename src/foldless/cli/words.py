@@ -55,6 +55,8 @@ OPTIONS = {
     "--channels": "--widths",
     "--nearest": "--labels",
     "--random-seed": "--seed",
+    "--gpu": "--device",
+    "--cuda": "--device",
 }
 """What other programs call our options."""
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from foldless.errors import InputError
 from foldless.grid import Grid, sample
+from foldless.machine import CPU, Machine
 from foldless.maps import Affine
 
 
@@ -90,6 +91,8 @@ class Split:
 class RandomPairs:
     """Batches of random pairs (A, B), drawn from torch's global generator, whose state every checkpoint holds.
 
+    The images of the set stay where they are, which is in the CPU's memory; batches are laid on `machine`.
+
     The images of a pair always differ. With `mirror` all are turned over along the same random axes, and `affine` moves
     each by an affine map of its own, whose deviation from the identity has entries of up to that size, and half of it
     in the shift (unit cube); borders continue. `size` is 2, or 3 for the objective that wants three images.
@@ -100,6 +103,7 @@ class RandomPairs:
     mirror: bool = False
     affine: float = 0.0
     size: int = 2
+    machine: Machine = CPU
 
     def __post_init__(self) -> None:
         if len(self.images) < self.size:
@@ -115,6 +119,7 @@ class RandomPairs:
             other = torch.randint(1, count - 1, (self.batch,))
             ahead.append(other + (other >= ahead[0]))
         chosen = torch.stack([self.images.images[(first + k) % count] for k in (torch.zeros_like(first), *ahead)])
+        chosen = self.machine.takes(chosen)
         if self.mirror:
             chosen = torch.stack([self._mirrored(chosen[:, k]) for k in range(self.batch)], dim=1)
         if self.affine:
@@ -131,7 +136,7 @@ class RandomPairs:
         dim = images.ndim - 2
         deviation = self.affine * (2 * torch.rand(len(images), dim, dim + 1) - 1)
         deviation[:, :, -1] /= 2
-        return sample(images, Affine.from_deviation(deviation).on(Grid.of(images)))
+        return sample(images, Affine.from_deviation(deviation.to(images)).on(Grid.of(images)))
 
 
 def ordered_pairs(count: int, wanted: int, seed: int = 0) -> list[tuple[int, int]]:

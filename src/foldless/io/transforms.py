@@ -67,7 +67,7 @@ def displacement_mm(phi: Map, moving: Geometry, fixed: Geometry, on: Geometry) -
             images = phi(points[None])
             if images.shape[0] != 1:
                 raise ValueError(f"one map is written at a time; got a batch of {images.shape[0]}, take phi[:1]")
-            there = moving.unit_to_physical(images[0].double().cpu().numpy())
+            there = moving.unit_to_physical(images[0].cpu().double().numpy())
             field[first : first + slices] = np.moveaxis(there - here, 0, -1)
     return field
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache, wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -94,6 +95,14 @@ def pointer(tensor: torch.Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(address)
 
 
+def own_types(like: torch.Tensor) -> AbstractContextManager[Any]:
+    """Autocast leaves alone what is computed inside, on the device of a tensor; there may be none on it, as on meta."""
+    device = like.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
+
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -104,10 +113,7 @@ def in_own_types(function: Callable[P, R]) -> Callable[P, R]:
     @wraps(function)
     def run(*arguments: P.args, **named: P.kwargs) -> R:
         tensor: Any = arguments[1]
-        device = tensor.device.type
-        if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
-            return function(*arguments, **named)
-        with torch.autocast(device, enabled=False):
+        with own_types(tensor):
             return function(*arguments, **named)
 
     return run

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from foldless.kernels.derivatives import Reverse
+from foldless.kernels.library import own_types
 
 
 def box_sum(image: Tensor, window: int) -> Tensor:
@@ -26,7 +27,7 @@ def gaussian_average(image: Tensor, sigma: float) -> Tensor:
         weights = gaussian(sigma, image)
         reach = len(weights) // 2
         kernel = torch.where(distance <= reach, weights[(distance.long() + reach).clamp_max(2 * reach)], 0.0)
-        with torch.autocast(image.device.type, enabled=False):  # bfloat16 would leave nothing of a local variance
+        with own_types(image):  # bfloat16 would leave nothing of a local variance
             image = (image.movedim(axis, -1) @ kernel).movedim(-1, axis)
     return image
 

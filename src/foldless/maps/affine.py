@@ -10,6 +10,7 @@ from torch import Tensor
 
 from foldless.arguments import check_tensor
 from foldless.grid import Points
+from foldless.kernels.library import own_types
 from foldless.maps.algebra import Map, check_dim
 from foldless.maps.matrices import Jacobian, contract
 
@@ -54,7 +55,7 @@ class Affine(Map):
         check_tensor("an affine matrix", matrix, "(batch, dim, dim + 1)")
         batch, dim, columns = matrix.shape
         square = torch.cat([matrix, matrix.new_zeros(batch, 1, columns)], dim=1)
-        with torch.autocast(matrix.device.type, enabled=False):
+        with own_types(matrix):
             flow = torch.linalg.matrix_exp(square)[:, :dim]
         eye = torch.eye(dim, columns, dtype=matrix.dtype, device=matrix.device)
         return cls.from_deviation(flow - eye)

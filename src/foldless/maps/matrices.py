@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from foldless.kernels.library import own_types
 from foldless.kernels.product import can_multiply, product
 
 Jacobian = Float[Tensor, "#batch dim dim *at"]
@@ -43,6 +44,6 @@ def determinant(matrix: Jacobian) -> Float[Tensor, "#batch *at"]:
 
 def contract(equation: str, *tensors: Tensor) -> Tensor:
     """`torch.einsum` in the tensors' own precision: autocast would round coordinates to bfloat16."""
-    with torch.autocast(tensors[0].device.type, enabled=False):
+    with own_types(tensors[0]):
         result: Tensor = torch.einsum(equation, *tensors)
     return result

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from foldless.kernels import convolution
+from foldless.kernels.library import own_types
 from foldless.kernels.planar import add_convolved
 from foldless.kernels.thin import thin
 
@@ -52,7 +53,7 @@ def last(
     x than a thin convolution.
     """
     weight, bias = (layer.get_parameter(name) * factor for name in ("weight", "bias"))
-    with torch.autocast(x.device.type, enabled=False):
+    with own_types(x):
         if isinstance(layer, nn.Linear):
             return F.linear(x.to(weight.dtype), weight, bias)
         if beside is None:

@@ -41,6 +41,8 @@ def what_is_left(folder: Path) -> str:
 def load_checkpoint(recipe: Recipe, registration: Registration, folder: Path) -> State:
     """The state that `resume.pt` holds, with `registration` and torch's generator brought to where it stands.
 
+    The registration stays on its device, whichever the checkpoint was made on.
+
     Raises:
         InputError: there is no checkpoint, or it does not fit.
     """
@@ -50,7 +52,7 @@ def load_checkpoint(recipe: Recipe, registration: Registration, folder: Path) ->
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of foreign pickles, which are refused in our words
-            content = torch.load(file, weights_only=True)
+            content = torch.load(file, map_location="cpu", weights_only=True)  # it may be of another machine
         registration.load_state_dict(content["registration"])
         state = at_stage(recipe, registration, content["stage"])
         state.objective.load_state_dict(content["objective"])

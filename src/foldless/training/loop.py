@@ -12,10 +12,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from foldless.build import build_registration, network_dtype
+from foldless.build import build_trainable
 from foldless.data.images import ImageSet, RandomPairs, Split, ordered_pairs
 from foldless.data.prepare import Preparation
 from foldless.errors import InputError, NotFiniteError, TrainingError
+from foldless.machine import CPU, Machine
 from foldless.model import Model
 from foldless.objective import Terms
 from foldless.recipe import Recipe
@@ -39,6 +40,7 @@ def train(
     start: Model | None = None,
     first_stage: int = 1,
     stop: Callable[[], bool] = lambda: False,
+    machine: Machine = CPU,
 ) -> Model:
     """Learn from random pairs of `split.train`, stage after stage; the model with the last stage's best validation.
 
@@ -47,7 +49,8 @@ def train(
     and ends with the same bits as if it had never stopped. `start` gives a fresh training its first weights, part by
     part, and it may skip the stages before `first_stage`. These weights are judged before the first step and are the
     best until others beat them, so that what they had learnt is not lost; rate and weight rule begin anew.
-    `stop` is asked after every step whether to end there.
+    `stop` is asked after every step whether to end there. A training may be resumed on another `machine` than it was
+    begun on: with the same random numbers, but not the same bits.
 
     Raises:
         KeyboardInterrupt: `stop` said so; its argument is the step, of which there is a checkpoint.
@@ -57,17 +60,18 @@ def train(
     if not 1 <= first_stage <= len(recipe.plan):
         raise InputError(f"the training has stages 1 to {len(recipe.plan)}, so it cannot begin with {first_stage}")
     recipe.check_lattice(split.train.lattice)
-    registration = new_registration(recipe, split.train.lattice)
+    registration = new_registration(recipe, split.train.lattice, machine)
     state = at_stage(recipe, registration, first_stage - 1)
     size = state.objective.images
-    pairs = RandomPairs(split.train, recipe.batch, recipe.mirror, recipe.affine, size)
+    pairs = RandomPairs(split.train, recipe.batch, recipe.mirror, recipe.affine, size, machine)
     held_out = _held_out(split.val, size)
     if resume:
         state = load_checkpoint(recipe, registration, folder)
     elif start is not None:
         take_weights(registration, start.registration)
     seen = tuple(dict.fromkeys(split.train.names + split.val.names))
-    run = Run(Model(registration, recipe, preparation, seen), split.val, held_out, folder, on_step, on_scores, stop)
+    model = Model(registration, recipe, preparation, seen)
+    run = Run(model, split.val, held_out, folder, on_step, on_scores, stop, machine)
     with Log(folder, from_step=state.step if resume else NOTHING) as log:
         if start is not None and not resume:
             _keep_start(state, run, log)
@@ -77,7 +81,7 @@ def train(
             settings = recipe.of_stage(recipe.plan[place])
             images = pooled(split.train, recipe.plan[place].level)
             _run_stage(state, settings, replace(pairs, images=images, batch=settings.batch), run, log)
-    return Model.load(folder)
+    return Model.load(folder, machine)
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,7 @@ class Run:
     on_step: Callable[[int, Terms], None]
     on_scores: Callable[[int, Scores], None]
     stop: Callable[[], bool]
+    machine: Machine
 
 
 def _keep_start(state: State, run: Run, log: Log) -> None:
@@ -127,7 +132,7 @@ def _improves(state: State, settings: Recipe, run: Run, log: Log) -> bool:
     level = run.model.recipe.plan[state.stage].level
     with _finite(state.step, settings, run.folder):
         check_weights(state)
-        scores = validate(state.objective, run.images, run.held_out, settings.weight, level)
+        scores = validate(state.objective, run.images, run.held_out, settings.weight, level, run.machine)
     log.scores(state.step, scores)
     run.on_scores(state.step, scores)
     if scores.total >= state.best:
@@ -179,17 +184,15 @@ def check_weights(state: State) -> None:
         raise NotFiniteError("a weight is no longer finite")
 
 
-def new_registration(recipe: Recipe, lattice: tuple[int, ...]) -> Registration:
-    """A registration that nobody has trained: everything random comes from the recipe's seed."""
+def new_registration(recipe: Recipe, lattice: tuple[int, ...], machine: Machine = CPU) -> Registration:
+    """A registration that nobody has trained: everything random comes from the recipe's seed, on all machines alike."""
     torch.manual_seed(recipe.seed)
-    registration = build_registration(recipe, lattice)
-    registration.run_networks_in(network_dtype(recipe), recipe.recompute)
-    return registration
+    return build_trainable(recipe, lattice, machine)
 
 
-def new_state(recipe: Recipe, lattice: tuple[int, ...]) -> State:
+def new_state(recipe: Recipe, lattice: tuple[int, ...], machine: Machine = CPU) -> State:
     """A training at step 0."""
-    return at_stage(recipe, new_registration(recipe, lattice), 0)
+    return at_stage(recipe, new_registration(recipe, lattice, machine), 0)
 
 
 def take_weights(registration: Registration, trained: Registration) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from foldless.data.images import ImageSet
 from foldless.grid import Grid
+from foldless.machine import CPU, Machine
 from foldless.maps import Map
 from foldless.metrics import folds
 from foldless.objective import BaseObjective
@@ -45,6 +46,7 @@ def validate(
     pairs: Sequence[tuple[int, ...]],
     weight: float | None = None,
     level: int = 1,
+    machine: Machine = CPU,
 ) -> Scores:
     """The objective, Dice and forward folds of fixed pairs; leaves the random state and the modes as they were.
 
@@ -54,16 +56,17 @@ def validate(
         pairs: places of as many images as the objective takes; Dice and folds are those of the first two.
         weight: replaces the objective's own, which may grow: scores of different steps compare only under one weight.
         level: the objective sees images pooled by this; Dice and folds are those of the full lattice.
+        machine: where the objective lies.
     """
     modes = [(module, module.training) for module in objective.modules()]
     objective.eval()
     totals, overlaps, folded, errors = [], [], [], []
     held = objective.tolerance
     size = max(1, min(BATCH, AT_ONCE // prod(images.lattice)))
-    with torch.no_grad(), torch.random.fork_rng(devices=_gpus(images.images)):
+    with torch.no_grad(), torch.random.fork_rng(devices=_gpus(machine)):
         torch.manual_seed(0)
         for some in (pairs[i : i + size] for i in range(0, len(pairs), size)):
-            seen = [images.images[list(places)] for places in zip(*some, strict=True)]
+            seen = [machine.takes(images.images[list(places)]) for places in zip(*some, strict=True)]
             terms, phi = objective.with_maps(*(average_pool(x, level) if level > 1 else x for x in seen))
             factor = terms.weight if weight is None else weight
             totals += [(terms.similarity + factor * terms.regularity).item()] * len(some)
@@ -79,9 +82,9 @@ def validate(
     return Scores(total if isfinite(total) else inf, _mean_of_known(overlaps), sum(folded) / len(folded), error)
 
 
-def _gpus(images: Tensor) -> list[int]:
+def _gpus(machine: Machine) -> list[int]:
     """Those whose random state a look changes."""
-    return list(range(torch.cuda.device_count())) if images.is_cuda else []
+    return list(range(torch.cuda.device_count())) if machine.device.type == "cuda" else []
 
 
 def forward_folds(phi: Map, grid: Grid) -> Tensor:
