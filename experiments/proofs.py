@@ -145,7 +145,7 @@ def alone(settings: Mapping[str, Any], moving: Volume, fixed: Volume) -> tuple[F
     """foldless without a model, as `foldless register` does it, before any repair."""
     from foldless.direct import Direct, register_directly
 
-    direct = Direct.of_pair(moving, fixed, **settings)
+    direct = Direct.of_pair(moving, fixed, optimiser="adam", **settings)
     return register_directly(direct, moving, fixed), direct
 
 

@@ -253,7 +253,17 @@ def test_log_and_events(tmp_path):
     with (tmp_path / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS
-    assert COLUMNS == ("step", "total", "similarity", "regularity", "weight", "val_total", "val_dice", "val_folds")
+    assert COLUMNS == (
+        "step",
+        "total",
+        "similarity",
+        "regularity",
+        "weight",
+        "val_total",
+        "val_dice",
+        "val_folds",
+        "val_error",
+    )
     assert [int(row["step"]) for row in rows] == [1, 2, 3, 4, 5, 6]
     assert [bool(row["val_total"]) for row in rows] == [False, False, True, False, False, True]
     for row in read_log(tmp_path / "log.csv"):
@@ -287,7 +297,7 @@ def test_looks_at_large_images_take_no_more_at_once(monkeypatch):
     with_maps, sizes = objective.with_maps, []
     monkeypatch.setattr(objective, "with_maps", lambda *images: sizes.append(len(images[0])) or with_maps(*images))
     monkeypatch.setattr("foldless.training.validation.AT_ONCE", 16**3)
-    assert validate(objective, split.val, pairs) == pytest.approx(together, rel=1e-5)
+    assert validate(objective, split.val, pairs)[:3] == pytest.approx(together[:3], rel=1e-5)
     assert sizes == [1, 1]
 
 

@@ -138,6 +138,8 @@ class Register:
         read = [self.moving, self.fixed, *([weights_file(self.model)] if self.model else []), *labels]
         digests = {str(path): file_digest(path) for path in read}
         record = {**run_record("register", asdict(self), digests, machine), "recipe": setting.recipe.as_dict()}
+        if (forces := getattr(setting, "forces", None)) is not None:
+            record["forces"] = asdict(forces)
         write_json(record, folder / FILE)
         lines = outcome.opening_lines(self.output / warp.name)
         write_report(

@@ -109,7 +109,7 @@ def _column(like: Tensor) -> list[int]:
     return [-1, *[1] * (like.ndim - 1)]
 
 
-def _squarings(velocity: Tensor, contraction: float) -> Tensor:
+def _squarings(velocity: Tensor, contraction: float = CONTRACTION) -> Tensor:
     """Squarings each sample needs; the row-sum norm of the largest differences bounds the interpolant's slope."""
     with torch.no_grad():
         rows = torch.zeros(velocity.shape[:2], dtype=velocity.dtype, device=velocity.device)
