@@ -26,6 +26,8 @@ def wrong():
     if "has no attribute '_setup_privateuseone" in done.stderr or "_DummyBackendModule" in done.stderr:
         pytest.skip("this torch pretends no device")
     assert done.returncode == 0, done.stderr
+    if torch.__version__ < "2.13" and "'aten::empty_strided' with arguments from the 'pretended'" in done.stdout:
+        pytest.skip("this torch allocates on the pretended device, as 2.11 does")
     return json.loads(done.stdout)
 
 

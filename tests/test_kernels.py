@@ -13,7 +13,7 @@ from foldless.kernels import convolution, native, plain, windows
 from foldless.kernels.consistency import consistency, gradient_consistency
 from foldless.kernels.doubling import residual_double
 from foldless.kernels.halving import residual_halve
-from foldless.kernels.jitter import Jittered, jittered, plain_jittered
+from foldless.kernels.jitter import Jittered, jittered, normal, normal_by_polynomials, plain_jittered
 from foldless.kernels.library import lanes
 from foldless.kernels.norm import normalise
 from foldless.kernels.planar import add_convolved
@@ -831,6 +831,23 @@ def test_jitter_is_the_plain_one_whatever_the_threads(shape, dtype, seed):
     # Two ways to a quantile in float32, of up to 5.3 voxels; and coordinates near 1 in the points' own type.
     allowed = 5e-6 * voxel + 2 * torch.finfo(dtype).eps
     assert ((found[0] - plain_jittered(*arguments)).abs() <= allowed).all()
+
+
+def test_the_polynomials_of_gpus_are_normal_quantiles():
+    """At every eighth number that there is, the outermost among them: 5.3 deviations."""
+    between = torch.arange(1 - 2**23, 2**23, 16).float() * 2**-23
+    between[-1] = -between[0]
+    exact = 2**0.5 * torch.erfinv(between.double())
+    assert exact.max() > 5.2
+    for found in (normal(between), normal_by_polynomials(between)):
+        assert ((found - exact).abs() <= 5e-6).all()
+
+
+def test_gpus_are_not_asked_for_erfinv(monkeypatch):
+    """Whose code torch compiles at run time, in a file for all processes: those that start together spoil it."""
+    monkeypatch.setattr(torch, "erfinv", lambda x: pytest.fail("erfinv on a GPU"))
+    points = plain_jittered(3, 2, (5, 6, 7), torch.float32, torch.device("meta"))
+    assert (points.shape, points.device.type) == ((2, 3, 5, 6, 7), "meta")
 
 
 @compiled

@@ -15,6 +15,33 @@ from foldless.kernels.library import call, library, pointer
 _TYPES = {torch.float32: "f32", torch.float64: "f64"}
 _WORD = 0xFFFFFFFF
 
+AT_ONCE = 2**22
+"""Numbers that are made together in torch, of which each takes some 64-bit integers."""
+
+# Giles 2010, as in jitter.h: erfinv(v) / v by w = -log(1 - v²) below 5, and by its root from there.
+_INNER = (
+    2.81022636e-08,
+    3.43273939e-07,
+    -3.5233877e-06,
+    -4.39150654e-06,
+    0.00021858087,
+    -0.00125372503,
+    -0.00417768164,
+    0.246640727,
+    1.50140941,
+)
+_OUTER = (
+    -0.000200214257,
+    0.000100950558,
+    0.00134934322,
+    -0.00367342844,
+    0.00573950773,
+    -0.0076224613,
+    0.00943887047,
+    1.00167406,
+    2.83297682,
+)
+
 
 class Jittered(NamedTuple):
     """The points of `jittered` for as many samples as there are, not yet in memory."""
@@ -53,17 +80,43 @@ def plain_jittered(seed: int, batch: int, shape: Sequence[int], dtype: torch.dty
     """The same in torch: where there is no kernel, and as its referee."""
     places = torch.arange(prod(shape), device=device) & _WORD
     noise = torch.empty(batch * len(shape), prod(shape), dtype=dtype, device=device)
-    for plane, row in enumerate(noise):  # one at a time: integers of 64 bits take room
-        first = _mixed(torch.tensor(plane ^ (seed & _WORD), device=device))
-        second = _mixed((_mixed(torch.tensor(plane ^ (seed >> 32), device=device)) + 0x9E3779B9) & _WORD)
+    planes = torch.arange(len(noise), device=device)[:, None]
+    some = max(1, AT_ONCE // max(1, len(places)))
+    for rows, plane in zip(torch.split(noise, some), torch.split(planes, some), strict=True):
+        first = _mixed(plane ^ (seed & _WORD))
+        second = _mixed((_mixed(plane ^ (seed >> 32)) + 0x9E3779B9) & _WORD)
         words = _mixed((_mixed(places ^ first) + second) & _WORD)
-        between = ((words >> 9) * 2 + (1 - (1 << 23))).float() * 2**-23
-        row.copy_(2**0.5 * torch.erfinv(between))
+        rows.copy_(normal(((words >> 9) * 2 + (1 - (1 << 23))).float() * 2**-23))
     noise = noise.reshape(batch, len(shape), *shape)
     axes = [torch.arange(n, dtype=dtype, device=device) / max(n - 1, 1) for n in shape]
     voxel = torch.tensor([1 / max(n - 1, 1) for n in shape], dtype=dtype, device=device)
     nodes = torch.stack(torch.meshgrid(*axes, indexing="ij"))
     return noise.mul_(voxel.reshape(-1, *[1] * len(shape))).add_(nodes)
+
+
+def normal(between: Tensor) -> Tensor:
+    """sqrt(2) erfinv of float32 numbers from -1 to 1: what is even between them becomes standard normal.
+
+    Of its erfinv torch compiles the form for GPUs at run time and keeps it in a file, which processes that start
+    together spoil for each other; all that read it later crash. So GPUs have polynomials.
+    """
+    return 2**0.5 * torch.erfinv(between) if between.device.type == "cpu" else normal_by_polynomials(between)
+
+
+def normal_by_polynomials(between: Tensor) -> Tensor:
+    """`normal` within rounding of float32."""
+    w = -torch.log((1 - between) * (1 + between))
+    root = torch.where(w < 5, _polynomial(_INNER, w - 2.5), _polynomial(_OUTER, w.sqrt() - 3))
+    return root * between * 2**0.5
+
+
+def _polynomial(coefficients: Sequence[float], x: Tensor) -> Tensor:
+    """By Horner's rule, the highest power first."""
+    first, *others = coefficients
+    total = torch.full_like(x, first)
+    for coefficient in others:
+        total.mul_(x).add_(coefficient)
+    return total
 
 
 def _mixed(x: Tensor) -> Tensor:
