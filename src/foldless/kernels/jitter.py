@@ -97,8 +97,8 @@ def plain_jittered(seed: int, batch: int, shape: Sequence[int], dtype: torch.dty
 def normal(between: Tensor) -> Tensor:
     """sqrt(2) erfinv of float32 numbers from -1 to 1: what is even between them becomes standard normal.
 
-    Of its erfinv torch compiles the form for GPUs at run time and keeps it in a file, which processes that start
-    together spoil for each other; all that read it later crash. So GPUs have polynomials.
+    Processes that started together on a GPU crashed in torch's erfinv, which is compiled at run time there: probably
+    they spoil its file for each other. So GPUs have polynomials.
     """
     return 2**0.5 * torch.erfinv(between) if between.device.type == "cpu" else normal_by_polynomials(between)
 
