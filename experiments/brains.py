@@ -252,7 +252,8 @@ def axial_slice(weights: Path, data: Path, moving: str, fixed: str, at: int | No
     from foldless.io import read_volume
     from foldless.metrics import folds_percent, jacobian_determinant
     from foldless.model import Model
-    from foldless.outcome import Outcome, register_volumes
+    from foldless.outcome import Outcome
+    from foldless.registering import register_volumes
 
     files, model = case_names(data), Model.load(weights)
     image_A, image_B = read_volume(files[moving]), read_volume(files[fixed])

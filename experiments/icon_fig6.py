@@ -37,7 +37,7 @@ class Fig6(Pictured):
         from foldless.data.shapes import shapes
         from foldless.grid import Grid
         from foldless.model import Model
-        from foldless.outcome import predict
+        from foldless.registering import predict
 
         cells = self._cells()
         weights = sorted({weight for _, weight in cells})

@@ -168,8 +168,8 @@ def judged(model: Model, images: ImageSet, pairs: int = PAIRS) -> dict[str, floa
     from foldless.data.images import ordered_pairs
     from foldless.grid import Grid
     from foldless.metrics import inverse_consistency_error
-    from foldless.outcome import predict
     from foldless.overlap import mean_overlap
+    from foldless.registering import predict
     from foldless.training.validation import forward_folds
 
     overlaps, folds, errors = [], [], []

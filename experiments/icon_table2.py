@@ -199,7 +199,7 @@ def by_model(
 ) -> tuple[Field, Field | None]:
     """foldless with a model, as `foldless register --model` does it."""
     from foldless.model import Model
-    from foldless.outcome import register_volumes
+    from foldless.registering import register_volumes
 
     fields = register_volumes(Model.load(run), moving, fixed, steps, rate)
     return fields.forward, fields.inverse

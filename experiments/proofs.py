@@ -26,7 +26,7 @@ from foldless.cli.console import progress, say
 
 if TYPE_CHECKING:
     from foldless.io import Volume
-    from foldless.outcome import Fields, Setting
+    from foldless.registering import Fields, Setting
 
 Found = Callable[["Volume", "Volume"], tuple["Fields", "Setting"]]
 Score = dict[str, float]
@@ -152,7 +152,7 @@ def alone(settings: Mapping[str, Any], moving: Volume, fixed: Volume) -> tuple[F
 def by_model(run: Path, moving: Volume, fixed: Volume) -> tuple[Fields, Setting]:
     """foldless with a model, before any repair."""
     from foldless.model import Model
-    from foldless.outcome import register_volumes
+    from foldless.registering import register_volumes
 
     model = Model.load(run)
     return register_volumes(model, moving, fixed), model
@@ -161,7 +161,7 @@ def by_model(run: Path, moving: Volume, fixed: Volume) -> tuple[Fields, Setting]
 def by_greedy(smoothing: tuple[str, str], moving: Volume, fixed: Volume) -> tuple[Fields, Setting]:
     """greedy's unrounded warps."""
     from foldless.direct import Direct
-    from foldless.outcome import Fields
+    from foldless.registering import Fields
 
     started = perf_counter()
     with tempfile.TemporaryDirectory() as scratch:

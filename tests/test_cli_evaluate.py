@@ -173,11 +173,11 @@ def test_malformed_pairs(foldless, cohort, tmp_path, content, says):
 
 
 def test_a_broken_case_is_known_before_computing(foldless, cohort, tmp_path, monkeypatch):
-    import foldless.outcome as outcome
+    import foldless.registering as registering
 
     save_cases(tmp_path / "data", 4, (14, 14, 14))
     (tmp_path / "data/images/case_4.nii.gz").write_bytes(b"broken")
-    monkeypatch.setattr(outcome, "predict", lambda *_: pytest.fail("computing began"))
+    monkeypatch.setattr(registering, "predict", lambda *_: pytest.fail("computing began"))
     words = ("evaluate", "--model", cohort / "run", "--data", tmp_path / "data", "--output", tmp_path / "out")
     code, _, complained = foldless(*words)
     assert code == 2
@@ -208,7 +208,7 @@ def test_a_model_for_another_lattice(foldless, tmp_path):
 @pytest.mark.parametrize("trouble", ["a header", "apart"])
 def test_headers_are_judged_before_computing(foldless, tmp_path, monkeypatch, trouble):
     import foldless.evaluation as evaluation
-    import foldless.outcome as outcome
+    import foldless.registering as registering
 
     world = Preparation((16, 16, 16), (1.0, 1.0, 1.0), "world", (0.0, 0.0, 0.0))
     (tmp_path / "run").mkdir()
@@ -224,7 +224,7 @@ def test_headers_are_judged_before_computing(foldless, tmp_path, monkeypatch, tr
             raise InputError(f"{volume.path}: no order of its axes gives a right-handed direction")
 
         monkeypatch.setattr(evaluation, "reoriented", refuse)
-    monkeypatch.setattr(outcome, "predict", lambda *_: pytest.fail("computing began"))
+    monkeypatch.setattr(registering, "predict", lambda *_: pytest.fail("computing began"))
     words = ("evaluate", "--model", tmp_path / "run", "--data", tmp_path / "data", "--output", tmp_path / "out")
     code, _, complained = foldless(*words)
     assert code == 2

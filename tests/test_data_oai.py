@@ -11,7 +11,8 @@ from foldless.direct import Direct
 from foldless.errors import InputError
 from foldless.evaluation import cartilage_dice
 from foldless.io import read_volume
-from foldless.outcome import Fields, Outcome
+from foldless.outcome import Outcome
+from foldless.registering import Fields
 
 SPACING = np.diag([0.7, 0.36, 0.36, 1.0])  # x runs along the slices
 ROUNDED = 1e-5  # float32

@@ -18,9 +18,9 @@ from foldless.errors import InputError
 from foldless.grid import Grid
 from foldless.io import read_volume
 from foldless.maps import Affine
-from foldless.outcome import predict, predict_tuned
 from foldless.pairwise import FreeFlow, Stiff, flow_steps, optimise_flow
 from foldless.recipe import Recipe, direct_recipe
+from foldless.registering import predict, predict_tuned
 from foldless.registration import warp
 from foldless.regularity import GradICON
 from foldless.similarity import MSE

@@ -39,8 +39,8 @@ from foldless.errors import InputError
 from foldless.io import read_volume
 from foldless.methods import method_recipe
 from foldless.model import Model
-from foldless.outcome import register_volumes
 from foldless.recipe import Recipe
+from foldless.registering import register_volumes
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = sorted(

@@ -13,7 +13,7 @@ from samples import SMALL, lively_model
 from foldless.errors import InputError
 from foldless.grid import Grid
 from foldless.model import FORMAT, Model
-from foldless.outcome import predict
+from foldless.registering import predict
 
 RECIPES = {
     "batch norm": SMALL,

@@ -16,16 +16,9 @@ from foldless.io import Volume, read_volume
 from foldless.mending import made_provable
 from foldless.metrics import FOLD_RULES
 from foldless.model import Model
-from foldless.outcome import (
-    Fields,
-    Outcome,
-    field_scores,
-    headline,
-    predict,
-    register_volumes,
-    same_lattice,
-)
+from foldless.outcome import Outcome, field_scores, headline, same_lattice
 from foldless.proofs import care_for, repair_warp
+from foldless.registering import Fields, predict, register_volumes
 
 SAME = 1e-4  # mm; fields are float32
 

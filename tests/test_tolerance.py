@@ -20,10 +20,11 @@ from foldless.io import Volume, inverse_consistency_of_files
 from foldless.maps import Displacement
 from foldless.mending import mended
 from foldless.objective import Objective
-from foldless.outcome import Fields, Outcome
+from foldless.outcome import Outcome
 from foldless.pairwise import FreeMaps, optimise
 from foldless.proofs import brought_home, largest_inverse_error
 from foldless.recipe import Recipe, Stage
+from foldless.registering import Fields
 from foldless.registration import Predict
 from foldless.regularity import GradICON
 from foldless.similarity import MSE

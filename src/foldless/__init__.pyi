@@ -298,13 +298,7 @@ from .objective import (
     Terms as Terms,
 )
 from .outcome import (
-    Fields as Fields,
-)
-from .outcome import (
     Outcome as Outcome,
-)
-from .outcome import (
-    register_volumes as register_volumes,
 )
 from .pairwise import (
     FreeFlow as FreeFlow,
@@ -362,6 +356,12 @@ from .recipe import (
 )
 from .recipe import (
     recipe_for as recipe_for,
+)
+from .registering import (
+    Fields as Fields,
+)
+from .registering import (
+    register_volumes as register_volumes,
 )
 from .registration import (
     Downsample as Downsample,

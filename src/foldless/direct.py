@@ -17,9 +17,9 @@ from foldless.io import Volume, reoriented
 from foldless.io.volumes import check_overlap
 from foldless.machine import CPU, Machine
 from foldless.maps import Map
-from foldless.outcome import Fields, fields_between, quiet
 from foldless.pairwise import OnStep, Stiff, flow_steps, optimise_flow
 from foldless.recipe import Recipe, direct_recipe
+from foldless.registering import Fields, fields_between, quiet
 
 Optimiser = Literal["forces", "adam"]
 """forces: greedy's update on a velocity half-way, in closed form. adam: any regularity, by autograd; slower."""

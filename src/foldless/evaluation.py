@@ -35,21 +35,11 @@ from foldless.metrics import (
     summary,
 )
 from foldless.model import Model
-from foldless.outcome import (
-    Fields,
-    Outcome,
-    check_dimension,
-    check_pair,
-    field_scores,
-    predict,
-    predict_tuned,
-    register_volumes,
-    same_lattice,
-    warped_linearly,
-)
+from foldless.outcome import Outcome, field_scores, same_lattice, warped_linearly
 from foldless.overlap import mean_overlap, overlap
 from foldless.pairwise import TEST_TIME_RATE
 from foldless.proofs import certificate_scores
+from foldless.registering import Fields, check_dimension, check_pair, predict, predict_tuned, register_volumes
 from foldless.report import Pair
 from foldless.report.verdict import goodness, loses_dice
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 from time import perf_counter
 
 from foldless.io import Volume
-from foldless.outcome import Fields, Setting
 from foldless.proofs import brought_home, care_for, repair_warp
+from foldless.registering import Fields, Setting
 
 ROUNDS = 5
 """How often both are done in turn, at most."""

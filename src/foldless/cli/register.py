@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from foldless.io import Volume
     from foldless.machine import Machine
     from foldless.metrics import Certificate
-    from foldless.outcome import Fields, Outcome, Setting
+    from foldless.outcome import Outcome
+    from foldless.registering import Fields, Setting
 
 
 SMOOTHING = ("smooth_update", "smooth_total")
@@ -199,8 +200,8 @@ class Register:
             return self._optimised(moving, fixed, machine)
 
         from foldless.model import Model
-        from foldless.outcome import register_volumes
         from foldless.pairwise import TEST_TIME_RATE
+        from foldless.registering import register_volumes
 
         model, steps = Model.load(self.model, machine), sum(self.steps or ())
         if self.tolerance is not None:

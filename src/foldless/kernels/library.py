@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
-VERSION = 11
+VERSION = 12
 """Of the functions' arguments; the same number stands in `version.cpp`. An older library would be called wrongly."""
 
 _DONE, _NO_MEMORY = 0, 1  # as in status.h

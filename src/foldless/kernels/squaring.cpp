@@ -1,7 +1,10 @@
-// A step of scaling and squaring: out = keep·u + u∘(id + reach·u) at the nodes of u's own lattice, and its gradient.
+// A step of scaling and squaring: out = keep·u + u∘(id + reach·u) at the nodes of u's own lattice, and its gradient;
+// and how steep a displacement is, which says how many steps it takes.
 //
 // u, out and the gradients are (batch, dim, *lattice), displacements in the unit cube. Points are made where they are
 // read, nothing is kept in between. The referee is exponential.py in torch.
+
+#include <cmath>
 
 #include "lattice.h"
 #include "status.h"
@@ -125,6 +128,39 @@ void backward(const T* u, const T* g, T* g_u, Size batch, const Size* shape, T k
     }
 }
 
+// The largest difference of neighbouring nodes, (batch, component, axis); NaN of a component that is not finite.
+template <typename T, int D>
+void steepest(const T* u, T* out, Size batch, const Size* shape, int threads) {
+    const Lattice<D> lattice(shape);
+    const Size length = lattice.shape[D - 1], rows = lattice.nodes / length;
+    for (Size field = 0; field < batch * D; ++field) {
+        const T* from = u + field * lattice.nodes;
+        T* most = out + field * D;
+        std::fill(most, most + D, T(0));
+#pragma omp parallel num_threads(threads)
+        {
+            T own[D] = {}, wrong = 0;
+#pragma omp for schedule(static) nowait
+            for (Size row = 0; row < rows; ++row) {
+                const T* here = from + row * length;
+                for (int d = 0; d < D; ++d) {
+                    const int along = d == D - 1;
+                    if (!along && row * length / lattice.stride[d] % lattice.shape[d] + 1 == lattice.shape[d]) continue;
+                    const T* next = here + lattice.stride[d];
+                    T most_here = 0;
+#pragma omp simd reduction(max : most_here)
+                    for (Size i = 0; i < length - along; ++i) most_here = std::max(most_here, std::abs(next[i] - here[i]));
+                    own[d] = std::max(own[d], most_here);
+                }
+#pragma omp simd reduction(+ : wrong)
+                for (Size i = 0; i < length; ++i) wrong += here[i] - here[i];  // 0, or NaN of what is not finite
+            }
+#pragma omp critical
+            for (int d = 0; d < D; ++d) most[d] = wrong == 0 && most[d] == most[d] ? std::max(most[d], own[d]) : NAN;
+        }
+    }
+}
+
 }  // namespace
 
 #define FOLDLESS_SQUARING(T, NAME)                                                                                     \
@@ -133,6 +169,13 @@ void backward(const T* u, const T* g, T* g_u, Size batch, const Size* shape, T k
         return status_of([&] {                                                                                         \
             auto run = dim == 1 ? forward<T, 1> : dim == 2 ? forward<T, 2> : forward<T, 3>;                            \
             run(u, out, batch, shape, static_cast<T>(keep), static_cast<T>(reach), threads);                           \
+        });                                                                                                            \
+    }                                                                                                                  \
+    extern "C" Status foldless_steepest_##NAME(const T* u, T* out, Size batch, Size dim, const Size* shape,            \
+                                               int threads) {                                                          \
+        return status_of([&] {                                                                                         \
+            auto run = dim == 1 ? steepest<T, 1> : dim == 2 ? steepest<T, 2> : steepest<T, 3>;                         \
+            run(u, out, batch, shape, threads);                                                                        \
         });                                                                                                            \
     }                                                                                                                  \
     extern "C" Status foldless_square_backward_##NAME(const T* u, const T* g, T* g_u, Size batch, Size dim,            \

@@ -32,6 +32,16 @@ def squared(u: Tensor, keep: float = 1.0, reach: float = 1.0) -> Tensor:
     return result
 
 
+def steepest(u: Tensor) -> Tensor:
+    """The largest difference of neighbouring nodes along every axis, (batch, dim, axes); NaN where u is not finite."""
+    u = u.detach().contiguous()
+    (batch, dim, *lattice), size = u.shape, ctypes.c_int64
+    out = u.new_empty(batch, dim, dim)
+    shape, threads = (size * dim)(*lattice), ctypes.c_int(threads_for(u.numel() // dim))
+    call(f"steepest_{_TYPES[u.dtype]}", pointer(u), pointer(out), size(batch), size(dim), shape, threads)
+    return out
+
+
 class _Squared(Reverse):
     @staticmethod
     def forward(ctx: Any, u: Tensor, keep: float, reach: float) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from foldless.arguments import check_tensor
 from foldless.errors import NotFiniteError
 from foldless.grid import Grid, Points, sample
-from foldless.kernels.squaring import can_square, squared
+from foldless.kernels.squaring import can_square, squared, steepest
 from foldless.maps.algebra import Map
 from foldless.maps.displacement import Displacement
 from foldless.maps.matrices import Jacobian
@@ -112,12 +112,20 @@ def _column(like: Tensor) -> list[int]:
 def _squarings(velocity: Tensor, contraction: float = CONTRACTION) -> Tensor:
     """Squarings each sample needs; the row-sum norm of the largest differences bounds the interpolant's slope."""
     with torch.no_grad():
-        rows = torch.zeros(velocity.shape[:2], dtype=velocity.dtype, device=velocity.device)
-        for axis in range(2, velocity.ndim):
-            n = velocity.shape[axis]
-            if n > 1:
-                rows = rows + velocity.diff(dim=axis).abs().flatten(2).amax(2) * (n - 1)
-        bound = rows.amax(1).clamp_min(1e-30)
-        if not bool(torch.isfinite(velocity).all() and torch.isfinite(bound).all()):
+        last = velocity.new_tensor([n - 1.0 for n in velocity.shape[2:]])
+        steep = steepest(velocity) if can_square(velocity) else _steepest(velocity)
+        bound = (steep * last).sum(2).amax(1).clamp_min(1e-30)
+        if not bool(torch.isfinite(bound).all()):
             raise NotFiniteError("the velocity holds values that are not finite; exp(velocity) does not exist")
         return (torch.log2(bound) - log2(contraction)).ceil().clamp_min(0).long()
+
+
+def _steepest(velocity: Tensor) -> Tensor:
+    """As `kernels.squaring.steepest`."""
+    wrong = (velocity - velocity).flatten(2).sum(2)
+    axes = range(2, velocity.ndim)
+    most = [
+        velocity.diff(dim=axis).abs().flatten(2).amax(2) if velocity.shape[axis] > 1 else torch.zeros_like(wrong)
+        for axis in axes
+    ]
+    return torch.stack(most, 2) + wrong[..., None]

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from foldless.arguments import check_tensor
+from foldless.arguments import all_finite, check_tensor
 from foldless.errors import NotFiniteError
 from foldless.kernels.certify import Cells, can_certify, certify_cells
 from foldless.maps import Displacement, Map
@@ -146,7 +146,7 @@ def certify_field(u: Float[Tensor, components * lattice], steps: Float[Tensor, "
     volume = float(torch.linalg.det(steps.double()))
     if not 1e-9 * float(steps.double().norm(dim=1).prod()) < abs(volume) < inf:
         raise ValueError(f"the steps of a lattice span a volume; got {steps.tolist()}")
-    if not bool(torch.isfinite(u).all()):
+    if not all_finite(u):
         raise NotFiniteError("the field holds values that are not finite; it cannot be certified")
     u = u.to(torch.promote_types(u.dtype, torch.float32))
     whole, wide = _three_dimensional(u, steps.double())

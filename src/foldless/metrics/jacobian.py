@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from foldless.arguments import check_tensor
+from foldless.arguments import all_finite, check_tensor
 from foldless.errors import NotFiniteError
 from foldless.grid import per_axis
 from foldless.kernels.simplices import can_judge, judge
@@ -174,7 +174,7 @@ def _checked(field: Tensor, rule: str) -> Tensor:
     needed = max(sum(_CROP[rule]) + 1, 2)
     if min(field.shape[2:]) < needed:
         raise ValueError(f"the rule {rule!r} needs {needed} nodes on every axis; got {tuple(field.shape[2:])}")
-    if not bool(torch.isfinite(field).all()):
+    if not all_finite(field):
         raise NotFiniteError("the field holds values that are not finite; its folds cannot be judged")
     return field.detach().to(torch.promote_types(field.dtype, torch.float32))
 
