@@ -1,4 +1,4 @@
-"""Pairs registered by foldless and by its peers in turn, one table: `python -m benchmarks.pair --data FOLDER --output DIR`.
+"""Pairs registered by foldless and by its peers in turn, one table: `python -m benchmarks.pair --data FOLDER`.
 
 Every contestant is a command in a process of its own, as a user would call it, with the same threads, and all take a
 pair before the next one comes. What they write is judged alike: Dice, folds by rule, proof, and both directions' error
@@ -49,6 +49,8 @@ COLUMNS = {
 }
 """What a row says, where a pair's scores have it, and how it is written; means over pairs."""
 
+ITK_THREADS = "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"
+
 Scores = dict[str, Any]
 Case = tuple[Path, Path]
 
@@ -77,7 +79,8 @@ class Compared:
     def run(self) -> None:
         unknown = [name for name in self.contestants if name not in (*OURS, *PEERS)]
         if unknown or self.pairs < 1:
-            raise SystemExit(f"contestants are {', '.join((*OURS, *PEERS))}, pairs 1 or more; got {unknown or self.pairs}")
+            known = ", ".join((*OURS, *PEERS))
+            raise SystemExit(f"contestants are {known}, pairs 1 or more; got {unknown or self.pairs}")
         self.output.mkdir(parents=True, exist_ok=True)
         file = self.output / "pairs.jsonl"
         done = self._done(file)
@@ -118,7 +121,7 @@ class Compared:
             folder = Path(scratch)
             words = self._command(name, moving[0].resolve(), fixed[0].resolve(), folder)
             before = perf_counter()
-            ended, mebibytes = run_alone(words, {**os.environ, "OMP_NUM_THREADS": str(self.threads), **_ants(self.threads)})
+            ended, mebibytes = run_alone(words, self.threads)
             whole = perf_counter() - before
             if ended:
                 return {"missing": ended}
@@ -129,13 +132,15 @@ class Compared:
                 there, back = folder / "there.nii.gz", folder / "back.nii.gz"
                 seconds = json.loads((folder / "seconds.json").read_text())
                 finding, whole = seconds["finding"], seconds["whole"]
-            return {**self._scores(moving, fixed, there, back), "finding": finding, "whole": whole, "mebibytes": mebibytes}
+            scores = self._scores(moving, fixed, there, back)
+            return {**scores, "finding": finding, "whole": whole, "mebibytes": mebibytes}
 
     def _command(self, name: str, moving: Path, fixed: Path, folder: Path) -> list[str]:
         if name in OURS:
-            return [sys.executable, "-m", "foldless", "register", str(moving), str(fixed), "--output", str(folder / "out"), *OURS[name]]
-        peer = str(Path(__file__).with_name("peer.py"))
-        return [sys.executable, peer, name, str(moving), str(fixed), str(folder), str(self.threads), str(self.aligned), str(time())]
+            ours = ("-m", "foldless", "register", moving, fixed, "--output", folder / "out", *OURS[name])
+            return [sys.executable, *map(str, ours)]
+        peer = (Path(__file__).with_name("peer.py"), name, moving, fixed, folder, self.threads, self.aligned, time())
+        return [sys.executable, *map(str, peer)]
 
     def _scores(self, moving: Case, fixed: Case, there: Path, back: Path) -> Scores:
         from foldless.direct import Direct
@@ -160,19 +165,16 @@ class Compared:
         return replace(like(table[labels.array], labels), holds_labels=True)
 
 
-def run_alone(words: Sequence[str], environment: Mapping[str, str]) -> tuple[str, float]:
+def run_alone(words: Sequence[str], threads: int) -> tuple[str, float]:
     """Why a command failed, or nothing, and the most memory that it held, MiB."""
+    environment = {**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", ITK_THREADS), str(threads))}
     with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(words, env=dict(environment), stdout=said, stderr=said)
+        process = subprocess.Popen(words, env=environment, stdout=said, stderr=said)
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         said.seek(0)
         last = (said.read().strip().splitlines() or ["no word"])[-1]
     return last if process.returncode else "", used.ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
-
-
-def _ants(threads: int) -> dict[str, str]:
-    return {"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": str(threads)}
 
 
 def _at(scores: Mapping[str, Any], names: Sequence[str]) -> float:
@@ -184,7 +186,8 @@ def _at(scores: Mapping[str, Any], names: Sequence[str]) -> float:
 
 def show(options: Compared, done: Mapping[tuple[str, ...], Scores]) -> None:
     """Means over pairs, a row a contestant; the least Dice, which tells a lost pair, and the most memory."""
-    title = f"{options.data.name}, {options.pairs} pairs of {options.part}, {options.threads} threads, {commit()}, {machine()}"
+    about = f"{options.pairs} pairs of {options.part}, {options.threads} threads"
+    title = f"{options.data.name}, {about}, {commit()}, {machine()}"
     table = Table("contestant", *COLUMNS, title=title)
     for name in options.contestants:
         scores = [found for key, found in done.items() if key[0] == name]

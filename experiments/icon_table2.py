@@ -199,9 +199,9 @@ def by_model(
 ) -> tuple[Field, Field | None]:
     """foldless with a model, as `foldless register --model` does it."""
     from foldless.model import Model
-    from foldless.registering import register_volumes
+    from foldless.registering import Tuning, register_volumes
 
-    fields = register_volumes(Model.load(run), moving, fixed, steps, rate)
+    fields = register_volumes(Model.load(run), moving, fixed, Tuning(steps, rate))
     return fields.forward, fields.inverse
 
 

@@ -192,6 +192,9 @@ from .maps import (
 from .maps import (
     invert as invert,
 )
+from .maps import (
+    logarithm as logarithm,
+)
 from .methods import (
     METHODS as METHODS,
 )
@@ -359,6 +362,9 @@ from .recipe import (
 )
 from .registering import (
     Fields as Fields,
+)
+from .registering import (
+    Tuning as Tuning,
 )
 from .registering import (
     register_volumes as register_volumes,

@@ -12,14 +12,14 @@ from foldless.build import regularity_of, similarity_of, weight_of
 from foldless.data.folder import fitting_preparation, world_preparation
 from foldless.data.prepare import Placement, Preparation
 from foldless.errors import InputError
-from foldless.halfway import SHARP, Forces, register_halfway
+from foldless.halfway import Forces, register_halfway
 from foldless.io import Volume, reoriented
 from foldless.io.volumes import check_overlap
 from foldless.machine import CPU, Machine
 from foldless.maps import Map
 from foldless.pairwise import OnStep, Stiff, flow_steps, optimise_flow
 from foldless.recipe import Recipe, direct_recipe
-from foldless.registering import Fields, fields_between, quiet
+from foldless.registering import Fields, fields_between, quiet, sharp_similarity
 
 Optimiser = Literal["forces", "adam"]
 """forces: greedy's update on a velocity half-way, in closed form. adam: any regularity, by autograd; slower."""
@@ -77,7 +77,7 @@ class Direct:
         """phi_AB and its inverse for prepared images (1, 1, *lattice)."""
         recipe, similarity = self.recipe, similarity_of(self.recipe)
         if self.forces is not None:
-            sharp = SHARP if recipe.similarity == "lncc" else similarity
+            sharp = sharp_similarity(recipe)
             spacing = self.preparation.spacing
             return register_halfway(image_A, image_B, sharp, self.forces, similarity, spacing, on_step=on_step)
         return optimise_flow(

@@ -37,9 +37,8 @@ from foldless.metrics import (
 from foldless.model import Model
 from foldless.outcome import Outcome, field_scores, same_lattice, warped_linearly
 from foldless.overlap import mean_overlap, overlap
-from foldless.pairwise import TEST_TIME_RATE
 from foldless.proofs import certificate_scores
-from foldless.registering import Fields, check_dimension, check_pair, predict, predict_tuned, register_volumes
+from foldless.registering import PREDICTED, Fields, Tuning, check_dimension, check_pair, register_volumes
 from foldless.report import Pair
 from foldless.report.verdict import goodness, loses_dice
 
@@ -124,13 +123,12 @@ def judge_folder(
     folder: Path,
     pairs: Sequence[tuple[str, str]],
     more: Callable[[Outcome], Scores] | None = None,
-    steps: int = 0,
-    rate: float = TEST_TIME_RATE,
+    tuning: Tuning = PREDICTED,
     repair: bool = True,
 ) -> Iterator[Judged]:
     """Every pair of a folder, scored on the fixed image's own lattice from the fields that would be written.
 
-    `more` adds scores of its own to each pair's; `steps` at `rate` are of test-time optimisation, for every pair anew.
+    `more` adds scores of its own to each pair's; `tuning` is done for every pair anew.
     With `repair` the fields are made provable first, as `register` does.
 
     Raises:
@@ -149,7 +147,7 @@ def judge_folder(
         _note_bare(folder, bare, len(cases))
 
     def register(moving: Volume, fixed: Volume) -> Fields:
-        found = register_volumes(model, moving, fixed, steps, rate)
+        found = register_volumes(model, moving, fixed, tuning)
         return mended(found, moving, fixed, model, repair)
 
     return _judged(model, cases, pairs, more, register)
@@ -191,14 +189,11 @@ def cartilage_dice(outcome: Outcome, folder: Path) -> Scores:
 
 
 def judge_images(
-    model: Model, images: ImageSet, pairs: Sequence[tuple[int, int]], steps: int = 0, rate: float = TEST_TIME_RATE
+    model: Model, images: ImageSet, pairs: Sequence[tuple[int, int]], tuning: Tuning = PREDICTED
 ) -> Iterator[Judged]:
-    """Pairs of prepared images, registered where the model lies and scored on their lattice, on the CPU.
-
-    `steps` and `rate` as in `judge_folder`.
-    """
+    """Pairs of prepared images, registered where the model lies and scored on their lattice, on the CPU."""
     machine = Machine.of(model.registration)
-    find = partial(predict_tuned, model, steps=steps, rate=rate) if steps else partial(predict, model)
+    find = tuning.find(model)
     for i, j in pairs:
         started = perf_counter()
         found = find(*(machine.takes(images.images[k : k + 1]) for k in (i, j)))

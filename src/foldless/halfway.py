@@ -9,7 +9,7 @@ and B' = B ∘ h⁻¹, and w makes them alike: a step takes S, how unlike two im
 
 with Gaussians G: the update of greedy (Yushkevich et al. 2016), symmetric as in log-domain demons (Vercauteren et al.
 2008). Neither image is preferred: swapping them swaps the maps. While it is sought, w has half the nodes of the images'
-lattice on every axis. docs/how-it-registers.md says more.
+lattice on every axis; all of them in the last steps. docs/how-it-registers.md says more.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from foldless.errors import NotFiniteError
 from foldless.grid import Grid, per_axis, sample
 from foldless.kernels.bands import Bands, along, blur, gathered
 from foldless.kernels.forces import pulled, read_through
-from foldless.maps import Affine, Exponential, Map
+from foldless.maps import Affine, Exponential, Map, logarithm
 from foldless.maps.exponential import exponentiate
 from foldless.objective import Terms
 from foldless.registration import average_pool
@@ -95,6 +95,13 @@ class Forces:
         return (2 * self.levels[0], *(self.levels[:-1] or self.levels)) if self.affine_steps else ()
 
     @property
+    def stages(self) -> list[tuple[int, bool, int]]:
+        """Level, whether the velocity is coarse, and steps: half of the last level's are of a fine one."""
+        fine = (self.steps[-1] + 1) // 2
+        coarse = zip(self.levels, (*self.steps[:-1], self.steps[-1] - fine), strict=True)
+        return [*((level, True, steps) for level, steps in coarse), (self.levels[-1], False, fine)]
+
+    @property
     def most_steps(self) -> int:
         """Steps in all, the affine ones first."""
         return self.affine_steps * len(self.affine_levels) + sum(self.steps)
@@ -109,9 +116,12 @@ def register_halfway(
     spacing: Sequence[float] | None = None,
     mask_A: Mask | None = None,
     mask_B: Mask | None = None,
+    start: tuple[Map, Map] | None = None,
     on_step: OnStep = lambda terms: None,
 ) -> tuple[Map, Map]:
     """phi_AB and phi_BA = phi_AB⁻¹ of one pair: an affine map first, then a flow between its halves.
+
+    With a `start` there is no affine map: the flow goes on from the one nearest to it.
 
     Args:
         image_A: (1, channels, *lattice), intensities from 0 to 1.
@@ -122,6 +132,7 @@ def register_halfway(
         spacing: of the lattice's axes, in any unit: only their ratios count; cubes by default.
         mask_A: (1, 1, *lattice) in [0, 1]; what does not count of A has 0.
         mask_B: the same of B.
+        start: phi_AB and phi_BA to go on from, as a network predicts them.
         on_step: receives the terms of every step, of which there are `forces.most_steps` at most.
 
     Raises:
@@ -141,18 +152,26 @@ def register_halfway(
             _Masked(similarity),
             _Masked(affine_similarity),
         )
-    generator = images.new_zeros(1, dim, dim + 1)
-    for level in forces.affine_levels:
+    generator, velocity = images.new_zeros(1, dim, dim + 1), images.new_zeros(1, dim, *[1] * dim)
+    if start is not None:
+        velocity = logarithm(*start, Grid.of(image_A)).detach()
+    for level in forces.affine_levels if start is None else ():
         generator = _affine(average_pool(images, level), generator, affine_similarity, forces, on_step)
-    velocity, matrices = images.new_zeros(1, dim, *[1] * dim), _half_matrices(generator)
-    for level, steps in zip(forces.levels, forces.steps, strict=True):
+    matrices = _half_matrices(generator)
+    for level, coarse, steps in forces.stages:
         seen_by = _Level(average_pool(images, level), matrices, similarity, spacing or [1.0] * dim)
-        velocity = seen_by.velocity(velocity, forces, steps, on_step)
+        velocity = seen_by.velocity(velocity, coarse, forces, steps, on_step)
     half = Affine.from_generator(_both(generator) / 2)
-    fine = sample(velocity, Grid.of(images).points(images))
-    rounded = along([Bands.of(blur(n, ROUNDING), fine.dtype) for n in fine.shape[2:]], fine)
-    phi: Map = half @ Exponential(_both(rounded)) @ half
+    phi: Map = half @ Exponential(_both(_fine(velocity, images))) @ half
     return phi.parted(1)
+
+
+def _fine(velocity: Tensor, images: Tensor) -> Tensor:
+    """A velocity at the images' voxels, without the kinks that it has where it is read between its nodes."""
+    if velocity.shape[2:] == images.shape[2:]:
+        return velocity
+    fine = sample(velocity, Grid.of(images).points(images))
+    return along([Bands.of(blur(n, ROUNDING), fine.dtype) for n in fine.shape[2:]], fine)
 
 
 @dataclass(frozen=True)
@@ -175,10 +194,10 @@ class _Level:
     similarity: Similarity
     spacing: Sequence[float]
 
-    def velocity(self, velocity: Tensor, forces: Forces, steps: int, on_step: OnStep) -> Tensor:
-        """The velocity, (1, dim, *half the lattice), after so many steps from one on any lattice."""
+    def velocity(self, velocity: Tensor, coarse: bool, forces: Forces, steps: int, on_step: OnStep) -> Tensor:
+        """The velocity after so many steps from one on any lattice, at all nodes or, if coarse, half on every axis."""
         lattice, finest = self.images.shape[2:], min(self.spacing)
-        halved = [n if n < 4 else n // 2 + 1 for n in lattice]
+        halved = [n // 2 + 1 if coarse and n > 3 else n for n in lattice]
         extent = [max(n - 1, 1) * side / finest for n, side in zip(lattice, self.spacing, strict=True)]
         sides = [length / max(m - 1, 1) for length, m in zip(extent, halved, strict=True)]
         update = [
@@ -196,7 +215,7 @@ class _Level:
             seen, gradient = read_through(self.images, exponentiate(_both(velocity), LOOSE), self.matrices)
             score, by_seen = _scored(self.similarity, seen, targets)
             force = pulled(by_seen, gradient, [1.0, -1.0], update) / in_voxels
-            longest = force.norm(dim=1).max().clamp_min(LEAST / lattice.numel())
+            longest = (force * force).sum(1).max().sqrt().clamp_min(LEAST / lattice.numel())
             velocity = along(total, velocity - forces.step / longest * force / in_voxels)
             on_step(_terms(score))
             scores.append(score.item())

@@ -14,9 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from foldless.build import pair_objective
+from foldless.build import pair_objective, similarity_of
 from foldless.data.prepare import Preparation
 from foldless.errors import InputError
+from foldless.halfway import SHARP, Forces, register_halfway
 from foldless.io import Geometry, Volume, displacement_mm, reoriented
 from foldless.io.volumes import check_overlap
 from foldless.machine import CPU, Machine
@@ -26,9 +27,13 @@ from foldless.objective import Terms
 from foldless.pairwise import TEST_TIME_RATE, OnStep, optimise_weights
 from foldless.proofs import Homing, Repair
 from foldless.recipe import Recipe
+from foldless.similarity import Similarity
 
 Field = Float[np.ndarray, "*shape dim"]
 Find = Callable[[Tensor, Tensor], tuple[Map, Map]]
+
+REFINING = Forces(levels=(2, 1), steps=(50, 20), affine_steps=0)
+"""Forces that take a prediction further."""
 
 
 @runtime_checkable
@@ -67,12 +72,41 @@ def quiet(terms: Terms) -> None:
     """Nothing is said of a step."""
 
 
+@dataclass(frozen=True)
+class Tuning:
+    """What is done for a pair after a model has predicted its maps; by default nothing.
+
+    Attributes:
+        steps: of a copy of the network, by Adam; the model keeps every bit.
+        rate: Adam's.
+        forces: instead, forces take the maps from where the network left them.
+    """
+
+    steps: int = 0
+    rate: float = TEST_TIME_RATE
+    forces: Forces | None = None
+
+    @property
+    def most_steps(self) -> int:
+        """Steps that are told of."""
+        return self.steps if self.forces is None else sum(self.forces.steps)
+
+    def find(self, model: Model, on_step: OnStep = quiet) -> Find:
+        """From prepared images to the tuned maps."""
+        if self.forces is not None:
+            return partial(predict_refined, model, forces=self.forces, on_step=on_step)
+        if self.steps:
+            return partial(predict_tuned, model, steps=self.steps, rate=self.rate, on_step=on_step)
+        return partial(predict, model)
+
+
+PREDICTED = Tuning()
+
+
 def register_volumes(
-    model: Model, moving: Volume, fixed: Volume, steps: int = 0, rate: float = TEST_TIME_RATE, on_step: OnStep = quiet
+    model: Model, moving: Volume, fixed: Volume, tuning: Tuning = PREDICTED, on_step: OnStep = quiet
 ) -> Fields:
     """Both fields between two volumes, in whatever orientation and spacing they come, found where the model lies.
-
-    With `steps` of test-time optimisation for this pair, by Adam at `rate`; the model keeps every bit.
 
     Raises:
         InputError: see `check_pair`.
@@ -80,10 +114,7 @@ def register_volumes(
     check_pair(model, moving, fixed)
     for volume in (moving, fixed):
         note_what_is_cut(model, volume)
-    find: Find = partial(predict, model)
-    if steps:
-        find = partial(predict_tuned, model, steps=steps, rate=rate, on_step=on_step)
-    return fields_between(moving, fixed, model.preparation, find, Machine.of(model.registration))
+    return fields_between(moving, fixed, model.preparation, tuning.find(model, on_step), Machine.of(model.registration))
 
 
 def fields_between(
@@ -159,3 +190,19 @@ def predict_tuned(
     """phi_AB and phi_BA of prepared images after some steps on them alone, taken by a copy of the network."""
     objective = pair_objective(model.recipe, model.registration, model.weight)
     return optimise_weights(objective, image_A, image_B, steps, rate, 0, on_step)
+
+
+def predict_refined(
+    model: Model, image_A: Tensor, image_B: Tensor, forces: Forces = REFINING, on_step: OnStep = quiet
+) -> tuple[Map, Map]:
+    """phi_AB and phi_BA of prepared images, predicted and then drawn closer by forces."""
+    start = predict(model, image_A, image_B)
+    spacing = model.preparation.spacing
+    return register_halfway(
+        image_A, image_B, sharp_similarity(model.recipe), forces, spacing=spacing, start=start, on_step=on_step
+    )
+
+
+def sharp_similarity(recipe: Recipe) -> Similarity:
+    """What forces draw by: the recipe's similarity, its correlation in small windows."""
+    return SHARP if recipe.similarity == "lncc" else similarity_of(recipe)

@@ -47,6 +47,8 @@ class Evaluate:
     of split.json or, without one, from the cases that the model has not seen."""
     steps: int = 0
     """Test-time optimisation: steps of a copy of the network for every pair anew; GradICON takes 50."""
+    refine: bool = False
+    """Take the model's map of every pair as the start, and find the rest for the pair alone, as `register --refine`."""
     rate: float | None = None
     """Adam's in these steps, by default 2e-5; a model that was trained at 1e-3 gains more at 1e-4."""
     protocol: Literal["standard", "oai-knees"] = "standard"
@@ -68,6 +70,8 @@ class Evaluate:
             raise InputError(f"--protocol {self.protocol} is for the folder that `foldless prepare` made of the cohort")
         if self.steps < 0:
             raise InputError(f"--steps is 0 or more; got {self.steps}")
+        if self.refine and self.steps:
+            raise InputError("--refine and --steps are two ways to tune a pair; give one of them")
         if self.rate is not None and not (self.steps and 0 < self.rate < inf):
             raise InputError(
                 f"--rate is for test-time optimisation, a number above 0 with --steps 50 beside it; got --rate "
@@ -109,19 +113,20 @@ class Evaluate:
         from foldless.data.source import open_source
         from foldless.evaluation import PAIRS, cartilage_dice, folder_pairs, judge_folder, judge_images
         from foldless.pairwise import TEST_TIME_RATE
+        from foldless.registering import REFINING, Tuning
 
-        tuning: dict[str, Any] = {"steps": self.steps, "rate": self.rate or TEST_TIME_RATE}
+        tuning = Tuning(self.steps, self.rate or TEST_TIME_RATE, REFINING if self.refine else None)
         if source.is_folder:
             folder = Path(self.data)
             names = folder_pairs(model, folder, self.pairs)
             more = partial(cartilage_dice, folder=folder) if self.protocol == "oai-knees" else None
-            return len(names), judge_folder(model, folder, names, more, **tuning, repair=not self.keep_folds)
+            return len(names), judge_folder(model, folder, names, more, tuning, repair=not self.keep_folds)
         lattice = model.preparation.lattice
         split, _ = open_source(replace(source, size=lattice[0]))
         if split.test.lattice != lattice:
             raise InputError(f"the model was trained on {lattice}, but {self.data} has images of {split.test.lattice}")
         places = ordered_pairs(len(split.test), PAIRS)
-        return len(places), judge_images(model, split.test, places, **tuning)
+        return len(places), judge_images(model, split.test, places, tuning)
 
 
 def write_results(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 SMOOTHING = ("smooth_update", "smooth_total")
-WITHOUT_A_MODEL = ("similarity", "placement", "optimiser", "weight", "regularity", *SMOOTHING)
+WITHOUT_A_MODEL = ("similarity", "placement", "optimiser", "weight", "regularity")
 """Options of finding a map for a pair alone."""
 MOST_SMOOTHING = 100
 """Voxels; more would smooth a displacement away."""
@@ -36,8 +36,9 @@ MOST_SMOOTHING = 100
 class Register:
     """Find the map that carries MOVING onto FIXED and back; write both as ANTs, SimpleITK and 3D Slicer read them.
 
-    With --model a network predicts it, in a second; --steps 50 then tunes a copy of the network to this pair. Without,
-    the map itself is found, an affine part first: two images are all it takes, and some seconds.
+    With --model a network predicts it, in a second; --refine then draws the images closer, from its map on, and
+    --steps 50 tunes a copy of the network to this pair instead. Without, the map itself is found, an affine part first:
+    two images are all it takes, and some seconds.
     """
 
     moving: Annotated[Positional[Path], arg(metavar="MOVING")]
@@ -49,17 +50,20 @@ class Register:
     report.html."""
     model: Path | None = None
     """A run of `foldless train` (its folder) or a .safetensors file; without one the map is optimised for this pair."""
+    refine: bool = False
+    """With a model: take its map as the start, and find the rest for this pair as without a model."""
     steps: tuple[int, ...] | None = None
     """With a model, steps of test-time optimisation of a copy of its network, by default 0. Without one, the most steps
-    at each level, coarse to fine, by default 100 50 20: two numbers are two levels. With --optimiser adam, one number
-    for all levels, by default 50."""
+    at each level, coarse to fine, by default 100 50 20: two numbers are two levels; with --refine by default 50 20.
+    With --optimiser adam, one number for all levels, by default 50."""
     similarity: Similarity | None = None
     """Without a model: how alike the images should become, by default lncc; mind-ssc for images of different kinds."""
     smooth_update: float | None = None
-    """Without a model: how smooth each step is, voxels of its level, by default 1.5; more makes stiffer maps."""
+    """Without a model, or with --refine: how smooth each step is, voxels of its level, by default 1; more makes stiffer
+    maps."""
     smooth_total: float | None = None
-    """Without a model: how much the whole map is smoothed after each step, voxels, by default 0.6; less lets parts move
-    farther and change their volume more."""
+    """Without a model, or with --refine: how much the whole map is smoothed after each step, voxels, by default 0.55;
+    less lets parts move farther and change their volume more."""
     optimiser: Literal["forces", "adam"] | None = None
     """Without a model: forces, the default, or adam, similarity and regularity by autograd, slower."""
     rate: float | None = None
@@ -160,9 +164,13 @@ class Register:
         Raises:
             InputError: says which option, and what it is for.
         """
+        if self.refine and self.model is None:
+            raise InputError("--refine goes on from what a model predicts; add --model RUN, or leave it out")
         if self.model is not None:
-            if wrong := self._given(*WITHOUT_A_MODEL):
+            if wrong := self._given(*WITHOUT_A_MODEL, *(() if self.refine else SMOOTHING)):
                 raise InputError(f"{wrong} is for finding a map without a model; a model brings its own")
+            if self.rate is not None and self.refine:
+                raise InputError("--rate is for tuning the network by --steps; with --refine no network is tuned")
             if self.rate is not None and not any(self.steps or ()):
                 raise InputError("--rate is for test-time optimisation; add --steps 50, or leave it out")
         elif self.optimiser == "adam":
@@ -175,12 +183,11 @@ class Register:
         self._check_numbers()
 
     def _check_numbers(self) -> None:
-        one = self.model is not None or self.optimiser == "adam"
-        if self.steps is not None and (
-            min(self.steps, default=-1) < (self.model is None) or (one and len(self.steps) > 1)
-        ):
-            most = "one number" if one else "a number for each level, coarse to fine"
-            raise InputError(f"--steps is {most}, {'1 or more without a model' if self.model is None else '0 or more'}")
+        levels = self.refine or (self.model is None and self.optimiser != "adam")
+        least = int(self.model is None or self.refine)
+        if self.steps is not None and (min(self.steps, default=-1) < least or (not levels and len(self.steps) > 1)):
+            most = "a number for each level, coarse to fine" if levels else "one number"
+            raise InputError(f"--steps is {most}, {'1 or more without a model' if least else '0 or more'}")
         if self.rate is not None and not 0 < self.rate < inf:
             raise InputError(f"--rate is above 0 and finite; got {self.rate:g}")
         if self.tolerance is not None and not 0 < self.tolerance < inf:
@@ -201,26 +208,34 @@ class Register:
 
         from foldless.model import Model
         from foldless.pairwise import TEST_TIME_RATE
-        from foldless.registering import register_volumes
+        from foldless.registering import REFINING, Tuning, register_volumes
 
-        model, steps = Model.load(self.model, machine), sum(self.steps or ())
+        model = Model.load(self.model, machine)
         if self.tolerance is not None:
             model = replace(model, recipe=replace(model.recipe, tolerance=self.tolerance))
-        if not steps:
+        tuning = Tuning(sum(self.steps or ()), self.rate or TEST_TIME_RATE)
+        if self.refine:
+            tuning = Tuning(forces=replace(REFINING, **self._forces()))
+        if not tuning.most_steps:
             return model, register_volumes(model, moving, fixed)
-        with Watch(steps, "tuning") as watch:
-            rate = self.rate or TEST_TIME_RATE
-            return model, register_volumes(model, moving, fixed, steps, rate, watch.on_next)
+        with Watch(tuning.most_steps, "refining" if self.refine else "tuning") as watch:
+            return model, register_volumes(model, moving, fixed, tuning, watch.on_next)
+
+    def _forces(self) -> dict[str, Any]:
+        """The settings of `Forces` that were given."""
+        given = {name: getattr(self, name) for name in SMOOTHING if getattr(self, name) is not None}
+        if self.steps is None:
+            return given
+        return {**given, "steps": self.steps, "levels": tuple(2**k for k in reversed(range(len(self.steps))))}
 
     def _optimised(self, moving: Volume, fixed: Volume, machine: Machine) -> tuple[Setting, Fields]:
         from foldless.direct import Direct, register_directly
 
-        names = ("rate", "similarity", "weight", "regularity", "tolerance", *SMOOTHING)
+        names = ("rate", "similarity", "weight", "regularity", "tolerance")
         settings: dict[str, Any] = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         optimiser = self.optimiser or "forces"
-        if self.steps is not None and optimiser == "forces":
-            levels = tuple(2**k for k in reversed(range(len(self.steps))))
-            settings |= {"steps": self.steps, "levels": levels}
+        if optimiser == "forces":
+            settings |= self._forces()
         elif self.steps is not None:
             settings["steps"] = self.steps[0]
         direct = Direct.of_pair(moving, fixed, self.placement or "centre", optimiser, **settings)

@@ -8,6 +8,7 @@ from foldless.maps.algebra import Composition, Identity, Map, check_maps, compos
 from foldless.maps.displacement import Displacement
 from foldless.maps.exponential import CONTRACTION, Exponential, exponentiate
 from foldless.maps.inverse import ConvergenceError, invert
+from foldless.maps.logarithm import logarithm
 from foldless.maps.matrices import Jacobian, determinant, matrix_product
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "determinant",
     "exponentiate",
     "invert",
+    "logarithm",
     "matrix_product",
 ]
