@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Any, Literal
@@ -139,8 +139,8 @@ class Compared:
         if name in OURS:
             ours = ("-m", "foldless", "register", moving, fixed, "--output", folder / "out", *OURS[name])
             return [sys.executable, *map(str, ours)]
-        peer = (Path(__file__).with_name("peer.py"), name, moving, fixed, folder, self.threads, self.aligned, time())
-        return [sys.executable, *map(str, peer)]
+        told = ("--name", name, "--threads", self.threads, "--started", time(), *["--aligned"] * self.aligned)
+        return [sys.executable, *map(str, (Path(__file__).with_name("peer.py"), moving, fixed, folder, *told))]
 
     def _scores(self, moving: Case, fixed: Case, there: Path, back: Path) -> Scores:
         from foldless.direct import Direct
@@ -162,7 +162,7 @@ class Compared:
             group = {int(row["label"]): int(row["group"] or 0) for row in csv.DictReader(file)}
         table = np.zeros(max(*group, int(labels.array.max())) + 1, labels.array.dtype)
         table[list(group)] = list(group.values())
-        return replace(like(table[labels.array], labels), holds_labels=True)
+        return like(table[labels.array], labels)
 
 
 def run_alone(words: Sequence[str], threads: int) -> tuple[str, float]:

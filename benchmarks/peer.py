@@ -8,7 +8,7 @@ displacement, which only the comparison needs, is not counted. Nothing is import
 from __future__ import annotations
 
 import json
-import sys
+from argparse import ArgumentParser
 from pathlib import Path
 from time import perf_counter, time
 
@@ -75,15 +75,23 @@ def _dim(path: str) -> int:
     return int(reader.GetDimension())
 
 
-def main(name: str, moving: str, fixed: str, folder: str, threads: str, aligned: str, started: str) -> None:
-    importing = time() - float(started)
-    into = Path(folder)
-    if name in SYN:
-        seconds = syn(name, moving, fixed, into)
+def main() -> None:
+    parser = ArgumentParser(description="Register one pair by one peer.")
+    for word in ("moving", "fixed", "folder"):
+        parser.add_argument(word)
+    parser.add_argument("--name", choices=PEERS, required=True)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--aligned", action="store_true", help="begin where the images lie")
+    parser.add_argument("--started", type=float, default=time(), help="when the command began, seconds of the epoch")
+    asked = parser.parse_args()
+    importing = time() - asked.started
+    pair, folder = (asked.moving, asked.fixed), Path(asked.folder)
+    if asked.name in SYN:
+        seconds = syn(asked.name, *pair, folder)
     else:
-        seconds = greedy(name, moving, fixed, into, int(threads), aligned == "True")
-    (into / "seconds.json").write_text(json.dumps({**seconds, "whole": seconds["whole"] + importing}))
+        seconds = greedy(asked.name, *pair, folder, asked.threads, asked.aligned)
+    (folder / "seconds.json").write_text(json.dumps({**seconds, "whole": seconds["whole"] + importing}))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

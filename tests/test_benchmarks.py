@@ -14,9 +14,10 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
+from samples import save_cases
 
 import benchmarks
-from benchmarks import beside, contestants, operations, results, scaling
+from benchmarks import beside, contestants, operations, pair, results, scaling
 from benchmarks.__main__ import Benchmarks, run
 from benchmarks.beside import Beside, Row
 from benchmarks.cycle_contestants import DenseLNCC, contestant, objective_of, plain_cycle
@@ -230,3 +231,34 @@ def test_the_rows_of_this_checkout_are_served():
     assert {words[0] for words in rows.values()} == {"operations", "steps", "cycle"}
     row = beside.in_turn("NDV", [(beside.HERE, rows["NDV, 9x10"])] * 2, 1)
     assert row.ratio > 0
+
+
+# Pairs beside peers
+
+
+def test_pairs_are_compared_and_kept(tmp_path, capsys):
+    data = save_cases(tmp_path / "data", 2, (20, 22, 18))
+    (tmp_path / "groups.csv").write_text("label,group\n1,1\n2,1\n")
+    asked = pair.Compared(data, tmp_path / "out", pairs=2, contestants=("foldless",), groups=tmp_path / "groups.csv")
+    asked.run()
+    lines = [json.loads(line) for line in (tmp_path / "out/pairs.jsonl").read_text().splitlines()]
+    assert len(lines) == 2
+    for line in lines:
+        scores = line["scores"]
+        assert list(scores["dice_per_label"]) == ["1"]
+        assert 0 < scores["finding"] < scores["whole"]
+        assert scores["mebibytes"] > 50
+        assert scores["certificate"]["proven"] == 1
+    asked.run()
+    assert len((tmp_path / "out/pairs.jsonl").read_text().splitlines()) == 2
+    assert "100%" in capsys.readouterr().out
+
+
+def test_a_peer_that_fails_is_a_row_that_says_why(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pair, "OURS", {"foldless": ("--steps", "0")})
+    pair.Compared(
+        save_cases(tmp_path / "data", 2, (14, 15, 13)), tmp_path / "out", pairs=1, contestants=("foldless",)
+    ).run()
+    assert "--steps" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="contestants are"):
+        pair.Compared(tmp_path, tmp_path / "out", contestants=("nobody",)).run()

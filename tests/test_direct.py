@@ -165,11 +165,14 @@ def test_tuning_leaves_the_model_alone_and_helps(foldless, apart):
     run = run_folder(apart / "run", 3)
     file = run / "best.safetensors"
     before = file.read_bytes()
-    for output, more in (("plain", ()), ("tuned", ("--steps", 20, "--rate", 1e-3))):
+    for output, more in (("plain", ()), ("tuned", ("--steps", 20, "--rate", 1e-3)), ("refined", ("--refine",))):
         code, _, complained = foldless(*words(apart, output, "--model", run, *more))
         assert (code, complained) == (0, "")
-    plain, tuned = (json.loads((apart / name / "metrics.json").read_text()) for name in ("plain", "tuned"))
+    plain, tuned, refined = (
+        json.loads((apart / name / "metrics.json").read_text()) for name in ("plain", "tuned", "refined")
+    )
     assert tuned["similarity_after"] < plain["similarity_after"]
+    assert refined["similarity_after"] < 0.5 * plain["similarity_after"]
     assert tuned["similarity_before"] == plain["similarity_before"]
     assert file.read_bytes() == before
 
@@ -212,6 +215,7 @@ def test_a_pair_is_tuned_under_the_weight_that_training_came_to():
         (("--rate", 1e-4), "with --steps 50 beside it"),
         (("--rate", 0, "--steps", 3), "with --steps 50 beside it"),
         (("--rate", "nan", "--steps", 3), "--rate takes a finite number"),
+        (("--refine", "--steps", 3), "give one of them"),
     ],
 )
 def test_evaluate_takes_a_rate_with_steps_only(foldless, tmp_path, more, said):
@@ -223,11 +227,12 @@ def test_evaluate_takes_a_rate_with_steps_only(foldless, tmp_path, more, said):
     assert not (tmp_path / "out").exists()
 
 
-def test_evaluate_tunes_every_pair_anew(foldless, tmp_path):
-    """The numbers of a pair are those of `register --steps`, whatever was judged before it."""
+@pytest.mark.parametrize("tuning", [("--steps", 3, "--rate", 1e-4), ("--refine",)])
+def test_evaluate_tunes_every_pair_anew(foldless, tmp_path, tuning):
+    """The numbers of a pair are those of `register`, whatever was judged before it."""
     save_cases(tmp_path / "data", 2, (14, 15, 13))
     run = run_folder(tmp_path / "run", 3)
-    common = ("--model", run, "--steps", 3, "--rate", 1e-4)
+    common = ("--model", run, *tuning)
     assert foldless("evaluate", *common, "--data", tmp_path / "data", "--output", tmp_path / "out")[0] == 0
     images = tmp_path / "data/images"
     for row in json.loads((tmp_path / "out/metrics.json").read_text())["pairs"]:
@@ -246,6 +251,10 @@ def test_evaluate_tunes_every_pair_anew(foldless, tmp_path):
         (("--model", "run", "--weight", 1), "a model brings its own"),
         (("--model", "run", "--similarity", "nmi"), "a model brings its own"),
         (("--model", "run", "--rate", 1e-3), "--steps 50"),
+        (("--model", "run", "--smooth-total", 1), "a model brings its own"),
+        (("--model", "run", "--refine", "--steps", 0), "1 or more"),
+        (("--model", "run", "--refine", "--rate", 1e-3), "no network is tuned"),
+        (("--refine",), "--model RUN"),
     ],
 )
 def test_options_that_do_not_go_together(foldless, apart, more, says):

@@ -208,3 +208,27 @@ def test_images_that_are_no_pair_are_refused():
         register_halfway(torch.rand(1, 1, 8, 8), torch.rand(1, 1, 8, 9))
     with pytest.raises(NotFiniteError):
         register_halfway(torch.full((1, 1, 8, 8), torch.nan), torch.rand(1, 1, 8, 8), MSE(), QUICK)
+
+
+def test_forces_go_on_from_a_start():
+    a, b = smooth_images((40, 36))
+    grid, little = Grid((40, 36)), Forces(levels=(1,), steps=(6,), affine_steps=0)
+    rough = register_halfway(a, b, NCC(), Forces(levels=(4,), steps=(20,)))
+    further = register_halfway(a, b, NCC(), little, start=rough)
+    alone = register_halfway(a, b, NCC(), little)
+    scores = [MSE()(sample(a, ab.on(grid)), b).item() for ab, _ in (further, rough, alone)]
+    assert scores[0] < 0.5 * min(scores[1:])
+    swapped = register_halfway(b, a, NCC(), little, start=rough[::-1])
+    assert (swapped[0].on(grid) - further[1].on(grid)).abs().max() * 40 < 1e-3
+    assert (further[0](further[1].on(grid)) - grid.points(a)).abs().max() * 40 < 0.2
+
+
+def test_the_last_steps_move_every_voxel():
+    forces = Forces(levels=(4, 2, 1), steps=(10, 7, 5))
+    assert forces.stages == [(4, True, 10), (2, True, 7), (1, True, 2), (1, False, 3)]
+    assert sum(steps for _, _, steps in forces.stages) == 22
+    a, b = smooth_images((24, 21))
+    phi = register_halfway(a, b, NCC(), Forces(levels=(1,), steps=(4,), affine_steps=0))[0]
+    u = phi.on(Grid((24, 21))) - Grid((24, 21)).points(a)
+    odd = u[:, :, 1:-1:2] - (u[:, :, :-2:2] + u[:, :, 2::2]) / 2
+    assert odd.abs().max() * 24 > 1e-2  # more than what is read between every other node

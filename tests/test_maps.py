@@ -19,7 +19,9 @@ from tables import (
 )
 from torch.testing import assert_close
 
+from foldless import kernels
 from foldless.grid import Grid, per_axis, sample
+from foldless.kernels.squaring import steepest
 from foldless.maps import (
     CONTRACTION,
     Affine,
@@ -33,8 +35,9 @@ from foldless.maps import (
     determinant,
     exponentiate,
     invert,
+    logarithm,
 )
-from foldless.maps.exponential import _squarings
+from foldless.maps.exponential import _squarings, _steepest
 
 BATCH = 3
 BY_DIFFERENCES = 1e-7  # central differences of step 1e-6 in float64: rounding 1e-16 / 1e-6, and slopes of about 1
@@ -490,3 +493,29 @@ def test_an_exponential_is_its_displacement(dim):
 def test_only_fields_with_a_component_an_axis_have_an_exponential(shape):
     with pytest.raises(ValueError, match="one component an axis"):
         exponentiate(torch.zeros(shape))
+
+
+@every_dim
+def test_the_logarithm_is_the_velocity(dim):
+    grid = Grid(tuple((24, 21, 18)[:dim]))
+    velocity = smooth(grid.shape, 1.5)
+    there = Exponential(velocity)
+    found = logarithm(there, there.inverse, grid)
+    assert distance(Exponential(found).on(grid), there.on(grid), grid) < 0.02
+    assert torch.allclose(logarithm(there.inverse, there, grid), -found, atol=1e-12)
+    still = logarithm(Identity(dim), Identity(dim), grid)
+    assert still.abs().max() < 1e-12
+
+
+@pytest.mark.skipif(not kernels.native_status()[0], reason="no compiled kernel")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(70,), (1,), (9, 33), (5, 1, 40), (7, 8, 9)])
+def test_how_steep_a_velocity_is(shape, dtype):
+    u = torch.randn(2, len(shape), *shape, dtype=dtype)
+    assert torch.equal(steepest(u), _steepest(u))
+    u[1, 0, ..., -1] = torch.nan
+    for found in (steepest(u), _steepest(u)):
+        assert found[1, 0].isnan().all()
+        assert found[0].isfinite().all()
+    u[1, 0, ..., -1] = torch.inf
+    assert not steepest(u)[1, 0].isfinite().any()

@@ -43,6 +43,8 @@ LOOSE = 0.5
 """Contraction of a factor of exp(w) while w is sought."""
 LEAST = 1e-3
 """A force below this, times the voxels, is noise, which no step takes as far as it goes."""
+MEMORY = 0.9, 0.999
+"""Of Adam, for the derivative and for its square (Kingma and Ba 2015)."""
 NEGLIGIBLE = 1e-3
 """Derivatives of the score by the affine map, by unit-cube units, that Adam takes short steps for."""
 ROUNDING = 0.8
@@ -225,22 +227,26 @@ class _Level:
 
 
 def _affine(images: Both, generator: Tensor, similarity: Similarity, forces: Forces, on_step: OnStep) -> Tensor:
-    """The generator of the affine map after a level's steps of Adam."""
+    """The generator of the affine map after a level's steps of Adam.
+
+    Adam is written out: torch's imports its compiler, which takes longer than all the steps.
+    """
     dim, steps = generator.shape[1], forces.affine_steps
     still = generator.new_zeros(2, dim, *[1] * dim)
-    parameter = torch.nn.Parameter(generator.clone())
-    adam = torch.optim.Adam([parameter], eps=NEGLIGIBLE)
+    mean, square = torch.zeros_like(generator), torch.zeros_like(generator)
     for step in range(steps):
+        generator = generator.detach().requires_grad_()
         with torch.enable_grad():
-            matrices = _half_matrices(parameter)
+            matrices = _half_matrices(generator)
         seen, gradient = read_through(images, still, matrices)
         score, by_seen = _scored(similarity, seen)
-        adam.zero_grad()
-        torch.autograd.backward(matrices, by_matrices(by_seen, gradient, matrices.detach()))
-        adam.param_groups[0]["lr"] = forces.affine_rate * (1 + cos(pi * step / steps)) / 2
-        adam.step()
+        (slope,) = torch.autograd.grad(matrices, generator, by_matrices(by_seen, gradient, matrices.detach()))
+        mean, square = mean.lerp(slope, 1 - MEMORY[0]), square.lerp(slope * slope, 1 - MEMORY[1])
+        unbiased, spread = (part / (1 - m ** (step + 1)) for part, m in zip((mean, square), MEMORY, strict=True))
+        rate = forces.affine_rate * (1 + cos(pi * step / steps)) / 2
+        generator = generator.detach() - rate * unbiased / (spread.sqrt() + NEGLIGIBLE)
         on_step(_terms(score))
-    return parameter.detach()
+    return generator
 
 
 def by_matrices(by_seen: Tensor, gradient: Tensor, matrices: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from foldless.kernels import plain
 from foldless.kernels.derivatives import SECOND, has_tangent
@@ -30,7 +31,8 @@ def sample(values: Tensor, points: Tensor, with_jacobian: bool) -> tuple[Tensor,
     compiled = compiled and not has_tangent(values, points)  # which torch would leave out
     if not compiled or (points.is_cuda and torch.are_deterministic_algorithms_enabled()):
         return plain.sample(values, points, with_jacobian)
-    value, jacobian = _sample(values, points, with_jacobian)
+    run = _sample_on_cpu if _nobody_looks_on(values, points) else _sample
+    value, jacobian = run(values, points, with_jacobian)
     return value, jacobian if with_jacobian else None
 
 
@@ -49,14 +51,24 @@ def _has_kernel(device: str) -> bool:
 _has_kernel._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-@torch.library.custom_op("foldless::sample", mutates_args=(), schema=SCHEMA)
-def _sample(values: Tensor, points: Tensor, with_jacobian: bool) -> tuple[Tensor, Tensor]:
+def _nobody_looks_on(values: Tensor, points: Tensor) -> bool:
+    """Whether the kernel can be called past torch, whose way to an operator first imports its compiler, for seconds."""
+    if points.device.type != "cpu" or not type(values) is type(points) is Tensor or torch.compiler.is_compiling():
+        return False
+    wanted = torch.is_grad_enabled() and (values.requires_grad or points.requires_grad)
+    return not (wanted or torch._C._are_functorch_transforms_active() or _get_current_dispatch_mode() is not None)
+
+
+def _sample_on_cpu(values: Tensor, points: Tensor, with_jacobian: bool) -> tuple[Tensor, Tensor]:
     values, points = _dense(values), _dense(points)
     (batch, dim, count), channels = points.shape, values.shape[1]
     value = points.new_empty(batch, channels, count)
     jacobian = points.new_empty((batch, channels, dim, count) if with_jacobian else (0,))
     _call("sample", values, points, value, jacobian if with_jacobian else None)
     return value, jacobian
+
+
+_sample = torch.library.custom_op("foldless::sample", mutates_args=(), schema=SCHEMA)(_sample_on_cpu)
 
 
 @_sample.register_kernel("cuda")
