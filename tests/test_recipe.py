@@ -181,3 +181,19 @@ def test_a_ramp_grows_from_a_tenth_to_the_weight():
     for _ in range(10):
         weight.advance()
     assert weight().item() == 3.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        *((Recipe, name) for name in ("network", "normalisation", "as_map", "first", "refinement", "objective")),
+        *((Recipe, name) for name in ("similarity", "regularity", "schedule", "precision")),
+        (Source, "placement"),
+    ],
+)
+def test_a_word_that_names_nothing_is_refused_with_those_that_do(kind, name):
+    record = kind()
+    known = getattr(record, name)
+    object.__setattr__(record, name, "nccc")  # the tests' own type checker would refuse it as an argument
+    with pytest.raises(InputError, match=rf"{name.replace('_', '-')} is one of .*{known}.*got 'nccc'"):
+        record.__post_init__()

@@ -74,9 +74,9 @@ class Forces:
     """
 
     levels: tuple[int, ...] = (4, 2, 1)
-    steps: tuple[int, ...] = (100, 50, 20)
-    smooth_update: float = 1.5
-    smooth_total: float = 0.6
+    steps: tuple[int, ...] = (60, 30, 20)
+    smooth_update: float = 1.25
+    smooth_total: float = 0.55
     step: float = 1.0
     gain: float = 0.0
     affine_steps: int = 50

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typing
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from functools import cache
 from itertools import accumulate, pairwise
 from math import inf, prod
 from pathlib import Path
@@ -118,6 +119,7 @@ class Recipe:
     """What is trained in turn; none is everything at once. Each begins with the weights that the one before left."""
 
     def __post_init__(self) -> None:
+        _check_words(self)
         for name in ("steps", "batch", "validate_every", "save_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name.replace('_', '-')} must be at least 1; got {getattr(self, name)}")
@@ -233,6 +235,7 @@ class Source:
     """MNIST: which digit."""
 
     def __post_init__(self) -> None:
+        _check_words(self)
         low, high = self.percentiles
         if not 0 <= low < high <= 100:
             raise InputError(f"percentiles are two growing numbers from 0 to 100; got {low:g} and {high:g}")
@@ -315,6 +318,20 @@ def direct_recipe(lattice: tuple[int, ...]) -> Recipe:
         steps=50,
         precision="float32",
     )
+
+
+@cache
+def _words(kind: type) -> dict[str, tuple[Any, ...]]:
+    """The fields of a record that hold one of some words, and the words."""
+    hints = typing.get_type_hints(kind)
+    return {name: typing.get_args(hint) for name, hint in hints.items() if typing.get_origin(hint) is Literal}
+
+
+def _check_words(record: Any) -> None:
+    """Refuse a word that is none of a field's, which would else be built as some other one, or as nothing."""
+    for name, words in _words(type(record)).items():
+        if (word := getattr(record, name)) not in words:
+            raise InputError(f"{name.replace('_', '-')} is one of {', '.join(words)}; got {word!r}")
 
 
 def _from_dict(kind: type[T], values: dict[str, Any]) -> T:
