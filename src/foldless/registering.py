@@ -32,7 +32,7 @@ from foldless.similarity import Similarity
 Field = Float[np.ndarray, "*shape dim"]
 Find = Callable[[Tensor, Tensor], tuple[Map, Map]]
 
-REFINING = Forces(levels=(2, 1), steps=(30, 20), affine_steps=0)
+REFINING = Forces(steps=(40, 30, 20), affine_steps=0)
 """Forces that take a prediction further."""
 
 

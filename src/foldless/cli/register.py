@@ -54,7 +54,7 @@ class Register:
     """With a model: take its map as the start, and find the rest for this pair as without a model."""
     steps: tuple[int, ...] | None = None
     """With a model, steps of test-time optimisation of a copy of its network, by default 0. Without one, the most steps
-    at each level, coarse to fine, by default 60 30 20: two numbers are two levels; with --refine by default 30 20.
+    at each level, coarse to fine, by default 60 30 20: two numbers are two levels; with --refine 40 30 20.
     With --optimiser adam, one number for all levels, by default 50."""
     similarity: Similarity | None = None
     """Without a model: how alike the images should become, by default lncc; mind-ssc for images of different kinds."""
