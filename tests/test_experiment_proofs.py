@@ -10,7 +10,7 @@ from experiments.proofs import ALONE, Proofs, alone, held_row, judge, row_of
 def test_a_pair_is_judged_as_found_repaired_and_brought_home(tmp_path):
     data = save_cases(tmp_path / "data", 2, (18, 16))
     files = [data / f"images/case_{k}.nii.gz" for k in (1, 2)]
-    score = judge(partial(alone, {"steps": 4}), data, *files, tolerances=(0.2,))
+    score = judge(partial(alone, {"optimiser": "adam", "steps": 4}), data, *files, tolerances=(0.2,))
     assert score["proven_repaired"] == score["proven_0.2"] == 1
     assert score["error_0.2"] <= 0.2
     assert score["seconds"] <= score["seconds_repaired"] <= score["seconds_0.2"]
@@ -36,6 +36,6 @@ def test_only_the_defaults_are_held_to_tolerances(tmp_path):
     methods = Proofs(data=tmp_path, output=tmp_path)._methods()
     held = {name: tolerances for name, (_, _, tolerances) in methods.items() if tolerances}
     assert held == {next(iter(ALONE)): (0.5, 0.25, 0.1)}
-    assert list(Proofs(data=tmp_path, output=tmp_path, methods=("the pair alone, ICON",))._methods()) == [
-        "the pair alone, ICON"
+    assert list(Proofs(data=tmp_path, output=tmp_path, methods=("the pair alone, Adam, ICON",))._methods()) == [
+        "the pair alone, Adam, ICON"
     ]
