@@ -105,13 +105,17 @@ class Proofs(Shown):
         runs = "\n".join(map(trained_by, self.runs))
         named = {"runs": tuple("NAME=RUN" for _ in self.runs[:1]), "methods": tuple(map(shlex.quote, self.methods))}
         command = command_of("proofs", replace(self, **named))
-        return (
+        text = (
             f"    {command}\n\nOrdered pairs of the test cases, drawn with seed 0; both maps of each are certified as "
             "they would be written. Shares of pairs whose maps are all proven; cells, Dice: means over pairs; the "
-            f"largest move of any node by the repair, in voxels.\n\n{markdown(PROOFS, rows)}\n{runs}\n\n"
-            f"{next(iter(ALONE))}, brought to a tolerance in voxels; `unasked`: who keeps it when nobody asks; "
-            "seconds: of finding the maps and mending them, by those of finding them, the mean and the most over pairs."
-            f"\n\n{markdown(HELD, held)}"
+            f"largest move of any node by the repair, in voxels.\n\n{markdown(PROOFS, rows)}\n{runs}"
+        )
+        if not held:
+            return text
+        return (
+            f"{text}\n\n{next(iter(ALONE))}, brought to a tolerance in voxels; `unasked`: who keeps it when nobody "
+            "asks; seconds: of finding the maps and mending them, by those of finding them, the mean and the most over "
+            f"pairs.\n\n{markdown(HELD, held)}"
         )
 
     def _judged(self, method: str, found: Found, about: Any, tolerances: tuple[float, ...]) -> list[Score]:

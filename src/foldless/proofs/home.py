@@ -28,8 +28,8 @@ AIM = 0.95
 BEND = 4.0
 """How fast the slope of half the squared excesses grows at least, as a node moves; the step is the slope by that.
 
-A node bears its own excess, and about as much of those that arrive near it, each of them twice: it moves the point, and the
-point where it arrives. Where maps are steep, or many points arrive at one place, it is more; see `_bends`.
+A node bears its own excess, and about as much of those that arrive near it, and shares each with the nodes at the other
+end. Where maps are steep, or many points arrive at one place, it is more; see `_bends`.
 """
 
 ON_BORDER = 1e-6
@@ -135,10 +135,10 @@ def _tensor(array: np.ndarray) -> Tensor:
 
 @torch.no_grad()
 def _bends(legs: tuple[_Leg, _Leg], fields: Sequence[Tensor], errors: Sequence[Tensor], aim: float) -> list[Tensor]:
-    """How fast the slope at each node may grow as nodes move: bounds, so that a step of the slope by them never overshoots.
+    """Bounds of how fast the slope at each node grows as nodes move; a step of the slope by them does not overshoot.
 
-    A point's error e changes by at most a |d| as its own node moves by d, and by b |d'| as what is read where it arrives
-    does. So |e'|² <= (a + b) (a |d|² + b Σ w |d'|²) for the weights w of the nodes that are read.
+    A point's error changes by at most a |d| as its own node moves by d, and by b |d'| as what is read where it
+    arrives does; to first order the square of both is at most (a + b) (a |d|² + b Σ w |d'|²), w the reading's weights.
     """
     bends = [torch.zeros_like(error) for error in errors]
     for k, ((there, back), (out, home)) in enumerate(((legs, fields), (legs[::-1], fields[::-1]))):
