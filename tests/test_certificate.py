@@ -11,7 +11,7 @@ import torch
 
 import foldless
 from foldless.io import Geometry
-from foldless.kernels.bernstein import coefficients, coefficients_of
+from foldless.kernels.bernstein import _gathering, coefficients, coefficients_of
 from foldless.kernels.certify import can_certify, certify_cells
 from foldless.metrics.bernstein import decide_exactly, plain_cells
 from foldless.metrics.certificate import _corners
@@ -68,6 +68,23 @@ def test_coefficients_are_those_of_the_exact_polynomial(seed):
     expected = bernstein(power_of(corners))
     for (a, b, c), value in expected.items():
         assert coefficients(corners)[9 * a + 3 * b + c] == value
+
+
+@pytest.mark.parametrize("mutant", [0.0, 0.5, -1.0, "next"])
+def test_no_mutant_of_the_table_of_coefficients_survives(monkeypatch, mutant):
+    corners = random_cell(0, 0.4)
+    exact = torch.tensor([float(x) for x in bernstein(power_of(corners)).values()], dtype=torch.float64)
+    cell = torch.tensor([[[float(x) for x in corner] for corner in corners]], dtype=torch.float64)
+    table = _gathering().clone()
+    assert (coefficients_of(cell)[0] - exact).abs().max() < 1e-12
+    for row, column in torch.nonzero(table).tolist():
+        changed = table.clone()
+        if mutant == "next":
+            changed[row] = table[row].roll(1)
+        else:
+            changed[row, column] *= mutant
+        monkeypatch.setattr("foldless.kernels.bernstein._gathering", lambda found=changed: found)
+        assert (coefficients_of(cell)[0] - exact).abs().max() > 1e-4
 
 
 def substituted(power, place, level):
