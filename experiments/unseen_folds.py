@@ -60,8 +60,8 @@ class UnseenFolds(Pictured):
         save(figure, self.picture_folder / f"{NAME}.svg")
         rows = [(name, *spot.row) for name, spot in shown.items()]
         about = (
-            "Cells that the certificate refutes, and those of them whose corners all pass the rule of ten; of the worst "
-            "of these the least determinant at its corners, and within."
+            "Cells that the certificate refutes, and those of them whose corners all pass the rule of ten; of the "
+            "worst of these the least determinant at its corners, and within."
         )
         self.write(
             "Passed by ten, refuted",

@@ -2,9 +2,13 @@
 
 from functools import partial
 
+import numpy as np
+import pytest
+import torch
 from samples import save_cases
 
 from experiments.proofs import ALONE, Proofs, alone, held_row, judge, row_of
+from experiments.unseen_folds import UnseenFolds, constructed, determinants, unseen, worst_of
 
 
 def test_a_pair_is_judged_as_found_repaired_and_brought_home(tmp_path):
@@ -39,3 +43,19 @@ def test_only_the_defaults_are_held_to_tolerances(tmp_path):
     assert list(Proofs(data=tmp_path, output=tmp_path, methods=("the pair alone, Adam, ICON",))._methods()) == [
         "the pair alone, Adam, ICON"
     ]
+
+
+def test_cells_that_fold_unseen_are_found_and_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.unseen_folds.TRIALS", 60)
+    u = constructed()
+    assert unseen(u) == [(1, 1, 1)]
+    spot = worst_of(u)
+    assert spot.at_corners >= 0.19
+    assert spot.least < 0
+    assert determinants(u, np.array([spot.where]))[0] == pytest.approx(spot.least)
+    assert unseen(torch.zeros(3, 4, 4, 4)) == []
+    (tmp_path / "runs").mkdir()
+    np.save(tmp_path / "runs/greedy.npy", u.numpy())
+    UnseenFolds(tmp_path, tmp_path / "runs", pictures=tmp_path, results=tmp_path / "R.md").run()
+    assert (tmp_path / "unseen_folds.svg").stat().st_size > 0
+    assert "| constructed | 4 × 4 × 4 | 0 | 1 | 1 |" in (tmp_path / "R.md").read_text()
