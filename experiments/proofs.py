@@ -32,12 +32,14 @@ Found = Callable[["Volume", "Volume"], tuple["Fields", "Setting"]]
 Score = dict[str, float]
 
 ALONE: dict[str, dict[str, Any]] = {
-    "the pair alone, GradICON": {},
-    "the pair alone, ICON": {"regularity": "icon", "weight": 500.0},
-    "the pair alone, Certified": {"regularity": "certified", "weight": 1.0},
-    "the pair alone, nothing": {"weight": 0.0},
+    "the pair alone": {},
+    "the pair alone, Adam, GradICON": {"optimiser": "adam"},
+    "the pair alone, Adam, ICON": {"optimiser": "adam", "regularity": "icon", "weight": 500.0},
+    "the pair alone, Adam, Certified": {"optimiser": "adam", "regularity": "certified", "weight": 1.0},
+    "the pair alone, Adam, nothing": {"optimiser": "adam", "weight": 0.0},
 }
-"""What is found without a model, by what makes maps regular beside the velocity's stiffness: settings of its recipe."""
+"""What is found without a model: by forces, as `foldless register` does it, and by Adam, under what makes maps regular
+beside the velocity's stiffness."""
 GREEDY = {
     "greedy (picsl-greedy)": ("1.732vox", "0.7071vox"),
     "greedy, smoothed by 1.0 and 0.0 voxel": ("1.0vox", "0.0vox"),
@@ -66,7 +68,7 @@ class Proofs(Shown):
     pairs: int = 50
     """How many ordered pairs of the test cases, drawn with seed 0."""
     compared: int = 10
-    """How many of them for what else there is to regularise a pair alone, which takes as long as all other rows."""
+    """How many of them for Adam, which takes as long as all other rows."""
     methods: tuple[str, ...] = ()
     """Names of the rows, all by default."""
     runs: tuple[str, ...] = ()
@@ -103,13 +105,17 @@ class Proofs(Shown):
         runs = "\n".join(map(trained_by, self.runs))
         named = {"runs": tuple("NAME=RUN" for _ in self.runs[:1]), "methods": tuple(map(shlex.quote, self.methods))}
         command = command_of("proofs", replace(self, **named))
-        return (
+        text = (
             f"    {command}\n\nOrdered pairs of the test cases, drawn with seed 0; both maps of each are certified as "
             "they would be written. Shares of pairs whose maps are all proven; cells, Dice: means over pairs; the "
-            f"largest move of any node by the repair, in voxels.\n\n{markdown(PROOFS, rows)}\n{runs}\n\n"
-            f"{next(iter(ALONE))}, brought to a tolerance in voxels; `unasked`: who keeps it when nobody asks; "
-            "seconds: of finding the maps and mending them, by those of finding them, the mean and the most over pairs."
-            f"\n\n{markdown(HELD, held)}"
+            f"largest move of any node by the repair, in voxels.\n\n{markdown(PROOFS, rows)}\n{runs}"
+        )
+        if not held:
+            return text
+        return (
+            f"{text}\n\n{next(iter(ALONE))}, brought to a tolerance in voxels; `unasked`: who keeps it when nobody "
+            "asks; seconds: of finding the maps and mending them, by those of finding them, the mean and the most over "
+            f"pairs.\n\n{markdown(HELD, held)}"
         )
 
     def _judged(self, method: str, found: Found, about: Any, tolerances: tuple[float, ...]) -> list[Score]:
@@ -142,10 +148,10 @@ class Proofs(Shown):
 
 
 def alone(settings: Mapping[str, Any], moving: Volume, fixed: Volume) -> tuple[Fields, Setting]:
-    """foldless without a model, as `foldless register` does it, before any repair."""
+    """foldless without a model, before any repair; `settings` as for `Direct.of_pair`."""
     from foldless.direct import Direct, register_directly
 
-    direct = Direct.of_pair(moving, fixed, optimiser="adam", **settings)
+    direct = Direct.of_pair(moving, fixed, **settings)
     return register_directly(direct, moving, fixed), direct
 
 

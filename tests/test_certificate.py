@@ -11,9 +11,10 @@ import torch
 
 import foldless
 from foldless.io import Geometry
-from foldless.kernels.bernstein import coefficients, coefficients_of
+from foldless.kernels.bernstein import _gathering, coefficients, coefficients_of
 from foldless.kernels.certify import can_certify, certify_cells
 from foldless.metrics.bernstein import decide_exactly, plain_cells
+from foldless.metrics.certificate import _corners
 
 CORNERS = list(itertools.product((0, 1), repeat=3))
 S = sympy.symbols("s t r")
@@ -67,6 +68,23 @@ def test_coefficients_are_those_of_the_exact_polynomial(seed):
     expected = bernstein(power_of(corners))
     for (a, b, c), value in expected.items():
         assert coefficients(corners)[9 * a + 3 * b + c] == value
+
+
+@pytest.mark.parametrize("mutant", [0.0, 0.5, -1.0, "next"])
+def test_no_mutant_of_the_table_of_coefficients_survives(monkeypatch, mutant):
+    corners = random_cell(0, 0.4)
+    exact = torch.tensor([float(x) for x in bernstein(power_of(corners)).values()], dtype=torch.float64)
+    cell = torch.tensor([[[float(x) for x in corner] for corner in corners]], dtype=torch.float64)
+    table = _gathering().clone()
+    assert (coefficients_of(cell)[0] - exact).abs().max() < 1e-12
+    for row, column in torch.nonzero(table).tolist():
+        changed = table.clone()
+        if mutant == "next":
+            changed[row] = table[row].roll(1)
+        else:
+            changed[row, column] *= mutant
+        monkeypatch.setattr("foldless.kernels.bernstein._gathering", lambda found=changed: found)
+        assert (coefficients_of(cell)[0] - exact).abs().max() > 1e-4
 
 
 def substituted(power, place, level):
@@ -225,6 +243,68 @@ def test_headers_only_multiply(spread):
     assert (turned.state, turned.refuted, turned.cells) == (plain.state, plain.refuted, plain.cells)
     assert turned.nodes == pytest.approx(plain.nodes, rel=1e-9)
     assert turned.witness == plain.witness
+
+
+def exact_states(u, steps):
+    """What fractions say of every cell of a field of three axes."""
+    cells = [n + (n > 1) for n in u.shape[1:]]
+    sign = 1 if torch.linalg.det(steps) > 0 else -1
+    return [decide_exactly(_corners(u, steps, cell), sign, 8).state for cell in np.ndindex(*cells)]
+
+
+def nearly_folding(seed):
+    """A field of eight nodes that folds just so."""
+    u, low, high = field(seed, 1.0, (2, 2, 2), torch.float64), 0.0, 2.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if foldless.certify_field(middle * u, EYE).proven else (low, middle)
+    return high * u
+
+
+TINY, HUGE = 2.0**-30, 2.0**30
+
+
+@pytest.mark.parametrize(
+    ("dtype", "unit"),
+    [
+        (torch.float32, 1.0), (torch.float32, TINY), (torch.float32, HUGE), (torch.float32, 1e-14),
+        (torch.float32, 3e-15), (torch.float32, 1e-38), (torch.float64, 1e-20), (torch.float64, 1e30),
+    ],
+)  # fmt: skip
+def test_no_unit_makes_a_proof_of_what_just_folds(dtype, unit):
+    for seed in range(8):
+        just = nearly_folding(seed) * unit
+        for more in (1e-6, 1e-5, 1e-4):
+            assert not foldless.certify_field((just * (1 + more)).to(dtype), EYE * unit).proven
+        assert foldless.certify_field((just * 0.99).to(dtype), EYE * unit).proven
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(3, 4, 4), (1, 4, 5), (4, 1, 4), (4, 4, 1), (1, 1, 5), (1, 1, 1)])
+@pytest.mark.parametrize("size", [1e-300, 1e-44, 1e-30, 0.25, 1e6, 1e30])
+def test_fields_of_any_size_are_decided_as_by_fractions(dtype, shape, size):
+    u = (field(3, 1.0, shape, torch.float64) * size).to(dtype)
+    found = foldless.certify_field(u, EYE)
+    states = exact_states(u, EYE)
+    for lower, state in zip(found.lower.flatten().tolist(), states, strict=True):
+        assert (lower > 0) <= (state > 0)
+    if found.undecided == 0:
+        assert found.refuted == sum(state < 0 for state in states)
+
+
+def test_bounds_are_rounded_outwards():
+    for seed in range(3):
+        u = field(seed, 0.1, (2, 2, 2))  # no cell is halved
+        found = foldless.certify_field(u, 3 * EYE)
+        values = [c / 27 for cell in np.ndindex(3, 3, 3) for c in coefficients(_corners(u, 3 * EYE, cell))]
+        assert found.bounds[0] <= min(values)
+        assert max(values) <= found.bounds[1]
+
+
+@pytest.mark.parametrize(("size", "unit"), [(1e-70, 1e-70), (1e90, 1e90), (1e90, 1.0)])
+def test_numbers_whose_products_none_can_hold_are_refused(size, unit):
+    with pytest.raises(ValueError, match="take another unit"):
+        foldless.certify_field(field(0, 0.1, dtype=torch.float64) * size, EYE * unit)
 
 
 def test_what_cannot_be_certified_is_said():

@@ -209,6 +209,24 @@ def test_fields_are_brought_home(dim, flip, tolerance):
     assert there.dtype == back.dtype == np.float32
 
 
+def test_steep_fields_are_brought_home_too():
+    """Where many points arrive at one place, and what is read there is steep, a step of a quarter runs away."""
+    image = sitk.GetImageFromArray(np.random.default_rng(0).random((9, 48)).astype(np.float32))
+    volume = Volume(image, Path("0.nii.gz"))
+    x = np.arange(48) - 23.5
+    press = -0.85 * x * np.exp(-((x / 12) ** 2))
+    spread = np.interp(x, x + press, -press)
+    forward, inverse = (
+        np.stack([np.broadcast_to(u, (9, 48)), np.zeros((9, 48))], -1).astype(np.float32)
+        for u in (press, spread + 0.8 * np.sin(2 * x))
+    )
+    there, back, homing = brought_home(volume, volume, forward, inverse, EVERYTHING, 0.1)
+    assert homing.before > 0.7
+    assert homing.after <= 0.1
+    assert homing.largest < 1
+    assert largest_inverse_error(volume, volume, there, back, EVERYTHING) == pytest.approx(homing.after, abs=1e-5)
+
+
 def test_fields_that_are_home_keep_every_bit():
     (fixed, moving), (forward, inverse) = two_fields(2)
     there, back, homing = brought_home(moving, fixed, forward, inverse, EVERYTHING, 50.0)

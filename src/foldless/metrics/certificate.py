@@ -6,7 +6,7 @@ import hashlib
 import itertools
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
-from math import inf
+from math import inf, isfinite
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from foldless.arguments import all_finite, check_tensor
+from foldless.arguments import check_tensor
 from foldless.errors import NotFiniteError
 from foldless.kernels.certify import Cells, can_certify, certify_cells
 from foldless.maps import Displacement, Map
@@ -31,6 +31,9 @@ LISTED = 1 << 18
 
 EXACT = 64
 """Undecided cells that exact arithmetic is asked about: rounding hides the sign of what is zero, or nearly."""
+
+RANGE = {torch.float32: 2.0**30, torch.float64: 2.0**200}
+"""Displacements and steps up to this size, and steps down to its inverse: there no product of three leaves its type."""
 
 State = Literal["proven", "refuted", "undecided"]
 
@@ -55,7 +58,8 @@ class Certificate:
         witness: where the determinant is not positive, voxel indices in array order; of those found the worst.
         determinant: the determinant there.
         digest: SHA-256 of the field's numbers, one component after the other.
-        lower: a bound below the determinant in every cell, (*cells); the cell `i` ends at the node `i`.
+        lower: a bound below the determinant in every cell, (*cells), but for the last digit of its type; not positive
+            where the cell is not proven. The cell `i` ends at the node `i`.
     """
 
     state: State
@@ -133,7 +137,8 @@ def certify_field(u: Float[Tensor, components * lattice], steps: Float[Tensor, "
         steps: where a step along each axis of the lattice leads, (axis, component), in the same unit and order.
 
     Raises:
-        ValueError: another shape, more than three dimensions, steps that span no volume, values that are not finite.
+        ValueError: another shape, more than three dimensions, steps that span no volume, values that are not finite, or
+            so large or small that their products cannot be told.
     """
     check_tensor("a displacement", u, "(dim, *lattice)", least_axes=2)
     check_tensor("its steps", steps, "(dim, dim)", least_axes=2)
@@ -146,13 +151,26 @@ def certify_field(u: Float[Tensor, components * lattice], steps: Float[Tensor, "
     volume = float(torch.linalg.det(steps.double()))
     if not 1e-9 * float(steps.double().norm(dim=1).prod()) < abs(volume) < inf:
         raise ValueError(f"the steps of a lattice span a volume; got {steps.tolist()}")
-    if not all_finite(u):
-        raise NotFiniteError("the field holds values that are not finite; it cannot be certified")
     u = u.to(torch.promote_types(u.dtype, torch.float32))
-    whole, wide = _three_dimensional(u, steps.double())
+    whole, wide = _three_dimensional(u.to(_safe_type(u, steps.double())), steps.double())
     run = certify_cells if can_certify(whole) else plain_cells
     found = run(whole, wide, DEEPEST, BUDGET, LISTED)
     return _certificate(found, whole, wide, volume, dim, _digest(u))
+
+
+def _safe_type(u: Tensor, steps: Tensor) -> torch.dtype:
+    """The field's own type, or float64 where products of its numbers may be too large or too small for it."""
+    largest = max(map(abs, map(float, torch.aminmax(u))))
+    if not isfinite(largest):
+        raise NotFiniteError("the field holds values that are not finite; it cannot be certified")
+    longest = steps.abs().amax(1)
+    least, most = float(longest.min()), max(largest, float(longest.max()))
+    for dtype in dict.fromkeys((u.dtype, torch.float64)):
+        if least >= 1 / RANGE[dtype] and most <= RANGE[dtype]:
+            return dtype
+    raise ValueError(
+        f"steps and displacements from {least:g} to {most:g} have products that no number holds; take another unit"
+    )
 
 
 def _digest(u: Tensor) -> str:
@@ -188,7 +206,7 @@ def _certificate(found: Cells, u: Tensor, steps: Tensor, volume: float, dim: int
         lower.numel(),
         refuted,
         undecided,
-        (float(lower.min()), found.bounds[1] / abs(volume)),
+        _outwards(float(lower.min()), found.bounds[1] / abs(volume), 4 * torch.finfo(lower.dtype).eps),
         (found.nodes[0] / abs(volume), found.nodes[1] / abs(volume)),
         depth,
         None if worst is None else _place(worst, u, lower)[3 - dim :],
@@ -196,6 +214,11 @@ def _certificate(found: Cells, u: Tensor, steps: Tensor, volume: float, dim: int
         digest,
         lower.reshape(lower.shape[3 - dim :]),
     )
+
+
+def _outwards(low: float, high: float, share: float) -> tuple[float, float]:
+    """Both bounds apart by a share of themselves, for what storing them and dividing by the volume rounded."""
+    return low - share * abs(low), high + share * abs(high)
 
 
 def _settled(

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from foldless.data.prepare import normalised
-from foldless.grid import sample
+from foldless.grid import sample, sample_with_jacobian
 from foldless.io import Volume
 from foldless.proofs.warps import Warp
 from foldless.tolerance import body
@@ -25,8 +25,12 @@ SWEEPS = 300
 AIM = 0.95
 """Of the tolerance: what nodes that come back from further away are moved to."""
 
-STEP = 0.25
-"""Of the slope of half the squared excesses: a node bears its own, and about as much of those that arrive near it."""
+BEND = 4.0
+"""How fast the slope of half the squared excesses grows at least, as a node moves; the step is the slope by that.
+
+A node bears its own excess, and about as much of those that arrive near it, and shares each with the nodes at the other
+end. Where maps are steep, or many points arrive at one place, it is more; see `_bends`.
+"""
 
 ON_BORDER = 1e-6
 """Of the cube: by how much rounding may carry a node of the border outside."""
@@ -81,8 +85,9 @@ def brought_home(
         if after <= tolerance or sweep == SWEEPS:
             break
         excess = torch.stack([(error - AIM * tolerance).clamp_min(0).square().sum() for error in errors]).sum() / 2
-        for field, slope in zip(fields, torch.autograd.grad(excess, fields), strict=True):
-            field.data -= STEP * slope
+        slopes, bends = torch.autograd.grad(excess, fields), _bends(legs, fields, errors, AIM * tolerance)
+        for field, slope, bend in zip(fields, slopes, bends, strict=True):
+            field.data -= slope / bend
     if sweep == 0:
         return forward, inverse, Homing(tolerance, after, after)
     moved = [(field.detach() - leg.field).norm(dim=0).max().item() for field, leg in zip(fields, legs, strict=True)]
@@ -126,6 +131,31 @@ class _Leg:
 
 def _tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array))
+
+
+@torch.no_grad()
+def _bends(legs: tuple[_Leg, _Leg], fields: Sequence[Tensor], errors: Sequence[Tensor], aim: float) -> list[Tensor]:
+    """Bounds of how fast the slope at each node grows as nodes move; a step of the slope by them does not overshoot.
+
+    A point's error changes by at most a |d| as its own node moves by d, and by b |d'| as what is read where it
+    arrives does; to first order the square of both is at most (a + b) (a |d|² + b Σ w |d'|²), w the reading's weights.
+    """
+    bends = [torch.zeros_like(error) for error in errors]
+    for k, ((there, back), (out, home)) in enumerate(((legs, fields), (legs[::-1], fields[::-1]))):
+        far = errors[k] > aim
+        at = back.unit(there.nodes + there.in_mm(out))[:, far]
+        _, slope = sample_with_jacobian(back.in_mm(home)[None], at[None])
+        inverse = torch.linalg.inv(there.steps)
+        own = torch.einsum("ac,cdn,de,ef->afn", inverse, slope[0], back.slope, there.steps)
+        own += torch.eye(len(own), dtype=own.dtype)[..., None]
+        a = (own.abs().sum(0).amax(0) * own.abs().sum(1).amax(0)).sqrt()  # no less than its largest stretch
+        b = torch.linalg.matrix_norm(inverse @ back.steps, 2)
+        bends[k][far] += (a + b) * a
+        with torch.enable_grad():
+            read = torch.zeros_like(home[:1]).requires_grad_()
+            arrived = (sample(read[None], at[None])[0, 0] * ((a + b) * b)).sum()
+            bends[1 - k] += torch.autograd.grad(arrived, read)[0][0]
+    return [bend.clamp_min(BEND) for bend in bends]
 
 
 def _errors(legs: tuple[_Leg, _Leg], fields: Sequence[Tensor]) -> list[Tensor]:
