@@ -17,7 +17,7 @@ import torch
 from samples import save_cases
 
 import benchmarks
-from benchmarks import beside, contestants, operations, pair, results, scaling
+from benchmarks import beside, contestants, forces, operations, pair, results, scaling
 from benchmarks.__main__ import Benchmarks, run
 from benchmarks.beside import Beside, Row
 from benchmarks.cycle_contestants import DenseLNCC, contestant, objective_of, plain_cycle
@@ -262,3 +262,10 @@ def test_a_peer_that_fails_is_a_row_that_says_why(tmp_path, monkeypatch, capsys)
     assert "--steps" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="contestants are"):
         pair.Compared(tmp_path, tmp_path / "out", contestants=("nobody",)).run()
+
+
+def test_a_pair_by_forces_is_timed_by_voxels_and_threads(capsys):
+    forces.ByForces(sides=(16, 24), threads=1, alone=16).run()
+    said = capsys.readouterr().out
+    assert "seconds grow as voxels^" in said
+    assert "1 threads are 1.00 times" in said
