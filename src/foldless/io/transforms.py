@@ -23,7 +23,7 @@ from foldless.io.apart import check_transform
 from foldless.io.checks import check_placed, existing_file
 from foldless.io.files import suffix, write_whole
 from foldless.io.geometry import Geometry
-from foldless.io.nifti import is_nifti, open_nifti, placed
+from foldless.io.nifti import check_offset, check_voxels, is_nifti, open_nifti, placed, scales_nothing
 from foldless.io.quiet import quiet
 from foldless.io.volumes import Volume, through, to_image
 from foldless.maps import Map
@@ -191,6 +191,13 @@ def _read_nifti(path: Path) -> sitk.Image:
             image = sitk.ReadImage(str(path))
     except RuntimeError as error:
         raise InputError(f"{path} cannot be read by SimpleITK; {EXPECTED}") from error
+    check_offset(path, image)
+    check_voxels(path, file)
+    if not scales_nothing(image, file):
+        raise InputError(
+            f"{path} is scaled by a slope and an intercept in its header, which ITK applies to some components only; "
+            "save the displacements as they are, in float32"
+        )
     if image.GetDimension() == shape[4]:
         return image
     lattice = placed(path, file, shape[:3])  # of one slice ITK makes a 2-D image of three components
