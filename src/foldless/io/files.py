@@ -55,6 +55,13 @@ def half_written(folder: Path) -> list[Path]:
     return [file for file in folder.rglob(".*.new-*") if HALF.fullmatch(file.name) and file.is_file()]
 
 
+def half_written_of(path: Path) -> list[Path]:
+    """What `write_whole` leaves beside a file where it is killed; nobody else may be writing it."""
+    begins = f".{path.name[:NAMED]}.new-"
+    beside = path.parent.iterdir() if os.access(path.parent, os.R_OK) else ()
+    return [file for file in beside if file.name.startswith(begins) and HALF.fullmatch(file.name)]
+
+
 def _reason(error: RuntimeError | OSError) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror

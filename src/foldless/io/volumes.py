@@ -85,16 +85,17 @@ def read_volume(path: Path | str, labels: bool = False) -> Volume:
     """
     path = existing_file(path, "label" if labels else "image")
     image = _one_number_a_voxel(read_image(path), path, labels)
-    array = sitk.GetArrayViewFromImage(image)
-    check_finite(array, path)
+    check_finite(sitk.GetArrayViewFromImage(image), path)
     if labels:
         return Volume(_whole_numbers(image, path), path)
+    image = sitk.Cast(image, sitk.sitkFloat32)
+    array = sitk.GetArrayViewFromImage(image)
     if array.min() == array.max():
         raise InputError(
-            f"{path} has the value {float(array.min()):g} in every voxel, so there is nothing to register; "
+            f"{path} has the value {float(array.min()):g} in every voxel, in float32, so there is nothing to register; "
             "expected an image with contrast, check that it is the right file"
         )
-    return Volume(sitk.Cast(image, sitk.sitkFloat32), path)
+    return Volume(image, path)
 
 
 def reoriented(volume: Volume) -> Volume:
