@@ -77,7 +77,9 @@ class Compared:
     def run(self) -> None:
         unknown = [name for name in self.contestants if name not in (*OURS, *PEERS)]
         if unknown or self.pairs < 1:
-            raise SystemExit(f"contestants are {', '.join((*OURS, *PEERS))}, pairs 1 or more; got {unknown or self.pairs}")
+            raise SystemExit(
+                f"contestants are {', '.join((*OURS, *PEERS))}, pairs 1 or more; got {unknown or self.pairs}"
+            )
         self.output.mkdir(parents=True, exist_ok=True)
         file = self.output / "pairs.jsonl"
         done = self._done(file)
@@ -118,7 +120,9 @@ class Compared:
             folder = Path(scratch)
             words = self._command(name, moving[0].resolve(), fixed[0].resolve(), folder)
             before = perf_counter()
-            ended, mebibytes = run_alone(words, {**os.environ, "OMP_NUM_THREADS": str(self.threads), **_ants(self.threads)})
+            ended, mebibytes = run_alone(
+                words, {**os.environ, "OMP_NUM_THREADS": str(self.threads), **_ants(self.threads)}
+            )
             whole = perf_counter() - before
             if ended:
                 return {"missing": ended}
@@ -129,13 +133,38 @@ class Compared:
                 there, back = folder / "there.nii.gz", folder / "back.nii.gz"
                 seconds = json.loads((folder / "seconds.json").read_text())
                 finding, whole = seconds["finding"], seconds["whole"]
-            return {**self._scores(moving, fixed, there, back), "finding": finding, "whole": whole, "mebibytes": mebibytes}
+            return {
+                **self._scores(moving, fixed, there, back),
+                "finding": finding,
+                "whole": whole,
+                "mebibytes": mebibytes,
+            }
 
     def _command(self, name: str, moving: Path, fixed: Path, folder: Path) -> list[str]:
         if name in OURS:
-            return [sys.executable, "-m", "foldless", "register", str(moving), str(fixed), "--output", str(folder / "out"), *OURS[name]]
+            return [
+                sys.executable,
+                "-m",
+                "foldless",
+                "register",
+                str(moving),
+                str(fixed),
+                "--output",
+                str(folder / "out"),
+                *OURS[name],
+            ]
         peer = str(Path(__file__).with_name("peer.py"))
-        return [sys.executable, peer, name, str(moving), str(fixed), str(folder), str(self.threads), str(self.aligned), str(time())]
+        return [
+            sys.executable,
+            peer,
+            name,
+            str(moving),
+            str(fixed),
+            str(folder),
+            str(self.threads),
+            str(self.aligned),
+            str(time()),
+        ]
 
     def _scores(self, moving: Case, fixed: Case, there: Path, back: Path) -> Scores:
         from foldless.direct import Direct

@@ -125,13 +125,22 @@ def test_only_the_same_kind_of_result_is_replaced(foldless, home, command, wrote
     assert content(home) == before
 
 
-def test_a_cross_validation_goes_on_in_no_other_result(foldless, home):
+@pytest.mark.parametrize(
+    ("wrote", "settings", "says"),
+    [
+        ("train", {}, "holds no cross-validation"),
+        ("crossvalidate", {}, "is damaged, it names no recipes"),
+        ("crossvalidate", {"recipes": ["baseline"]}, "is damaged, it names no recipes"),
+        ("crossvalidate", {"recipes": {}}, "other settings"),
+    ],
+)
+def test_a_cross_validation_goes_on_in_no_other_result(foldless, home, wrote, settings, says):
     (home / "groups/groups.csv").write_text("case,group\ncase_1,a\ncase_2,a\ncase_3,b\ncase_4,b\n")
-    save_record(home / "out", "train", settings={})
+    save_record(home / "out", wrote, settings=settings)
     before = content(home)
     code, _, complained = foldless(*TAKEN["crossvalidate"], "--output", "out")
     assert (code, complained.count("\n")) == (2, 1)
-    assert "holds no cross-validation" in complained
+    assert says in complained
     assert content(home) == before
 
 

@@ -12,7 +12,7 @@ from foldless.cli.interruption import deferred
 from foldless.cli.leftovers import Replaced, hidden, left_beside, recover
 from foldless.cli.lock import INSIDE as LOCK
 from foldless.cli.lock import locked
-from foldless.errors import InputError
+from foldless.errors import InputError, check_name
 
 
 @contextmanager
@@ -70,8 +70,10 @@ def check_apart(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
     """Make sure that nothing is written into what is read: through links, and whatever the case of letters.
 
     Raises:
-        InputError: an output is an input, lies in one, or holds one.
+        InputError: an output is an input, lies in one, or holds one; or a name is no text.
     """
+    for path in (*outputs, *inputs):
+        check_name(path.resolve())
     for output in outputs:
         home = output.resolve()
         for path in inputs:

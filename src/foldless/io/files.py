@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
-from foldless.errors import InputError
+from foldless.errors import InputError, check_name
 
 NAMED = 100
 """Characters of a file's name that its other name begins with: file systems have a longest one."""
@@ -23,6 +23,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     Raises:
         InputError: there is no folder to write to, or the writer does not know the format or cannot write there.
     """
+    check_name(path)
     if not path.parent.is_dir():
         raise InputError(f"{path} cannot be written: the folder {path.parent} does not exist; make it first")
     if path.is_dir():
