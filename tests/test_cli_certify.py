@@ -132,7 +132,8 @@ DAMAGED = {
 def test_certify_refuses_damaged_archives(foldless, tmp_path, name):
     whole = io.BytesIO()
     np.savez_compressed(whole, np.random.default_rng(0).normal(size=(3, 4, 5, 6)).astype(np.float32))
-    assert (damaged := DAMAGED[name](whole.getvalue())) != whole.getvalue()
+    damaged = DAMAGED[name](whole.getvalue())
+    assert damaged != whole.getvalue()
     (tmp_path / "disp.npz").write_bytes(damaged)
     code, said, complained = foldless("certify", tmp_path / "disp.npz")
     assert (code, said) == (2, "")

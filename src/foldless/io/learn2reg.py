@@ -7,13 +7,13 @@ import zipfile
 import zlib
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from foldless.errors import InputError
 from foldless.io.checks import existing_file
-
 
 CANNOT_LOAD = (
     OSError,
@@ -66,11 +66,12 @@ def _check_claims(path: Path) -> None:
     Raises:
         ValueError: one does, or is no array.
     """
+    arrays: Any = np.lib.format
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             with archive.open(member) as file:
-                first = np.lib.format.read_magic(file) == (1, 0)
-                read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+                first = arrays.read_magic(file) == (1, 0)
+                read = arrays.read_array_header_1_0 if first else arrays.read_array_header_2_0
                 shape, _, dtype = read(file)
             if prod(shape) * dtype.itemsize > member.file_size:
                 raise ValueError(f"{member.filename} stops before its last number")
