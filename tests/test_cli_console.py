@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ from foldless.cli.words import options_of
 from foldless.errors import InputError, NotFiniteError
 from foldless.io import Geometry, read_geometry, read_volume, read_warp, write_volume
 
+NAMES_OF_SIGNALS = ("SIGHUP", "SIGINT", "SIGTERM")
 LATTICE = Geometry((5, 4), (1.0, 1.0), (0.0, 0.0), (1.0, 0.0, 0.0, 1.0))
 
 HEAVY = ("torch", "SimpleITK", "numpy", "matplotlib", "nibabel", "scipy", "safetensors")
@@ -54,6 +56,14 @@ def test_help_lists_the_commands(foldless):
     code, said, _ = foldless("--help")
     assert code == 0
     assert all(re.search(rf"^\W+{command}\b", said, re.MULTILINE) for command in COMMANDS)
+
+
+def test_exit_codes_are_where_a_user_looks(foldless):
+    _, said, _ = foldless("--help")
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([\d, ]+) \|", readme.partition("| exit code |")[2].partition("\n\n")[0], re.MULTILINE)
+    assert rows == ["0", "1", "2", "3", ", ".join(str(128 + getattr(signal, name)) for name in NAMES_OF_SIGNALS)]
+    assert all(re.search(rf"\b{code} \w", said) for code in (0, 1, 2, 3, 128))
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,10 @@ from foldless.memory import settle_memory
 ABOUT = """Register medical images with learned maps that do not fold.
 
 `foldless demo` shows the whole of it in a few minutes; `foldless COMMAND --help` explains a command, and
-`foldless --version` says which foldless this is."""
+`foldless --version` says which foldless this is.
+
+Exit codes: 0 done; 1 failed on the way; 2 given what it cannot use; 3 a map is not proven fold-free, or a tolerance not
+kept; 128 + the number of the signal that stopped it."""
 
 Command = Train | Register | Apply | Certify | Repair | Evaluate | CrossValidate | Prepare | Demo | Doctor
 
