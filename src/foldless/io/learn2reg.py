@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from foldless.errors import InputError
 from foldless.io.checks import existing_file
+from foldless.io.claims import DEFLATED, HEADER
 
 CANNOT_LOAD = (
     OSError,
@@ -28,6 +29,8 @@ CANNOT_LOAD = (
     RuntimeError,
 )
 """What NumPy and zipfile raise on damaged, packed or encrypted archives and headers."""
+
+WRITTEN_BY_NUMPY = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 def read_voxel_displacement(path: Path | str) -> Float[np.ndarray, " dim *shape"]:
@@ -69,9 +72,11 @@ def _check_claims(path: Path) -> None:
     arrays: Any = np.lib.format
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
+            if member.compress_type not in WRITTEN_BY_NUMPY:
+                raise ValueError(f"{member.filename} is packed as NumPy packs nothing")
             with archive.open(member) as file:
                 first = arrays.read_magic(file) == (1, 0)
                 read = arrays.read_array_header_1_0 if first else arrays.read_array_header_2_0
                 shape, _, dtype = read(file)
-            if prod(shape) * dtype.itemsize > member.file_size:
+            if prod(shape) * dtype.itemsize > min(member.file_size, DEFLATED * (member.compress_size + HEADER)):
                 raise ValueError(f"{member.filename} stops before its last number")
