@@ -25,7 +25,7 @@ from foldless.io.files import suffix, write_whole
 from foldless.io.geometry import Geometry
 from foldless.io.nifti import check_offset, check_voxels, is_nifti, open_nifti, placed, scales_nothing
 from foldless.io.quiet import quiet
-from foldless.io.volumes import Volume, through, to_image
+from foldless.io.volumes import Volume, through, to_image, write_image
 from foldless.maps import Map
 
 DISPLACEMENT = 1006
@@ -89,8 +89,7 @@ def write_warp(field: Field, geometry: Geometry, path: Path | str) -> None:
     if not np.isfinite(field).all():
         raise ValueError("the displacement holds values that are not finite")
     if is_nifti(path):
-        image = to_image(field.astype(np.float32), geometry, components=True)
-        write_whole(path, lambda beside: sitk.WriteImage(image, str(beside), useCompression=True))
+        write_image(to_image(field.astype(np.float32), geometry, components=True), path)
     elif suffix(path) == ".h5":
         composite = sitk.CompositeTransform([sitk_transform(field, geometry)])
         write_whole(path, lambda beside: sitk.WriteTransform(composite, str(beside)))
