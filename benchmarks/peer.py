@@ -86,4 +86,4 @@ def main(name: str, moving: str, fixed: str, folder: str, threads: str, aligned:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    print(__doc__) if sys.argv[1:] in ([], ["--help"]) else main(*sys.argv[1:])
