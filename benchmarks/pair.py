@@ -1,4 +1,4 @@
-"""Pairs registered by foldless and by its peers in turn, one table: `python -m benchmarks.pair --data FOLDER --output DIR`.
+"""Pairs registered by foldless and by its peers in turn: `python -m benchmarks.pair --data FOLDER --output DIR`.
 
 Every contestant is a command in a process of its own, as a user would call it, with the same threads, and all take a
 pair before the next one comes. What they write is judged alike: Dice, folds by rule, proof, and both directions' error
@@ -213,7 +213,8 @@ def _at(scores: Mapping[str, Any], names: Sequence[str]) -> float:
 
 def show(options: Compared, done: Mapping[tuple[str, ...], Scores]) -> None:
     """Means over pairs, a row a contestant; the least Dice, which tells a lost pair, and the most memory."""
-    title = f"{options.data.name}, {options.pairs} pairs of {options.part}, {options.threads} threads, {commit()}, {machine()}"
+    judged = f"{options.data.name}, {options.pairs} pairs of {options.part}"
+    title = f"{judged}, {options.threads} threads, {commit()}, {machine()}"
     table = Table("contestant", *COLUMNS, title=title)
     for name in options.contestants:
         scores = [found for key, found in done.items() if key[0] == name]

@@ -1,4 +1,4 @@
-"""One pair by one peer in a process of its own, as `benchmarks.pair` calls it: `python peer.py NAME MOVING FIXED FOLDER`.
+"""One pair by one peer, in a process of its own: `python peer.py NAME MOVING FIXED FOLDER`, for `benchmarks.pair`.
 
 Writes there.nii.gz and back.nii.gz, ITK displacements on the fixed and on the moving lattice, unrounded, and prints the
 seconds of finding the map and of the whole command: affine, deformation, the image resampled. Writing the fields as one

@@ -15,8 +15,8 @@ from pathlib import Path
 IMPORTED = (
     "nibabel", "SimpleITK", "scipy.ndimage", "scipy.stats", "safetensors.torch", "torch.utils.tensorboard",
     "foldless.cli", "foldless.crossvalidation", "foldless.direct", "foldless.io", "foldless.outcome",
-    "foldless.registering", "foldless.report", "foldless.training.loop", "foldless.data.source", "torch._dynamo", "matplotlib.figure",
-    "matplotlib.backends.backend_agg",
+    "foldless.registering", "foldless.report", "foldless.training.loop", "foldless.data.source", "torch._dynamo",
+    "matplotlib.figure", "matplotlib.backends.backend_agg",
 )  # fmt: skip
 """What commands import; none of it may start threads, which do not outlive a fork."""
 
