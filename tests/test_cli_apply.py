@@ -50,6 +50,17 @@ def test_whole_numbers_stay_whole_and_of_their_type(foldless, warps, tmp_path, d
     assert np.abs(found[..., :-1] - between).max() <= 0.5
 
 
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_the_ends_of_a_type_do_not_wrap_around(foldless, warps, tmp_path, dtype):
+    ends = np.iinfo(dtype)
+    image = noisy(3, dtype)
+    image[0], image[1] = ends.max, ends.min
+    save_image(image, tmp_path / "a.mha")
+    assert apply(foldless, still(tmp_path / "still.nii.gz", 3), tmp_path / "a.mha", tmp_path / "b.mha")[0] == 0
+    off = read(tmp_path / "b.mha").astype(float) - image
+    assert np.abs(off).max() <= float(ends.max) * np.finfo(np.float32).eps
+
+
 def test_real_numbers_stay_real(foldless, warps, tmp_path):
     image = save_image(noisy(3, np.float64) / 7, tmp_path / "a.nii.gz")
     assert apply(foldless, warps[3], image, tmp_path / "b.nrrd")[0] == 0
@@ -145,6 +156,26 @@ def test_what_is_no_reference(tmp_path):
     for name, says in (("text.nii.gz", "cannot be read"), ("none.nii.gz", "does not exist")):
         with pytest.raises(InputError, match=says):
             read_geometry(tmp_path / name)
+
+
+def test_a_reference_that_lies_nowhere(tmp_path):
+    save_image(noisy(3), tmp_path / "a.nii")
+    file = bytearray((tmp_path / "a.nii").read_bytes())
+    for offset in (268, 292):  # where the qform and the sform say that x begins
+        file[offset : offset + 4] = np.float32(np.nan).tobytes()
+    (tmp_path / "a.nii").write_bytes(file)
+    with pytest.raises(InputError, match="expected finite numbers"):
+        read_geometry(tmp_path / "a.nii")
+
+
+def test_no_header_is_read_that_might_end_the_process(tmp_path, monkeypatch):
+    save_image(noisy(3), tmp_path / "a.nrrd")
+    file = (tmp_path / "a.nrrd").read_bytes()
+    (tmp_path / "a.nrrd").write_bytes(file.replace(b"kinds: ", b"kinds: " + b"domain" * 1000 + b" "))
+    monkeypatch.setattr(sitk, "ImageFileReader", None)
+    with pytest.raises(InputError, match="its header is damaged"):
+        read_geometry(tmp_path / "a.nrrd")
+    assert stored_dtype(tmp_path / "a.nrrd") == np.float32
 
 
 @pytest.mark.filterwarnings("default")

@@ -1,6 +1,8 @@
 """`foldless certify` and `repair`, and the certificate that `register` and `evaluate` leave."""
 
+import io
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -71,6 +73,7 @@ def test_certify_reads_learn2reg(foldless, tmp_path, order, dtype):
         ({"a": np.zeros((3, 4, 5, 6), np.int32)}, "(3, 4, 5, 6)"),
         ({"a": np.full((3, 4, 5, 6), np.nan, np.float32)}, "not finite"),
         ({"a": np.array([{"a": 1}], dtype=object)}, "cannot be read"),
+        ({"a": np.zeros((3, 0, 5, 6), np.float32)}, "(3, 0, 5, 6)"),
     ],
 )
 def test_certify_refuses_other_arrays(foldless, tmp_path, arrays, says):
@@ -78,6 +81,63 @@ def test_certify_refuses_other_arrays(foldless, tmp_path, arrays, says):
     code, said, complained = foldless("certify", tmp_path / "disp.npz")
     assert (code, said) == (2, "")
     assert says in complained
+
+
+def as_bare_array(whole):
+    file = io.BytesIO()
+    np.save(file, np.zeros((3, 4, 5, 6), np.float32))
+    return file.getvalue()
+
+
+def with_bytes(at, *values):
+    def changed(whole):
+        return whole[:at] + bytes(values) + whole[at + len(values) :]
+
+    return changed
+
+
+def promising_much(whole):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("arr_0.npy", _array_file().replace(b"4, 5, 6", b"4444444, 55555, 66666"))
+    return file.getvalue()
+
+
+def with_a_text(whole):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("arr_0.npy", _array_file())
+        archive.writestr("readme.txt", "hello")
+    return file.getvalue()
+
+
+def _array_file():
+    file, header = io.BytesIO(), {"descr": "<f4", "fortran_order": False, "shape": (3, 4, 5, 6)}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue() + bytes(4 * 3 * 4 * 5 * 6)
+
+
+DAMAGED = {
+    "an array without an archive": as_bare_array,
+    "a broken stream": with_bytes(300, *range(60)),
+    "an unknown compression": lambda whole: whole.replace(b"\x08\x00\x00\x00!\x00", b"\x63\x00\x00\x00!\x00"),
+    "cut": lambda whole: whole[: len(whole) // 2],
+    "empty": lambda whole: b"",
+    "more than there is": promising_much,
+    "a text beside": with_a_text,
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_certify_refuses_damaged_archives(foldless, tmp_path, name):
+    whole = io.BytesIO()
+    np.savez_compressed(whole, np.random.default_rng(0).normal(size=(3, 4, 5, 6)).astype(np.float32))
+    damaged = DAMAGED[name](whole.getvalue())
+    assert damaged != whole.getvalue()
+    (tmp_path / "disp.npz").write_bytes(damaged)
+    code, said, complained = foldless("certify", tmp_path / "disp.npz")
+    assert (code, said) == (2, "")
+    assert "cannot be read as .npz" in complained
 
 
 def test_certify_evaluates_an_affine_transform_where_it_is_told(foldless, tmp_path):

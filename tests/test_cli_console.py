@@ -3,12 +3,14 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import foldless as foldless_package
@@ -21,6 +23,10 @@ from foldless.cli.register import Register
 from foldless.cli.train import Train
 from foldless.cli.words import options_of
 from foldless.errors import InputError, NotFiniteError
+from foldless.io import Geometry, read_geometry, read_volume, read_warp, write_volume
+
+NAMES_OF_SIGNALS = ("SIGHUP", "SIGINT", "SIGTERM")
+LATTICE = Geometry((5, 4), (1.0, 1.0), (0.0, 0.0), (1.0, 0.0, 0.0, 1.0))
 
 HEAVY = ("torch", "SimpleITK", "numpy", "matplotlib", "nibabel", "scipy", "safetensors")
 STARTED = f"""
@@ -52,6 +58,14 @@ def test_help_lists_the_commands(foldless):
     assert all(re.search(rf"^\W+{command}\b", said, re.MULTILINE) for command in COMMANDS)
 
 
+def test_exit_codes_are_where_a_user_looks(foldless):
+    _, said, _ = foldless("--help")
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([\d, ]+) \|", readme.partition("| exit code |")[2].partition("\n\n")[0], re.MULTILINE)
+    assert rows == ["0", "1", "2", "3", ", ".join(str(128 + getattr(signal, name)) for name in NAMES_OF_SIGNALS)]
+    assert all(re.search(rf"\b{code} [\w+]", said) for code in (0, 1, 2, 3, 128))
+
+
 @pytest.mark.parametrize(
     "program", [[str(Path(sys.executable).parent / "foldless")], [sys.executable, "-m", "foldless"]]
 )
@@ -71,6 +85,63 @@ def test_a_reader_that_leaves_early():
     )
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
     assert result.stdout.startswith("usage:")
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_letters_that_a_pipe_does_not_know(tmp_path, encoding):
+    name = "\N{GREEK SMALL LETTER OMEGA}.npz"
+    np.savez(tmp_path / name, np.zeros((2, 4, 5), np.float32))
+    words = [sys.executable, "-m", "foldless", "certify", name]
+    said = {**os.environ, "PYTHONIOENCODING": encoding}
+    result = subprocess.run(words, cwd=tmp_path, capture_output=True, env=said, timeout=60)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert name.encode(encoding, "backslashreplace") in result.stdout
+
+
+ODD = os.fsdecode(b"caf\xe9.nii.gz")
+"""A name of Latin 1, as old archives hold."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems take no such names")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("register", ODD, "b.nii.gz", "--output", "out"),
+        ("register", "a.nii.gz", "b.nii.gz", "--output", ODD),
+        ("apply", "warp.h5", ODD, "--reference", "b.nii.gz", "--output", "out.nii.gz"),
+        ("apply", "warp.h5", "a.nii.gz", "--reference", "b.nii.gz", "--output", ODD),
+        ("certify", ODD),
+        ("train", "--data", ".", "--output", "/nowhere/run"),
+        ("crossvalidate", "--data", ".", "--output", "/nowhere/run"),
+    ],
+)
+def test_names_that_are_no_text(foldless, tmp_path, monkeypatch, words):
+    (tmp_path / "images").mkdir()
+    for name in (ODD, "images/a.nii.gz", f"images/{ODD}"):
+        (tmp_path / name).write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    code, said, complained = foldless(*words)
+    assert (code, said, complained.count("\n")) == (2, "", 1)
+    assert r"caf\udce9.nii.gz is not in UTF-8" in complained
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems take no such names")
+def test_files_whose_names_are_no_text_are_neither_read_nor_written(tmp_path):
+    file = tmp_path / ODD
+    file.write_bytes(b"")
+    image = np.zeros((4, 5), np.float32)
+    for use in (read_volume, read_geometry, read_warp, lambda name: write_volume(image, LATTICE, name)):
+        with pytest.raises(InputError, match="is not in UTF-8"):
+            use(file)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
+def test_a_full_disk_under_what_is_said():
+    with open("/dev/full", "w") as full:
+        words = [sys.executable, "-m", "foldless", "--version"]
+        result = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert result.returncode != 0
     assert "Traceback" not in result.stderr
 
 

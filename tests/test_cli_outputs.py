@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from samples import run_folder, save_cases
 from test_cli_train import SHAPES, same, weights
@@ -20,6 +21,7 @@ from foldless.cli.lock import lock_file, locked
 from foldless.cli.outputs import check_replaceable, claimed, put_in_order, untouched
 from foldless.cli.watch import Watch
 from foldless.errors import InputError
+from foldless.io import read_geometry, write_warp
 
 TAKEN = {
     "register": ("register", "data/images/case_1.nii.gz", "data/images/case_2.nii.gz", "--model", "run"),
@@ -123,13 +125,22 @@ def test_only_the_same_kind_of_result_is_replaced(foldless, home, command, wrote
     assert content(home) == before
 
 
-def test_a_cross_validation_goes_on_in_no_other_result(foldless, home):
+@pytest.mark.parametrize(
+    ("wrote", "settings", "says"),
+    [
+        ("train", {}, "holds no cross-validation"),
+        ("crossvalidate", {}, "is damaged, it names no recipes"),
+        ("crossvalidate", {"recipes": ["baseline"]}, "is damaged, it names no recipes"),
+        ("crossvalidate", {"recipes": {}}, "other settings"),
+    ],
+)
+def test_a_cross_validation_goes_on_in_no_other_result(foldless, home, wrote, settings, says):
     (home / "groups/groups.csv").write_text("case,group\ncase_1,a\ncase_2,a\ncase_3,b\ncase_4,b\n")
-    save_record(home / "out", "train", settings={})
+    save_record(home / "out", wrote, settings=settings)
     before = content(home)
     code, _, complained = foldless(*TAKEN["crossvalidate"], "--output", "out")
     assert (code, complained.count("\n")) == (2, 1)
-    assert "holds no cross-validation" in complained
+    assert says in complained
     assert content(home) == before
 
 
@@ -264,6 +275,55 @@ def test_a_result_kept_aside_is_put_back_for_who_reads_it(foldless, home):
     assert code == 0, complained
     assert "run: what was to replace it was killed too early" in complained
     assert (home / "run/best.safetensors").is_file()
+
+
+@pytest.fixture(params=["apply", "repair", "certify"])
+def into_a_file(request, home):
+    """The words of a command whose result is a file, and that file; run/warp.nii.gz is among what it reads."""
+    image = home / "data/images/case_1.nii.gz"
+    lattice = read_geometry(image)
+    write_warp(np.zeros((*lattice.shape, 3), np.float32), lattice, home / "run/warp.nii.gz")
+    out = "out.json" if request.param == "certify" else "out.nii.gz"
+    more = (image, "--reference", image) if request.param == "apply" else ()
+    return (request.param, "run/warp.nii.gz", *more, "--output", out), home / out
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_file_of_a_result_kept_aside_is_put_back_for_who_reads_it(foldless, home, into_a_file):
+    words, out = into_a_file
+    (home / "run").rename(home / ".run.old-0123abcd")
+    code, _, complained = foldless(*words)
+    assert code == 0, complained
+    assert "run: what was to replace it was killed too early" in complained
+    assert out.is_file()
+
+
+def test_the_second_of_two_commands_on_a_file_is_refused(foldless, into_a_file):
+    words, out = into_a_file
+    with locked(out):
+        code, said, complained = foldless(*words)
+    assert (code, said, complained.count("\n")) == (2, "", 1)
+    assert "is being written by process" in complained
+    assert not out.exists()
+
+
+def test_no_result_takes_the_place_of_a_folder(foldless, into_a_file):
+    words, out = into_a_file
+    out.mkdir()
+    code, said, complained = foldless(*words, "--overwrite")
+    assert (code, said, complained.count("\n")) == (2, "", 1)
+    assert "is a folder; give a file name" in complained
+
+
+@pytest.mark.filterwarnings("default")
+def test_what_was_half_written_of_a_file_is_removed(foldless, home, into_a_file):
+    words, out = into_a_file
+    (home / f".{out.name}.new-0123abcd.nii.gz").write_bytes(b"half")
+    (home / f".{out.name}.news").write_text("mine")
+    code, _, complained = foldless(*words)
+    assert (code, complained.count("\n")) == (0, 1)
+    assert "had half-written of it" in complained
+    assert [path.name for path in home.glob(".*")] == [f".{out.name}.news"]
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "crossvalidate"])

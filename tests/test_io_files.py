@@ -5,9 +5,12 @@ import stat
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
 
 from foldless.errors import InputError
+from foldless.io import Geometry, write_volume, write_warp
 from foldless.io.files import half_written, write_whole
 
 
@@ -51,6 +54,24 @@ def test_a_failure_leaves_what_was_there(tmp_path, error):
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "before")]
 
 
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.mha", "a.nrrd", "a.png", "a.tif", "w.nii.gz"])
+def test_an_image_of_which_a_full_disk_took_a_part(tmp_path, monkeypatch, name):
+    (tmp_path / name).write_text("before")
+    write, lattice = sitk.WriteImage, Geometry((50, 40), (1.0, 1.0), (0.0, 0.0), (1.0, 0.0, 0.0, 1.0))
+    noise = np.random.default_rng(0).integers(0, 255, (40, 50, 2)).astype(np.uint8)
+
+    def cut_short(image, file, **more):
+        write(image, file, **more)
+        os.truncate(file, os.path.getsize(file) * 2 // 3)
+
+    monkeypatch.setattr(sitk, "WriteImage", cut_short)
+    warp = (write_warp, noise.astype(np.float32))
+    write_it, what = warp if name.startswith("w") else (write_volume, noise[..., 0])
+    with pytest.raises(InputError, match="cannot be written"):
+        write_it(what, lattice, tmp_path / name)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "before")]
+
+
 def test_a_disk_that_fails_to_keep_the_bytes_leaves_what_was_there(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("before")
 
@@ -72,6 +93,7 @@ def test_names_as_long_as_the_system_takes(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from foldless.io import Geometry, write_volume, write_warp
 from foldless.io.files import write_whole
 
 def die(file):

@@ -122,8 +122,11 @@ def test_spanning_lattice_shares_the_corners(shape: tuple[int, ...]) -> None:
 
 def test_impossible_geometries_are_refused() -> None:
     good = of(IMAGES["2-D"])
-    for wrong in ({"size": (3,)}, {"size": (3, 0)}, {"spacing": (1.0, -1.0)}, {"direction": (1.0, 1.0, 1.0, 1.0)}):
-        with pytest.raises(ValueError, match=r"geometry has|positive|singular"):
+    nan, inf = float("nan"), float("inf")
+    nowhere = ({"origin": (nan, 0.0)}, {"spacing": (inf, 1.0)}, {"direction": (nan, 0.0, 0.0, 1.0)})
+    other = ({"size": (3,)}, {"size": (3, 0)}, {"spacing": (1.0, -1.0)}, {"direction": (1.0, 1.0, 1.0, 1.0)})
+    for wrong in (*other, *nowhere):
+        with pytest.raises(ValueError, match=r"geometry has|positive|singular|lies somewhere"):
             dataclasses.replace(good, **wrong)
     with pytest.raises(ValueError, match="needs 2 numbers"):
         centred_lattice(good, (3, 3, 3))

@@ -1,5 +1,6 @@
 """Warps on disk, judged by SimpleITK and ANTs on an oblique, anisotropic, opposite-handed pair with a large map."""
 
+import gzip
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -323,6 +324,23 @@ def not_finite(path: Path) -> Path:
     return transform(path, sitk.DisplacementFieldTransform(file))
 
 
+def patched(path: Path, at: int, value: float, packed: bool = False, dtype: type = np.float32) -> Path:
+    """A warp with some bytes of its file changed."""
+    warp = plain(path.with_name("sound.nii"), (5, 6, 7, 1, 3), 1007).read_bytes()
+    changed = bytearray(warp)
+    changed[at : at + 4] = dtype(value).tobytes()
+    path.write_bytes(gzip.compress(changed) if packed else changed)
+    return path
+
+
+def cut(path: Path, packed: bool = False, torn: bool = False) -> Path:
+    """A warp that stops early: its voxels, or the stream that they are packed in."""
+    whole = plain(path.with_name("sound.nii"), (5, 6, 7, 1, 3), 1007).read_bytes()
+    part = whole[: 2 * len(whole) // 3]
+    path.write_bytes((gzip.compress(whole)[:-400] if torn else gzip.compress(part)) if packed else part)
+    return path
+
+
 BAD_WARPS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "missing": (lambda d: d / "no.nii.gz", "does not exist"),
     "folder": (lambda d: d, "is a folder"),
@@ -337,6 +355,14 @@ BAD_WARPS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "affine": (lambda d: transform(d / "w.h5", sitk.AffineTransform(3)), "AffineTransform"),
     "two parts": (lambda d: transform(d / "w.h5", sitk.AffineTransform(3), sitk.Euler3DTransform()), "Euler3D"),
     "not finite": (lambda d: not_finite(d / "w.h5"), "not finite"),
+    "not finite, NIfTI": (lambda d: patched(d / "w.nii", 1000, np.nan), "1 voxels that are NaN"),
+    "infinite, packed": (lambda d: patched(d / "w.nii.gz", 1000, np.inf, packed=True), "1 voxels that are NaN"),
+    "cut": (lambda d: cut(d / "w.nii"), "before its last voxel"),
+    "cut and packed": (lambda d: cut(d / "w.nii.gz", packed=True), "before its last voxel"),
+    "packed and torn": (lambda d: cut(d / "w.nii.gz", packed=True, torn=True), "before its last voxel"),
+    "a slope": (lambda d: patched(d / "w.nii", 112, 2), "scaled by a slope"),
+    "an intercept without a slope": (lambda d: patched(d / "w.nii", 116, 5), "scaled by a slope"),
+    "voxels within the header": (lambda d: patched(d / "w.nii", 108, 0), "vox_offset"),
 }
 
 

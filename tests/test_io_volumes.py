@@ -148,6 +148,10 @@ BAD_IMAGES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "nan": (lambda d: with_value(d / "a.nii.gz", np.nan), "1 voxels that are NaN"),
     "infinity": (lambda d: with_value(d / "a.nii.gz", -np.inf), "1 voxels that are NaN"),
     "beyond float32": (lambda d: nifti(d / "a.nii.gz", noise(4, 5, 6).astype(np.float64) * 1e300), "beyond float32"),
+    "constant in float32": (
+        lambda d: nifti(d / "a.nii.gz", 1e9 + np.random.default_rng(0).normal(size=(4, 5, 6))),
+        r"the value 1e\+09 in every voxel, in float32",
+    ),
     "constant": (lambda d: nifti(d / "a.nii.gz", np.full((4, 5, 6), 3.0)), "the value 3 in every voxel"),
     "sheared": (lambda d: sheared(d / "a.nii.gz", 0.1), "right angles"),
     "sheared mha": (lambda d: tilted(d / "a.mha"), "right angles"),

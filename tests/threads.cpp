@@ -23,6 +23,8 @@ thread_local int team = 1, number = 0;
 thread_local Loop* loop = nullptr;
 thread_local long end = 0, chunk = 0;
 
+std::mutex critical;
+
 }  // namespace
 
 extern "C" {
@@ -56,6 +58,8 @@ bool GOMP_loop_nonmonotonic_dynamic_start(long first, long last, long, long each
     return GOMP_loop_nonmonotonic_dynamic_next(from, to);
 }
 void GOMP_loop_end_nowait() {}
+void GOMP_critical_start() { critical.lock(); }
+void GOMP_critical_end() { critical.unlock(); }
 
 using Size = std::int64_t;
 int foldless_sample_f32(const float*, const float*, float*, float*, Size, Size, Size, const Size*, Size, Size, Size, int);

@@ -130,7 +130,7 @@ def machine_code() -> dict[str, int]:
             types = {
                 argument: "i64" if argument in triton_sample._SIZES else f"*{dtype}" for argument in kernel.arg_names
             }
-            source = ASTSource(kernel, {**types, **dict.fromkeys(constants, "constexpr")}, constexprs=constants)
+            source = ASTSource(kernel, {**types, **dict.fromkeys(constants, "constexpr")}, constants)
             made = triton.compile(source, target=GPUTarget("cuda", GPU, 32), options={"enable_fp_fusion": True})
             assert made.asm["cubin"]
             counts[f"{name} {dim}-D {dtype}"] = len(re.findall(r"\b(?:red|atom)\.", made.asm["ptx"]))

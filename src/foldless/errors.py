@@ -15,6 +15,19 @@ class InputError(Exception):
         super().__init__(" ".join(words))
 
 
+def check_name(name: object) -> None:
+    """Refuse the name of a file or folder that is no text: SimpleITK ends the process at one, a report cannot hold it.
+
+    Raises:
+        InputError: its bytes are not UTF-8.
+    """
+    try:
+        str(name).encode()
+    except UnicodeEncodeError:
+        shown = str(name).encode(errors="backslashreplace").decode()
+        raise InputError(f"the name {shown} is not in UTF-8; rename what bears it, and name it anew") from None
+
+
 class TrainingError(RuntimeError):
     """Training cannot go on; a checkpoint that was written is intact. Exit code 1."""
 

@@ -111,7 +111,7 @@ class Forces:
 
 def register_halfway(
     image_A: Image,
-    image_B: Float[Tensor, ...],
+    image_B: Float[Tensor, "*other"],
     similarity: Similarity = SHARP,
     forces: Forces | None = None,
     affine_similarity: Similarity | None = None,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import lzma
 import random
 import re
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from struct import calcsize, pack, pack_into, unpack_from
@@ -80,6 +83,11 @@ def _once(kind: str, name: str, content: bytes, rng: random.Random) -> bytes:
         TypeError,
         zlib.error,
         StructError,
+        zipfile.BadZipFile,
+        RuntimeError,
+        OSError,
+        EOFError,
+        lzma.LZMAError,
     ):  # damaged before beyond its own grammar
         return _anywhere(content, rng)
 
@@ -221,6 +229,31 @@ def _h5(content: bytes, rng: random.Random) -> bytes:
     return bytes(data)
 
 
+def _npz(content: bytes, rng: random.Random) -> bytes:
+    """The header of the array inside, its archive right again; or another name, another compression, one more file."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        inside = {name: archive.read(name) for name in archive.namelist()}
+    name = rng.choice(sorted(inside))
+    way = rng.randrange(8)
+    if way == 0:
+        inside = {rng.choice(("a", "../a.npy", "é.npy", "")): inside[name]}
+    elif way == 1:
+        inside["more.npy"] = rng.choice((inside[name], b"", b"hello"))
+    elif way < 5:
+        start, end = inside[name].index(b"{"), inside[name].index(b"\n")
+        head = _another_word(inside[name][start:end].decode("latin-1"), rng).encode("latin-1", "replace")
+        head = head[: end - start].ljust(end - start) if rng.random() < 0.7 else head
+        inside[name] = inside[name][:start] + head + inside[name][end:]
+    else:
+        inside[name] = _anywhere(inside[name], rng, 130)
+    packed = rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2))
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", packed) as archive:
+        for one, array in inside.items():
+            archive.writestr(zipfile.ZipInfo(one), array, packed)
+    return file.getvalue()
+
+
 def _safetensors(content: bytes, rng: random.Random) -> bytes:
     """Its JSON header, in which foldless keeps JSON of its own; the length that goes before is right again."""
     (size,) = unpack_from("<Q", content)
@@ -285,6 +318,7 @@ BY_FORMAT: dict[str, Callable[[bytes, random.Random], bytes]] = {
     "mha": _lines(b"ElementDataFile"),
     "png": _png,
     "h5": _h5,
+    "npz": _npz,
     "safetensors": _safetensors,
     "csv": _csv,
     "json": _json,

@@ -138,6 +138,16 @@ def h5() -> Files:
 
 
 @cache
+def npz() -> Files:
+    field = numbers(3, *SHAPE)
+    return {
+        "disp.npz": _written(lambda path: np.savez(path, field), "a.npz"),
+        "packed.npz": _written(lambda path: np.savez_compressed(path, np.moveaxis(field, 0, -1)), "a.npz"),
+        "half.npz": _written(lambda path: np.savez(path, field.astype(np.float16)), "a.npz"),
+    }
+
+
+@cache
 def safetensors() -> Files:
     import torch
 
@@ -195,6 +205,7 @@ FORMATS: dict[str, Callable[[], Files]] = {
     "mha": mha,
     "png": png,
     "h5": h5,
+    "npz": npz,
     "safetensors": safetensors,
     "csv": csv,
     "json": json_files,

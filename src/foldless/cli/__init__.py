@@ -16,7 +16,7 @@ import tyro
 from foldless import __version__
 from foldless.cli.apply import Apply
 from foldless.cli.certify import Certify
-from foldless.cli.console import quiet_thread, say, say_warning
+from foldless.cli.console import quiet_thread, say, say_warning, say_what_the_terminal_can
 from foldless.cli.crossvalidate import CrossValidate
 from foldless.cli.demo import Demo
 from foldless.cli.doctor import Doctor
@@ -27,12 +27,16 @@ from foldless.cli.register import Register
 from foldless.cli.repair import Repair
 from foldless.cli.train import Train, with_defaults_for_the_data
 from foldless.cli.words import check_command, check_numbers, check_options
+from foldless.errors import check_name
 from foldless.memory import settle_memory
 
 ABOUT = """Register medical images with learned maps that do not fold.
 
 `foldless demo` shows the whole of it in a few minutes; `foldless COMMAND --help` explains a command, and
-`foldless --version` says which foldless this is."""
+`foldless --version` says which foldless this is.
+
+Exit codes: 0 done; 1 failed on the way; 2 given what it cannot use; 3 a map is not proven fold-free, or a tolerance not
+kept; 128 + the number of the signal that stopped it."""
 
 Command = Train | Register | Apply | Certify | Repair | Evaluate | CrossValidate | Prepare | Demo | Doctor
 
@@ -58,20 +62,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settle_memory()
     warnings.showwarning = say_warning
     threading.excepthook = quiet_thread
+    say_what_the_terminal_can()
     words = list(sys.argv[1:] if arguments is None else arguments)
+    return ended(lambda: _run(words), words[0] if words else "")
+
+
+def _run(words: Sequence[str]) -> None:
     if words[:1] == ["--version"]:
         say(f"foldless {__version__}")
-        return 0
-    return ended(lambda: parsed(words).run(), words[0] if words else "")
+    else:
+        parsed(words).run()
 
 
 def parsed(words: Sequence[str]) -> Command:
     """The command that the words ask for.
 
     Raises:
-        InputError: there is no such command or option, or an option's value makes no sense.
+        InputError: there is no such command or option, or a word makes no sense.
         SystemExit: help was asked for, or a word is missing or of the wrong kind; all of it has been said.
     """
+    for word in words:
+        check_name(word)
     if not words or words[0].startswith("-"):
         return _overview(words)
     name, *rest = words

@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from foldless.cli.console import say
-from foldless.cli.lock import locked
-from foldless.cli.outputs import check_apart, made_parents, put_in_order
-from foldless.errors import InputError
+from foldless.cli.outputs import check_file, written_alone
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,13 +39,8 @@ class Apply:
     """Replace --output if it exists."""
 
     def run(self) -> None:
-        if self.output.exists() and not self.overwrite:
-            raise InputError(f"{self.output} exists; choose another name, or add --overwrite")
-        inputs = (self.warp, self.image, self.reference)
-        check_apart([self.output], inputs)
-        for path in inputs:
-            put_in_order(path)
-        with made_parents(self.output), locked(self.output):
+        check_file(self.output, (self.warp, self.image, self.reference), self.overwrite)
+        with written_alone(self.output):
             shape = self._carry()
         say(f"{self.output}: {shape} voxels on the lattice of {self.reference}")
 
@@ -78,8 +71,10 @@ def _within(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
     if not np.issubdtype(dtype, np.integer):
         return array
-    ends = np.iinfo(dtype)
-    return array.clip(ends.min, ends.max)
+    ends, largest = np.iinfo(dtype), array.dtype.type(np.iinfo(dtype).max)
+    if int(largest) > ends.max:  # float32 has no 2^31 - 1, and would round it to what wraps around
+        largest = np.nextafter(largest, array.dtype.type(0))
+    return array.clip(array.dtype.type(ends.min), largest)
 
 
 def _looks_like_labels(volume: Volume) -> bool:

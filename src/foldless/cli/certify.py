@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from foldless.cli.console import number, say, table
-from foldless.cli.outputs import check_apart, made_parents
+from foldless.cli.outputs import check_file, written_alone
 from foldless.errors import InputError, UnprovenError
 
 if TYPE_CHECKING:
@@ -41,15 +42,21 @@ class Certify:
 
     def run(self) -> None:
         self._check()
+        with nullcontext() if self.output is None else written_alone(self.output):
+            found = self._found()
+            if self.output is not None:
+                self._write(found)
+        failing = [str(path) for path, one in found.items() if not one.proven]
+        if failing:
+            raise UnprovenError(f"not proven fold-free: {', '.join(failing)}; `foldless repair` opens cells that fold")
+
+    def _found(self) -> dict[Path, Certificate]:
+        """What is proven of each warp, which is shown."""
         found = {path: self._certificate(path) for path in self.warps}
         table("Certificates", [_row(path, one) for path, one in found.items()], COLUMNS)
         for path, one in found.items():
             say(f"{path}: {one.sentence}")
-        if self.output is not None:
-            self._write(found)
-        failing = [str(path) for path, one in found.items() if not one.proven]
-        if failing:
-            raise UnprovenError(f"not proven fold-free: {', '.join(failing)}; `foldless repair` opens cells that fold")
+        return found
 
     def _check(self) -> None:
         if not self.warps:
@@ -58,13 +65,10 @@ class Certify:
             raise InputError(f"--apart is 1 to {FARTHEST} voxels; got {self.apart}")
         if self.apart > 1 and not any(path.suffix == ".npz" for path in self.warps):
             raise InputError("--apart is for .npz, whose nodes say nothing of their distance; leave it out")
-        if self.output is None:
-            return
-        if self.output.suffix != ".json":
+        if self.output is not None and self.output.suffix != ".json":
             raise InputError(f"--output is a .json file; got {self.output}")
-        check_apart([self.output], [*self.warps, *([self.reference] if self.reference else [])])
-        if self.output.exists() and not self.overwrite:
-            raise InputError(f"{self.output} exists; choose another name, or add --overwrite")
+        inputs = [*self.warps, *([self.reference] if self.reference else [])]
+        check_file(self.output, inputs, self.overwrite)
 
     def _certificate(self, path: Path) -> Certificate:
         from foldless.io import read_geometry, read_voxel_displacement, read_warp
@@ -80,8 +84,7 @@ class Certify:
 
         assert self.output is not None
         record = run_record("certify", asdict(self), {str(path): file_digest(path) for path in self.warps})
-        with made_parents(self.output):
-            write_json({"warps": {str(path): one.as_dict() for path, one in found.items()}, "run": record}, self.output)
+        write_json({"warps": {str(path): one.as_dict() for path, one in found.items()}, "run": record}, self.output)
 
 
 COLUMNS = ("warp", "verdict", "cells", "failing", "volumes from", "to")

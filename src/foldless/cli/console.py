@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import shlex
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
@@ -26,6 +28,13 @@ NARROWEST = 12
 HINT = "↑ more is better, ↓ less is better"
 LESS = ("folds", "ndv", "inverse_consistency", "sdlogj", "similarity", "seconds")
 """How the names of scores begin of which less is better; similarity is a loss."""
+
+
+def say_what_the_terminal_can() -> None:
+    """Have letters that a terminal or a pipe does not know written as their numbers, rather than end in an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def say(text: str) -> None:

@@ -181,11 +181,13 @@ class CrossValidate:
         if record.get("command") != "crossvalidate":
             raise InputError(f"{self.output} holds no cross-validation; choose another --output")
         earlier, now = record["settings"], json_plain(settings)
-        shared = [m for m in now["recipes"] if m in earlier.get("recipes", {})]
+        if not isinstance(earlier.get("recipes"), dict):
+            raise InputError(f"the record of {self.output} is damaged, it names no recipes; choose another --output")
+        shared = [m for m in now["recipes"] if m in earlier["recipes"]]
         same = all(earlier.get(k) == now[k] for k in ("source", "folds", "pairs", "legacy"))
         if not same or any(earlier["recipes"][m] != now["recipes"][m] for m in shared):
             raise InputError(f"{self.output} holds a cross-validation with other settings; choose another --output")
-        if record["data_sha256"] != data_digests(self.data):
+        if record.get("data_sha256") != data_digests(self.data):
             raise InputError(f"the files of {self.data} are not those that {self.output} was begun with")
         earlier["recipes"] |= now["recipes"]
         write_json(record, self.output / FILE)

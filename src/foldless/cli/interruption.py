@@ -12,6 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 AGAIN = 0.01
 """Seconds until a signal that went lost is raised again."""
@@ -86,7 +90,7 @@ def _heed(number: int, frame: FrameType | None) -> None:
         os.write(2, f"foldless: {SIGNALS.says}\n".encode())  # print may be what is interrupted
 
 
-def _raised_in_vain(hook: Callable[[sys.UnraisableHookArgs], object], lost: sys.UnraisableHookArgs) -> None:
+def _raised_in_vain(hook: Callable[[UnraisableHookArgs], object], lost: UnraisableHookArgs) -> None:
     """Where Python was clearing up, an exception ends nothing: raise it once more a moment later."""
     if not issubclass(lost.exc_type, KeyboardInterrupt):
         hook(lost)

@@ -12,7 +12,7 @@ from foldless.cli.interruption import deferred
 from foldless.cli.leftovers import Replaced, hidden, left_beside, recover
 from foldless.cli.lock import INSIDE as LOCK
 from foldless.cli.lock import locked
-from foldless.errors import InputError
+from foldless.errors import InputError, check_name
 
 
 @contextmanager
@@ -70,8 +70,10 @@ def check_apart(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
     """Make sure that nothing is written into what is read: through links, and whatever the case of letters.
 
     Raises:
-        InputError: an output is an input, lies in one, or holds one.
+        InputError: an output is an input, lies in one, or holds one; or a name is no text.
     """
+    for path in (*outputs, *inputs):
+        check_name(path.resolve())
     for output in outputs:
         home = output.resolve()
         for path in inputs:
@@ -82,6 +84,40 @@ def check_apart(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
                 raise InputError(
                     f"the output {output} and the input {path} lie within each other; choose another --output"
                 )
+
+
+def check_file(output: Path | None, inputs: Sequence[Path], overwrite: bool) -> None:
+    """Make sure that a result may become the file `output`, if any; put in order what is read.
+
+    Raises:
+        InputError: it is an input, a folder, or exists and may not be replaced.
+    """
+    if output is not None:
+        check_apart([output], inputs)
+        if output.is_dir():
+            raise InputError(f"the output {output} is a folder; give a file name")
+        if output.exists() and not overwrite:
+            raise InputError(f"{output} exists; choose another name, or add --overwrite")
+    for path in inputs:
+        put_in_order(path)
+
+
+@contextmanager
+def written_alone(output: Path) -> Iterator[None]:
+    """Hold the file `output` for this command; what a killed one had half-written of it is removed.
+
+    The folders above it are made, and removed again on failure.
+
+    Raises:
+        InputError: another command is writing there, or nobody can.
+    """
+    from foldless.io.files import half_written_of
+
+    with made_parents(output), locked(output) as alone:
+        for half in half_written_of(output) if alone else ():
+            half.unlink(missing_ok=True)
+            warnings.warn(f"{output}: removed what a command that was killed had half-written of it")
+        yield
 
 
 def check_replaceable(output: Path, command: str, overwrite: bool) -> None:

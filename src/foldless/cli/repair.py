@@ -9,7 +9,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from foldless.cli.console import say
-from foldless.cli.outputs import check_apart, made_parents
+from foldless.cli.outputs import check_file, written_alone
 from foldless.errors import InputError, UnprovenError
 
 
@@ -33,14 +33,15 @@ class Repair:
     """Replace --output if it exists."""
 
     def run(self) -> None:
-        if self.output.exists() and not self.overwrite:
-            raise InputError(f"{self.output} exists; choose another name, or add --overwrite")
-        check_apart([self.output], [path for path in (self.warp, self.image) if path is not None])
+        check_file(self.output, [path for path in (self.warp, self.image) if path is not None], self.overwrite)
         if not self.output.name.endswith((".nii", ".nii.gz", ".h5")):
             raise InputError(f"{self.output}: a warp is written as .nii.gz or as .h5; give a name that ends in one")
         if self.margin is not None and not 0 < self.margin < 1:
             raise InputError(f"--margin lies between 0 and 1, as a share of a cell's volume; got {self.margin:g}")
+        with written_alone(self.output):
+            self._mend()
 
+    def _mend(self) -> None:
         import numpy as np
 
         from foldless.io import read_volume, read_warp, write_warp
@@ -59,7 +60,9 @@ class Repair:
         field, done = repair_warp(warp.astype("float32"), geometry, care, self.margin or MARGIN)
         if not done.proven:
             raise UnprovenError(f"{self.warp}: {done.sentence}; register again with more regularity")
-        with made_parents(self.output):
-            write_warp(field, geometry, self.output)
+        write_warp(field, geometry, self.output)
         say(f"{done.sentence}")
-        say(f"{self.output}: {certify_warp(*read_warp(self.output)).sentence}")
+        written = certify_warp(*read_warp(self.output))
+        say(f"{self.output}: {written.sentence}")
+        if not written.proven:  # a header rounds
+            raise UnprovenError(f"{self.output} is not proven fold-free as it is written; give a larger --margin")

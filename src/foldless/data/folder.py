@@ -22,7 +22,7 @@ from foldless.data.checks import (
 )
 from foldless.data.images import ImageSet, Split
 from foldless.data.prepare import Placement, Preparation
-from foldless.errors import InputError
+from foldless.errors import InputError, check_name
 from foldless.io import Geometry, Volume, on_lattice_of, read_volume, reoriented
 from foldless.io.headers import header_shape
 
@@ -45,6 +45,8 @@ def case_names(folder: Path) -> dict[str, Path]:
         raise InputError(f"{folder} has no folder images/; put the volumes there, labels of the same names in labels/")
     entries = [path for path in sorted(images.iterdir()) if not path.name.startswith(".")]
     refuse_broken_links(images, entries)
+    for path in entries:
+        check_name(path)
     files: dict[str, Path] = {}
     for path in entries:
         if not _is_image(path):

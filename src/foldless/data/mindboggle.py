@@ -7,12 +7,14 @@ centre is ours. What is written is a folder like any other, with groups.csv and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from foldless.errors import InputError
 from foldless.io import Volume, on_lattice_of, read_volume, resampled, write_volume
+from foldless.io.files import write_whole
 from foldless.io.geometry import centred_lattice
 
 SUBSETS = ("NKI-RS-22", "NKI-TRT-20", "OASIS-TRT-20")
@@ -52,10 +54,19 @@ def prepare_mindboggle(folder: Path, output: Path) -> list[str]:
     for name in groups:
         _prepare(subjects[name], output, name)
     rows = [f"{name},{groups[name]}" for subset in SUBSETS for name in groups if groups[name] == subset]
-    (output / "groups.csv").write_text("\n".join(["case,group", *rows]) + "\n", encoding="utf-8")
+    _write_lines(["case,group", *rows], output / "groups.csv")
     regions = [f"{side + k},{region}" for region, ks in REGIONS.items() for side in HEMISPHERES.values() for k in ks]
-    (output / "regions.csv").write_text("\n".join(["label,region", *regions]) + "\n", encoding="utf-8")
+    _write_lines(["label,region", *regions], output / "regions.csv")
     return list(groups)
+
+
+def _write_lines(lines: Sequence[str], path: Path) -> None:
+    text = "\n".join(lines) + "\n"
+
+    def fill(file: Path) -> None:
+        file.write_text(text, encoding="utf-8")
+
+    write_whole(path, fill)
 
 
 def _prepare(subject: Path, output: Path, name: str) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813
 from jaxtyping import Float64
 
-from foldless.errors import InputError
+from foldless.errors import InputError, check_name
 
 ORTHONORMAL = 1e-4
 """Direction cosines this far off orthonormal are taken as they are: 0.03 mm across a head."""
@@ -24,9 +24,10 @@ def existing_file(path: Path | str, kind: str) -> Path:
     """The path, if a file is there.
 
     Raises:
-        InputError: nothing is there, or a folder.
+        InputError: nothing is there, or a folder, or its name is no text.
     """
     path = Path(path)
+    check_name(path)
     if path.is_dir():
         raise InputError(
             f"{path} is a folder, but one {kind} file was expected; name the file itself "

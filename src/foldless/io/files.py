@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
-from foldless.errors import InputError
+from foldless.errors import InputError, check_name
 
 NAMED = 100
 """Characters of a file's name that its other name begins with: file systems have a longest one."""
@@ -23,6 +23,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     Raises:
         InputError: there is no folder to write to, or the writer does not know the format or cannot write there.
     """
+    check_name(path)
     if not path.parent.is_dir():
         raise InputError(f"{path} cannot be written: the folder {path.parent} does not exist; make it first")
     if path.is_dir():
@@ -53,6 +54,13 @@ def sync_folder(folder: Path) -> None:
 def half_written(folder: Path) -> list[Path]:
     """What `write_whole` leaves in a folder and below where it is killed; nobody else may be writing there."""
     return [file for file in folder.rglob(".*.new-*") if HALF.fullmatch(file.name) and file.is_file()]
+
+
+def half_written_of(path: Path) -> list[Path]:
+    """What `write_whole` leaves beside a file where it is killed; nobody else may be writing it."""
+    begins = f".{path.name[:NAMED]}.new-"
+    beside = path.parent.iterdir() if os.access(path.parent, os.R_OK) else ()
+    return [file for file in beside if file.name.startswith(begins) and HALF.fullmatch(file.name)]
 
 
 def _reason(error: RuntimeError | OSError) -> str:

@@ -31,7 +31,7 @@ class Geometry:
         direction: dim × dim direction cosines, row by row; column a is where index axis a points.
 
     Raises:
-        ValueError: the four do not describe one lattice, or the direction is singular.
+        ValueError: the four do not describe one lattice, are not finite, or the direction is singular.
     """
 
     size: tuple[int, ...]
@@ -46,6 +46,8 @@ class Geometry:
                 "a geometry has dim sizes, spacings and origins and dim * dim direction cosines; "
                 f"got {lengths[0]}, {lengths[1]}, {lengths[2]} and {lengths[3]}"
             )
+        if not np.isfinite([*self.spacing, *self.origin, *self.direction]).all():
+            raise ValueError(f"a lattice lies somewhere; got the spacing {self.spacing}, the origin {self.origin}")
         if min(self.size) < 1 or min(self.spacing) <= 0:
             raise ValueError(f"sizes and spacings must be positive; got {self.size} and {self.spacing}")
         if abs(np.linalg.det(self.cosines)) < 1e-6:

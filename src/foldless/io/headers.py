@@ -47,10 +47,16 @@ def read_image(path: Path) -> sitk.Image:
 
 def header_shape(path: Path) -> tuple[int, ...] | None:
     """The shape (array order) that an image's header tells, its voxels unread; None if the header cannot be read."""
+    reader = header(path)
+    return None if reader is None else tuple(reader.GetSize())[::-1]
+
+
+def header(path: Path) -> sitk.ImageFileReader | None:
+    """What has read an image's header, its voxels unread; None if the header cannot be read."""
     try:
         check_fields(path)
-        return tuple(_header(path).GetSize())[::-1]
-    except (InputError, RuntimeError):
+        return _header(path)
+    except (InputError, RuntimeError, OSError):
         return None
 
 

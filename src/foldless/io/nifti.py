@@ -172,6 +172,12 @@ def slope_of(path: Path) -> float:
     return abs(_scaling(file)[0]) if isinstance(file, nib.Nifti1Pair) else 1.0
 
 
+def scales_nothing(image: sitk.Image, file: nib.Nifti1Pair) -> bool:
+    """Whether the stored numbers are what is meant, and ITK takes them so: an intercept it adds whatever the slope."""
+    added = float(image.GetMetaData("scl_inter"))
+    return _scaling(file) == (1, 0) and (added == 0 or not np.isfinite(added))
+
+
 def _scaling(file: nib.Nifti1Pair) -> tuple[float, float]:
     """Slope and intercept that count: 1 and 0 where the header's slope says that nothing is scaled."""
     proxy: Any = file.dataobj

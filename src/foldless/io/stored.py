@@ -13,7 +13,7 @@ from foldless.errors import InputError
 from foldless.io.checks import existing_file, straightened
 from foldless.io.files import suffix
 from foldless.io.geometry import Geometry
-from foldless.io.headers import read_image
+from foldless.io.headers import header, read_image
 
 PICTURES: dict[str, tuple[type[np.generic], ...]] = {
     ".png": (np.uint8, np.uint16),
@@ -38,7 +38,7 @@ def read_geometry(path: Path | str) -> Geometry:
     try:
         return Geometry.of(read_image(path))
     except InputError as error:
-        reader = _header(path)
+        reader = header(path)
         if reader is None or reader.GetDimension() not in (2, 3, 4):
             raise
         dim = min(reader.GetDimension(), 3)
@@ -52,7 +52,7 @@ def read_geometry(path: Path | str) -> Geometry:
 
 def stored_dtype(path: Path | str) -> np.dtype:
     """The type of the numbers that an image file stores, of one component; float32 where its header tells none."""
-    reader = _header(Path(path))
+    reader = header(Path(path))
     if reader is None:
         return np.dtype(np.float32)
     one = sitk.Image([1, 1], reader.GetPixelID(), reader.GetNumberOfComponents())
@@ -76,13 +76,3 @@ def check_format(path: Path, dtype: np.dtype, dim: int, labels: bool = False) ->
     if dtype not in kinds:
         held = " or ".join(np.dtype(kind).name for kind in kinds)
         raise InputError(f"{path}: a {suffix(path)} holds {held}, but the image is of {dtype.name}; give {ANY_NUMBERS}")
-
-
-def _header(path: Path) -> sitk.ImageFileReader | None:
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError:
-        return None
-    return reader

@@ -23,9 +23,9 @@ from foldless.io.apart import check_transform
 from foldless.io.checks import check_placed, existing_file
 from foldless.io.files import suffix, write_whole
 from foldless.io.geometry import Geometry
-from foldless.io.nifti import is_nifti, open_nifti, placed
+from foldless.io.nifti import check_offset, check_voxels, is_nifti, open_nifti, placed, scales_nothing
 from foldless.io.quiet import quiet
-from foldless.io.volumes import Volume, through, to_image
+from foldless.io.volumes import Volume, through, to_image, write_image
 from foldless.maps import Map
 
 DISPLACEMENT = 1006
@@ -89,8 +89,7 @@ def write_warp(field: Field, geometry: Geometry, path: Path | str) -> None:
     if not np.isfinite(field).all():
         raise ValueError("the displacement holds values that are not finite")
     if is_nifti(path):
-        image = to_image(field.astype(np.float32), geometry, components=True)
-        write_whole(path, lambda beside: sitk.WriteImage(image, str(beside), useCompression=True))
+        write_image(to_image(field.astype(np.float32), geometry, components=True), path)
     elif suffix(path) == ".h5":
         composite = sitk.CompositeTransform([sitk_transform(field, geometry)])
         write_whole(path, lambda beside: sitk.WriteTransform(composite, str(beside)))
@@ -191,6 +190,13 @@ def _read_nifti(path: Path) -> sitk.Image:
             image = sitk.ReadImage(str(path))
     except RuntimeError as error:
         raise InputError(f"{path} cannot be read by SimpleITK; {EXPECTED}") from error
+    check_offset(path, image)
+    check_voxels(path, file)
+    if not scales_nothing(image, file):
+        raise InputError(
+            f"{path} is scaled by a slope and an intercept in its header, which ITK applies to some components only; "
+            "save the displacements as they are, in float32"
+        )
     if image.GetDimension() == shape[4]:
         return image
     lattice = placed(path, file, shape[:3])  # of one slice ITK makes a 2-D image of three components

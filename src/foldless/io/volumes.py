@@ -7,6 +7,7 @@ Arrays are in SimpleITK's array order, (z, y, x) in 3-D and (y, x) in 2-D.
 
 from __future__ import annotations
 
+import errno
 import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from foldless.io.files import suffix, write_whole
 from foldless.io.geometry import Geometry
 from foldless.io.headers import read_image
 from foldless.io.nifti import slope_of
+from foldless.io.quiet import quiet
+from foldless.io.stored import BLURRING
 
 LUMINANCE = (0.299, 0.587, 0.114)
 """How red, green and blue become grey (ITU-R BT.601)."""
@@ -85,16 +88,17 @@ def read_volume(path: Path | str, labels: bool = False) -> Volume:
     """
     path = existing_file(path, "label" if labels else "image")
     image = _one_number_a_voxel(read_image(path), path, labels)
-    array = sitk.GetArrayViewFromImage(image)
-    check_finite(array, path)
+    check_finite(sitk.GetArrayViewFromImage(image), path)
     if labels:
         return Volume(_whole_numbers(image, path), path)
+    image = sitk.Cast(image, sitk.sitkFloat32)
+    array = sitk.GetArrayViewFromImage(image)
     if array.min() == array.max():
         raise InputError(
-            f"{path} has the value {float(array.min()):g} in every voxel, so there is nothing to register; "
+            f"{path} has the value {float(array.min()):g} in every voxel, in float32, so there is nothing to register; "
             "expected an image with contrast, check that it is the right file"
         )
-    return Volume(sitk.Cast(image, sitk.sitkFloat32), path)
+    return Volume(image, path)
 
 
 def reoriented(volume: Volume) -> Volume:
@@ -266,8 +270,30 @@ def write_volume(array: np.ndarray, geometry: Geometry, path: Path | str, dtype:
         array = (np.rint(array) if rounds else array).astype(dtype)
     if array.dtype == np.bool_:
         array = array.astype(np.uint8)
-    image = to_image(array, geometry)
-    write_whole(path, lambda beside: sitk.WriteImage(image, str(beside), useCompression=True))
+    write_image(to_image(array, geometry), path)
+
+
+def write_image(image: sitk.Image, path: Path) -> None:
+    """Write an image, whole or not at all, and read it again: where a disk is full ITK may say nothing.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+
+    def fill(beside: Path) -> None:
+        sitk.WriteImage(image, str(beside), useCompression=True)
+        if suffix(path) not in BLURRING:
+            _check_written(image, beside)
+
+    write_whole(path, fill)
+
+
+def _check_written(image: sitk.Image, file: Path) -> None:
+    with quiet():
+        back = sitk.ReadImage(str(file))
+    ours, theirs = (sitk.GetArrayViewFromImage(one).ravel() for one in (image, back))
+    if not np.array_equal(ours, theirs, equal_nan=ours.dtype.kind == "f"):
+        raise OSError(errno.EIO, "not all of it is there: the disk is full, or the file too large")
 
 
 def _one_number_a_voxel(image: sitk.Image, path: Path, labels: bool) -> sitk.Image:
