@@ -327,7 +327,7 @@ def _words(kind: type) -> dict[str, tuple[Any, ...]]:
     return {name: typing.get_args(hint) for name, hint in hints.items() if typing.get_origin(hint) is Literal}
 
 
-def _check_words(record: Any) -> None:
+def _check_words(record: object) -> None:
     """Refuse a word that is none of a field's, which would else be built as some other one, or as nothing."""
     for name, words in _words(type(record)).items():
         if (word := getattr(record, name)) not in words:
