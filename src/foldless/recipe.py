@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import typing
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
-from functools import cache
 from itertools import accumulate, pairwise
 from math import inf, prod
 from pathlib import Path
@@ -320,17 +319,11 @@ def direct_recipe(lattice: tuple[int, ...]) -> Recipe:
     )
 
 
-@cache
-def _words(kind: type) -> dict[str, tuple[Any, ...]]:
-    """The fields of a record that hold one of some words, and the words."""
-    hints = typing.get_type_hints(kind)
-    return {name: typing.get_args(hint) for name, hint in hints.items() if typing.get_origin(hint) is Literal}
-
-
 def _check_words(record: object) -> None:
     """Refuse a word that is none of a field's, which would else be built as some other one, or as nothing."""
-    for name, words in _words(type(record)).items():
-        if (word := getattr(record, name)) not in words:
+    for name, hint in typing.get_type_hints(type(record)).items():
+        words = typing.get_args(hint)
+        if typing.get_origin(hint) is Literal and (word := getattr(record, name)) not in words:
             raise InputError(f"{name.replace('_', '-')} is one of {', '.join(words)}; got {word!r}")
 
 
