@@ -18,7 +18,7 @@ from numpy.typing import DTypeLike
 
 from foldless.errors import InputError
 from foldless.io.checks import check_finite, existing_file
-from foldless.io.files import suffix, write_whole
+from foldless.io.files import pack, suffix, write_whole
 from foldless.io.geometry import Geometry
 from foldless.io.headers import read_image
 from foldless.io.nifti import slope_of
@@ -281,9 +281,17 @@ def write_image(image: sitk.Image, path: Path) -> None:
     """
 
     def fill(beside: Path) -> None:
-        sitk.WriteImage(image, str(beside), useCompression=True)
-        if suffix(path) not in BLURRING:
-            _check_written(image, beside)
+        packed = suffix(path) == ".nii.gz"
+        plain = beside.with_suffix("") if packed else beside
+        try:
+            sitk.WriteImage(image, str(plain), useCompression=True)
+            if suffix(path) not in BLURRING:
+                _check_written(image, plain)
+            if packed:
+                pack(plain, beside)
+        finally:
+            if packed:
+                plain.unlink(missing_ok=True)
 
     write_whole(path, fill)
 
