@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from foldless.io import Volume
 
 OURS: dict[str, tuple[str, ...]] = {"foldless": (), "foldless, adam": ("--optimiser", "adam")}
+UNPROVEN = 3
 """Contestants that are `foldless register`, by their options."""
 COLUMNS = {
     "Dice": (("dice",), "{:.4f}"),
@@ -47,7 +48,12 @@ COLUMNS = {
     "whole, s": (("whole",), "{:.2f}"),
     "MiB": (("mebibytes",), "{:.0f}"),
 }
-"""What a row says, where a pair's scores have it, and how it is written; means over pairs."""
+"""What a row says, where a pair's scores have it, and how it is written; means over pairs.
+
+Finding is what a contestant takes for its maps: foldless for the affine part, the flow, both fields and their repair,
+greedy for its deformation and, unless images lie aligned, its affine stage, ANTs for all that it does. Whole is the
+command: greedy's both stages and the image resampled, foldless's also the proof, all scores and the page.
+"""
 
 ITK_THREADS = "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"
 
@@ -84,20 +90,26 @@ class Compared:
         self.output.mkdir(parents=True, exist_ok=True)
         file = self.output / "pairs.jsonl"
         done = self._done(file)
+        wanted = []
         for turn, (moving, fixed) in enumerate(self._cases()):
             for name in np.roll(self.contestants, -turn):
                 key = (str(name), moving[0].name, fixed[0].name)
+                wanted.append(key)
                 if key not in done:
                     done[key] = self._judged(str(name), moving, fixed)
-                    line = {"key": key, "about": self._about(), "scores": done[key]}
-                    with file.open("a") as out:
-                        out.write(json.dumps(line) + "\n")
+                    if "missing" not in done[key]:
+                        line = {"key": key, "about": self._about(), "scores": done[key]}
+                        with file.open("a") as out:
+                            out.write(json.dumps(line) + "\n")
                     said = done[key].get("missing") or f"Dice {done[key].get('dice', np.nan):.4f}"
                     print(" ".join(key), said, f"{done[key].get('whole', np.nan):.1f} s", file=sys.stderr, flush=True)
-        show(self, done)
+        show(self, {key: done[key] for key in wanted})
 
     def _about(self) -> Mapping[str, Any]:
-        return {"commit": commit(), "machine": machine(), "threads": self.threads, "aligned": self.aligned}
+        groups = None if self.groups is None else self.groups.read_text()
+        data = str(self.data.resolve())
+        asked = {"threads": self.threads, "aligned": self.aligned, "data": data, "groups": groups}
+        return {"commit": commit(), "machine": machine(), **asked}
 
     def _done(self, file: Path) -> dict[tuple[str, ...], Scores]:
         lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
@@ -121,10 +133,10 @@ class Compared:
             folder = Path(scratch)
             words = self._command(name, moving[0].resolve(), fixed[0].resolve(), folder)
             before = perf_counter()
-            ended, mebibytes = run_alone(words, self.threads)
+            code, last, mebibytes = run_alone(words, self.threads)
             whole = perf_counter() - before
-            if ended:
-                return {"missing": ended}
+            if code and not (name in OURS and code == UNPROVEN):
+                return {"missing": last}
             if name in OURS:
                 there, back = folder / "out/warp.nii.gz", folder / "out/inverse_warp.nii.gz"
                 finding = json.loads((folder / "out/metrics.json").read_text())["seconds"]
@@ -137,8 +149,8 @@ class Compared:
 
     def _command(self, name: str, moving: Path, fixed: Path, folder: Path) -> list[str]:
         if name in OURS:
-            ours = ("-m", "foldless", "register", moving, fixed, "--output", folder / "out", *OURS[name])
-            return [sys.executable, *map(str, ours)]
+            ours = ("-m", "foldless", "register", moving, fixed, "--output", folder / "out", "--device", "cpu")
+            return [sys.executable, *map(str, ours), *OURS[name]]
         told = ("--name", name, "--threads", self.threads, "--started", time(), *["--aligned"] * self.aligned)
         return [sys.executable, *map(str, (Path(__file__).with_name("peer.py"), moving, fixed, folder, *told))]
 
@@ -165,8 +177,8 @@ class Compared:
         return like(table[labels.array], labels)
 
 
-def run_alone(words: Sequence[str], threads: int) -> tuple[str, float]:
-    """Why a command failed, or nothing, and the most memory that it held, MiB."""
+def run_alone(words: Sequence[str], threads: int) -> tuple[int, str, float]:
+    """A command's exit code, its last line, and the most memory that it held, MiB."""
     environment = {**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", ITK_THREADS), str(threads))}
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(words, env=environment, stdout=said, stderr=said)
@@ -174,7 +186,7 @@ def run_alone(words: Sequence[str], threads: int) -> tuple[str, float]:
         process.returncode = os.waitstatus_to_exitcode(status)
         said.seek(0)
         last = (said.read().strip().splitlines() or ["no word"])[-1]
-    return last if process.returncode else "", used.ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
+    return process.returncode, last, used.ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
 
 
 def _at(scores: Mapping[str, Any], names: Sequence[str]) -> float:
