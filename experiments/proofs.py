@@ -91,7 +91,7 @@ class Proofs(Shown):
         from foldless.record import file_digest
 
         methods: dict[str, tuple[Found, Any, tuple[float, ...]]] = {
-            name: (partial(alone, settings), settings, () if settings else self.tolerances)
+            name: (partial(alone, settings), found_by(settings), () if settings else self.tolerances)
             for name, settings in ALONE.items()
         }
         for name, smoothing in GREEDY.items():
@@ -145,6 +145,17 @@ class Proofs(Shown):
                 return []
         write_json({"settings": settings, "scores": scores}, file)
         return scores
+
+
+def found_by(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """All that a pair alone is found with, so that rows of earlier defaults are not taken for those of today's."""
+    from dataclasses import asdict
+
+    from foldless.halfway import Forces
+    from foldless.recipe import direct_recipe
+
+    forces = {} if "optimiser" in settings else asdict(Forces())
+    return {**direct_recipe((64, 64, 64)).as_dict(), **settings, "forces": forces}
 
 
 def alone(settings: Mapping[str, Any], moving: Volume, fixed: Volume) -> tuple[Fields, Setting]:

@@ -77,9 +77,6 @@ class UnseenFolds(Pictured):
         from foldless.data.images import ordered_pairs
         from foldless.io import read_volume, voxel_displacement
 
-        file = self.output / "greedy.npy"
-        if file.is_file():
-            return torch.from_numpy(np.load(file))
         files = case_names(self.data)
         names = split_names(self.data, list(files))["test"] if (self.data / "split.json").is_file() else list(files)
         with progress() as bar:
@@ -91,7 +88,6 @@ class UnseenFolds(Pictured):
                     assert warp is not None
                     u = torch.from_numpy(voxel_displacement(warp, on.geometry).copy())
                     if unseen(u):
-                        np.save(file, u.numpy())
                         return u
         raise InputError(f"no warp of {self.pairs} pairs has such a cell; a larger --pairs tries more")
 

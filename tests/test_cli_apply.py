@@ -50,6 +50,19 @@ def test_whole_numbers_stay_whole_and_of_their_type(foldless, warps, tmp_path, d
     assert np.abs(found[..., :-1] - between).max() <= 0.5
 
 
+@pytest.mark.parametrize("dtype", [*INTEGERS, np.int64, np.uint64])
+def test_labels_keep_their_type_and_their_numbers(foldless, warps, tmp_path, dtype):
+    labels = np.zeros(SHAPE[3], dtype)
+    labels[1:3, 2:, 1:] = 100
+    save_image(labels, tmp_path / "a.mha")
+    still(tmp_path / "still.nii.gz", 3)
+    code, _, complained = apply(foldless, tmp_path / "still.nii.gz", tmp_path / "a.mha", tmp_path / "b.mha", "--labels")
+    assert (code, complained) == (0, "")
+    found = read(tmp_path / "b.mha")
+    assert found.dtype == dtype
+    assert np.array_equal(found, labels)
+
+
 @pytest.mark.parametrize("dtype", INTEGERS)
 def test_the_ends_of_a_type_do_not_wrap_around(foldless, warps, tmp_path, dtype):
     ends = np.iinfo(dtype)

@@ -6,7 +6,7 @@ import torch
 
 from foldless.errors import NotFiniteError
 from foldless.grid import Grid, sample
-from foldless.halfway import SHARP, Forces, by_matrices, register_halfway
+from foldless.halfway import SHARP, Forces, _between, by_matrices, register_halfway
 from foldless.kernels.bands import Bands, along, banded, between, blur, gathered
 from foldless.kernels.forces import _read_plainly, pulled, read_through
 from foldless.metrics import folds
@@ -227,8 +227,21 @@ def test_the_last_steps_move_every_voxel():
     forces = Forces(levels=(4, 2, 1), steps=(10, 7, 5))
     assert forces.stages == [(4, True, 10), (2, True, 7), (1, True, 2), (1, False, 3)]
     assert sum(steps for _, _, steps in forces.stages) == 22
+    assert Forces(levels=(2, 1), steps=(0, 1)).stages == [(1, False, 1)]
     a, b = smooth_images((24, 21))
-    phi = register_halfway(a, b, NCC(), Forces(levels=(1,), steps=(4,), affine_steps=0))[0]
-    u = phi.on(Grid((24, 21))) - Grid((24, 21)).points(a)
-    odd = u[:, :, 1:-1:2] - (u[:, :, :-2:2] + u[:, :, 2::2]) / 2
-    assert odd.abs().max() * 24 > 1e-2  # more than what is read between every other node
+    once = Forces(levels=(1,), steps=(1,), affine_steps=0, smooth_update=0.0, smooth_total=0.0)
+    whole = register_halfway(a, b, MSE(), once)[0].parts[1].velocity
+    rough = (whole - sample(sample(whole, Grid((13, 11)).points(a)), Grid((24, 21)).points(a))).norm()
+    assert rough > 0.2 * whole.norm()  # which a velocity of half the nodes would not have
+
+
+def test_a_velocity_goes_from_lattice_to_lattice():
+    values = torch.rand(1, 2, 9, 5, dtype=torch.float64)
+    finer = along([_between(9, 17, torch.float64), _between(5, 12, torch.float64)], values)
+    assert torch.allclose(finer, sample(values, Grid((17, 12)).points(values)))
+    ramp = Grid((33, 20)).points(values)
+    coarse = along([_between(33, 9, torch.float64), _between(20, 20, torch.float64)], ramp)
+    assert torch.allclose(coarse[:, :, 1:-1], Grid((9, 20)).points(values)[:, :, 1:-1])
+    comb = torch.tensor([1.0, -1.0] * 16 + [1.0], dtype=torch.float64).reshape(1, 1, 33, 1).expand(-1, -1, -1, 3)
+    averaged = along([_between(33, 9, torch.float64), _between(3, 3, torch.float64)], comb.contiguous())
+    assert averaged[:, :, 1:-1].abs().max() < 1e-12  # read at every fourth node it would be 1

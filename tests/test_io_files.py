@@ -93,7 +93,6 @@ def test_names_as_long_as_the_system_takes(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from foldless.io import Geometry, write_volume, write_warp
 from foldless.io.files import write_whole
 
 def die(file):

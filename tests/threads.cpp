@@ -76,6 +76,7 @@ int foldless_consistency_f32(const float* const*, float* const*, Size, Size, Siz
 int foldless_gradient_consistency_f32(const float* const*, float* const*, Size, Size, Size, Size, const Size*,
                                       const float*, Size, Size, const Size*, std::uint64_t, double, int, double*);
 int foldless_square_f32(const float*, float*, Size, Size, const Size*, double, double, int);
+int foldless_steepest_f32(const float*, float*, Size, Size, const Size*, int);
 int foldless_square_backward_f32(const float*, const float*, float*, Size, Size, const Size*, double, double, int);
 int foldless_jitter_f32(float*, Size, Size, const Size*, std::uint64_t, int);
 int foldless_planar_add(const float*, const float*, float*, const Size*, int);
@@ -172,6 +173,8 @@ void compose(Size batch) {
             run(fields, gradients, 2, 3, batch, 3, shapes, at, at ? count : 26 * 27 * 28, 3 * count, finer, 1, 1e-5, THREADS,
                 &total);
     foldless_square_f32(one.data(), g_one.data(), batch, 3, shapes, 1, 1, THREADS);
+    std::vector<float> steep(batch * 9);
+    foldless_steepest_f32(one.data(), steep.data(), batch, 3, shapes, THREADS);
     foldless_square_backward_f32(one.data(), one.data(), g_one.data(), batch, 3, shapes, 1, 1, THREADS);
     std::vector<float> jittered(batch * 3 * 26 * 27 * 28);
     foldless_jitter_f32(jittered.data(), batch, 3, finer, 1, THREADS);

@@ -361,6 +361,9 @@ from .recipe import (
     recipe_for as recipe_for,
 )
 from .registering import (
+    REFINING as REFINING,
+)
+from .registering import (
     Fields as Fields,
 )
 from .registering import (

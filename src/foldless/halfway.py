@@ -24,7 +24,7 @@ from torch import Tensor
 
 from foldless.errors import NotFiniteError
 from foldless.grid import Grid, per_axis, sample
-from foldless.kernels.bands import Bands, along, blur, gathered
+from foldless.kernels.bands import Bands, along, between, blur, gathered
 from foldless.kernels.forces import pulled, read_through
 from foldless.maps import Affine, Exponential, Map, logarithm
 from foldless.maps.exponential import exponentiate
@@ -50,7 +50,7 @@ NEGLIGIBLE = 1e-3
 ROUNDING = 0.8
 """Voxels of the Gaussian that takes the kinks from a velocity read between its nodes: its flow folds less for that."""
 LOOKING_BACK = 10
-"""Steps over which a level's gain is judged."""
+"""Steps over which a stage's gain is judged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class Forces:
         smooth_update: standard deviation of the Gaussian that smooths every step's force: more is stiffer.
         smooth_total: of the Gaussian that smooths the whole velocity after every step: more holds back large moves.
         step: how far a step carries the voxel that it carries farthest.
-        gain: a level ends where ten steps gained less than this share of the score; 0 takes all steps.
+        gain: a stage of more than ten steps ends where ten gained less than this share of the score; 0 takes all.
         affine_steps: of Adam for the affine map, at each level of its own; 0 for none.
         affine_rate: Adam's, in unit-cube units; it falls to zero along a cosine.
 
@@ -101,7 +101,8 @@ class Forces:
         """Level, whether the velocity is coarse, and steps: half of the last level's are of a fine one."""
         fine = (self.steps[-1] + 1) // 2
         coarse = zip(self.levels, (*self.steps[:-1], self.steps[-1] - fine), strict=True)
-        return [*((level, True, steps) for level, steps in coarse), (self.levels[-1], False, fine)]
+        stages = [*((level, True, steps) for level, steps in coarse), (self.levels[-1], False, fine)]
+        return [stage for stage in stages if stage[2]]
 
     @property
     def most_steps(self) -> int:
@@ -134,7 +135,8 @@ def register_halfway(
         spacing: of the lattice's axes, in any unit: only their ratios count; cubes by default.
         mask_A: (1, 1, *lattice) in [0, 1]; what does not count of A has 0.
         mask_B: the same of B.
-        start: phi_AB and phi_BA to go on from, as a network predicts them.
+        start: phi_AB and phi_BA to go on from, as a network predicts them; what of them is finer than the first level's
+            lattice is found anew.
         on_step: receives the terms of every step, of which there are `forces.most_steps` at most.
 
     Raises:
@@ -210,7 +212,9 @@ class _Level:
             Bands.of(blur(m, forces.smooth_total / side), self.images.dtype)
             for m, side in zip(halved, sides, strict=True)
         ]
-        velocity = sample(velocity, Grid(tuple(halved)).points(self.images))
+        velocity = along(
+            [_between(n, m, velocity.dtype) for n, m in zip(velocity.shape[2:], halved, strict=True)], velocity
+        )
         targets = read_through(self.images, torch.zeros_like(_both(velocity)), self.matrices)[0].flip(0)
         in_voxels, scores = per_axis(extent, velocity), list[float]()
         for _ in range(steps):
@@ -224,6 +228,11 @@ class _Level:
             if forces.gain and _gained(scores) < forces.gain:
                 break
         return velocity
+
+
+def _between(nodes: int, wanted: int, dtype: torch.dtype) -> Bands:
+    """From a lattice's nodes to others of the same extent: read between them or, where those are fewer, averaged."""
+    return Bands.of(gathered(nodes, wanted) if nodes > wanted else between(wanted, nodes), dtype)
 
 
 def _affine(images: Both, generator: Tensor, similarity: Similarity, forces: Forces, on_step: OnStep) -> Tensor:

@@ -71,6 +71,8 @@ def _within(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
     if not np.issubdtype(dtype, np.integer):
         return array
+    if not np.issubdtype(array.dtype, np.floating):  # labels, which are numbers of the file already
+        return array
     ends, largest = np.iinfo(dtype), array.dtype.type(np.iinfo(dtype).max)
     if int(largest) > ends.max:  # float32 has no 2^31 - 1, and would round it to what wraps around
         largest = np.nextafter(largest, array.dtype.type(0))

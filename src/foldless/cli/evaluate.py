@@ -90,6 +90,7 @@ class Evaluate:
         from foldless.evaluation import drawing_worst
         from foldless.model import Model, weights_file
         from foldless.record import FILE, file_digest, run_record, write_json
+        from foldless.registering import REFINING
 
         model = Model.load(self.model, machine)
         wanted, judging = self._pairs(model, source)
@@ -103,6 +104,8 @@ class Evaluate:
         read = [weights_file(self.model), *([self.pairs] if self.pairs else [])]
         digests = {str(path): file_digest(path) for path in read}
         record = {**run_record("evaluate", asdict(self), digests, machine), "recipe": model.recipe.as_dict()}
+        if self.refine:
+            record["forces"] = asdict(REFINING)
         title = f"{self.data}: {wanted} pairs, the worst {DRAWN} drawn" if wanted > DRAWN else self.data
         means = write_results(folder, judged, record, title)
         write_json(record, folder / FILE)

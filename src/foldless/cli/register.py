@@ -18,6 +18,7 @@ from foldless.errors import InputError, UnprovenError
 from foldless.recipe import Regularity, Similarity
 
 if TYPE_CHECKING:
+    from foldless.halfway import Forces
     from foldless.io import Volume
     from foldless.machine import Machine
     from foldless.metrics import Certificate
@@ -143,7 +144,8 @@ class Register:
         read = [self.moving, self.fixed, *([weights_file(self.model)] if self.model else []), *labels]
         digests = {str(path): file_digest(path) for path in read}
         record = {**run_record("register", asdict(self), digests, machine), "recipe": setting.recipe.as_dict()}
-        if (forces := getattr(setting, "forces", None)) is not None:
+        forces = self._refining() if self.refine else getattr(setting, "forces", None)
+        if forces is not None:
             record["forces"] = asdict(forces)
         write_json(record, folder / FILE)
         lines = outcome.opening_lines(self.output / warp.name)
@@ -187,7 +189,7 @@ class Register:
         least = int(self.model is None or self.refine)
         if self.steps is not None and (min(self.steps, default=-1) < least or (not levels and len(self.steps) > 1)):
             most = "a number for each level, coarse to fine" if levels else "one number"
-            raise InputError(f"--steps is {most}, {'1 or more without a model' if least else '0 or more'}")
+            raise InputError(f"--steps is {most}, {least} or more")
         if self.rate is not None and not 0 < self.rate < inf:
             raise InputError(f"--rate is above 0 and finite; got {self.rate:g}")
         if self.tolerance is not None and not 0 < self.tolerance < inf:
@@ -208,18 +210,24 @@ class Register:
 
         from foldless.model import Model
         from foldless.pairwise import TEST_TIME_RATE
-        from foldless.registering import REFINING, Tuning, register_volumes
+        from foldless.registering import Tuning, register_volumes
 
         model = Model.load(self.model, machine)
         if self.tolerance is not None:
             model = replace(model, recipe=replace(model.recipe, tolerance=self.tolerance))
         tuning = Tuning(sum(self.steps or ()), self.rate or TEST_TIME_RATE)
         if self.refine:
-            tuning = Tuning(forces=replace(REFINING, **self._forces()))
+            tuning = Tuning(forces=self._refining())
         if not tuning.most_steps:
             return model, register_volumes(model, moving, fixed)
         with Watch(tuning.most_steps, "refining" if self.refine else "tuning") as watch:
             return model, register_volumes(model, moving, fixed, tuning, watch.on_next)
+
+    def _refining(self) -> Forces:
+        """The forces of --refine."""
+        from foldless.registering import REFINING
+
+        return replace(REFINING, **self._forces())
 
     def _forces(self) -> dict[str, Any]:
         """The settings of `Forces` that were given."""

@@ -42,6 +42,8 @@ class Repair:
             self._mend()
 
     def _mend(self) -> None:
+        import tempfile
+
         import numpy as np
 
         from foldless.io import read_volume, read_warp, write_warp
@@ -60,9 +62,12 @@ class Repair:
         field, done = repair_warp(warp.astype("float32"), geometry, care, self.margin or MARGIN)
         if not done.proven:
             raise UnprovenError(f"{self.warp}: {done.sentence}; register again with more regularity")
+        with tempfile.TemporaryDirectory() as scratch:
+            trial = Path(scratch) / self.output.name
+            write_warp(field, geometry, trial)
+            written = certify_warp(*read_warp(trial))
+        if not written.proven:  # a header rounds
+            raise UnprovenError(f"{self.output} would not be proven fold-free as written; give a larger --margin")
         write_warp(field, geometry, self.output)
         say(f"{done.sentence}")
-        written = certify_warp(*read_warp(self.output))
         say(f"{self.output}: {written.sentence}")
-        if not written.proven:  # a header rounds
-            raise UnprovenError(f"{self.output} is not proven fold-free as it is written; give a larger --margin")

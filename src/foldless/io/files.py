@@ -72,6 +72,8 @@ def half_written(folder: Path) -> list[Path]:
 
 def half_written_of(path: Path) -> list[Path]:
     """What `write_whole` leaves beside a file where it is killed; nobody else may be writing it."""
+    if len(path.name) > NAMED:  # another name may begin alike, and its command be alive
+        return []
     begins = f".{path.name[:NAMED]}.new-"
     beside = path.parent.iterdir() if os.access(path.parent, os.R_OK) else ()
     return [file for file in beside if file.name.startswith(begins) and HALF.fullmatch(file.name)]

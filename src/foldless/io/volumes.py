@@ -301,7 +301,10 @@ def _check_written(image: sitk.Image, file: Path) -> None:
         back = sitk.ReadImage(str(file))
     ours, theirs = (sitk.GetArrayViewFromImage(one).ravel() for one in (image, back))
     if not np.array_equal(ours, theirs, equal_nan=ours.dtype.kind == "f"):
-        raise OSError(errno.EIO, "not all of it is there: the disk is full, or the file too large")
+        raise OSError(
+            errno.EIO,
+            "read again it is another image: the disk is full, the file too large, or the format cannot hold it",
+        )
 
 
 def _one_number_a_voxel(image: sitk.Image, path: Path, labels: bool) -> sitk.Image:

@@ -56,7 +56,8 @@ def _nobody_looks_on(values: Tensor, points: Tensor) -> bool:
     if points.device.type != "cpu" or not type(values) is type(points) is Tensor or torch.compiler.is_compiling():
         return False
     wanted = torch.is_grad_enabled() and (values.requires_grad or points.requires_grad)
-    return not (wanted or torch._C._are_functorch_transforms_active() or _get_current_dispatch_mode() is not None)
+    transformed = torch._C._are_functorch_transforms_active() or _get_current_dispatch_mode() is not None
+    return not (wanted or transformed or torch.jit.is_tracing())
 
 
 def _sample_on_cpu(values: Tensor, points: Tensor, with_jacobian: bool) -> tuple[Tensor, Tensor]:
