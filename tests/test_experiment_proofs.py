@@ -54,8 +54,7 @@ def test_cells_that_fold_unseen_are_found_and_drawn(tmp_path, monkeypatch):
     assert spot.least < 0
     assert determinants(u, np.array([spot.where]))[0] == pytest.approx(spot.least)
     assert unseen(torch.zeros(3, 4, 4, 4)) == []
-    (tmp_path / "runs").mkdir()
-    np.save(tmp_path / "runs/greedy.npy", u.numpy())
+    monkeypatch.setattr(UnseenFolds, "_found", lambda self: u)
     UnseenFolds(tmp_path, tmp_path / "runs", pictures=tmp_path, results=tmp_path / "R.md").run()
     assert (tmp_path / "unseen_folds.svg").stat().st_size > 0
     assert "| constructed | 4 × 4 × 4 | 0 | 1 | 1 |" in (tmp_path / "R.md").read_text()

@@ -217,7 +217,7 @@ def test_forces_go_on_from_a_start():
     further = register_halfway(a, b, NCC(), little, start=rough)
     alone = register_halfway(a, b, NCC(), little)
     scores = [MSE()(sample(a, ab.on(grid)), b).item() for ab, _ in (further, rough, alone)]
-    assert scores[0] < 0.5 * min(scores[1:])
+    assert scores[0] < min(scores[2], 0.1 * scores[1])
     swapped = register_halfway(b, a, NCC(), little, start=rough[::-1])
     assert (swapped[0].on(grid) - further[1].on(grid)).abs().max() * 40 < 1e-3
     assert (further[0](further[1].on(grid)) - grid.points(a)).abs().max() * 40 < 0.2

@@ -501,7 +501,9 @@ def test_the_logarithm_is_the_velocity(dim):
     velocity = smooth(grid.shape, 1.5)
     there = Exponential(velocity)
     found = logarithm(there, there.inverse, grid)
-    assert distance(Exponential(found).on(grid), there.on(grid), grid) < 0.02
+    off = ((Exponential(found).on(grid) - there.on(grid)) / per_axis(grid.voxel, velocity)).norm(dim=1)
+    assert off.mean() < 0.03  # voxels: flows are read between their nodes
+    assert off.max() < 0.2  # at the border, where they leave the lattice
     assert torch.allclose(logarithm(there.inverse, there, grid), -found, atol=1e-12)
     still = logarithm(Identity(dim), Identity(dim), grid)
     assert still.abs().max() < 1e-12

@@ -57,7 +57,7 @@ def _nobody_looks_on(values: Tensor, points: Tensor) -> bool:
         return False
     wanted = torch.is_grad_enabled() and (values.requires_grad or points.requires_grad)
     transformed = torch._C._are_functorch_transforms_active() or _get_current_dispatch_mode() is not None
-    return not (wanted or transformed or torch.jit.is_tracing())
+    return not (wanted or transformed or torch._C._get_tracing_state() is not None)
 
 
 def _sample_on_cpu(values: Tensor, points: Tensor, with_jacobian: bool) -> tuple[Tensor, Tensor]:

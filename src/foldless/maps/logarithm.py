@@ -9,7 +9,8 @@ from foldless.grid import Grid
 from foldless.maps.algebra import Map
 from foldless.maps.exponential import Exponential
 
-TURNS = 5
+TURNS = 3
+"""After which what is left, some hundredths of a voxel, is of reading flows between their nodes."""
 
 
 def logarithm(there: Map, back: Map, grid: Grid, turns: int = TURNS) -> Float[Tensor, "batch dim *lattice"]:
