@@ -78,7 +78,8 @@ class Compared:
     groups: Path | None = None
     """CSV with the columns label and group: Dice is of groups of labels then, 0 counting as background."""
     aligned: bool = False
-    """The images lie affinely aligned: greedy begins where they lie. Its affine stage is timed all the same."""
+    """The images lie affinely aligned: foldless and greedy begin where they lie. greedy's affine stage is run all the
+    same, as part of its whole command."""
     threads: int = 2
     """Of every contestant."""
 
@@ -150,7 +151,8 @@ class Compared:
     def _command(self, name: str, moving: Path, fixed: Path, folder: Path) -> list[str]:
         if name in OURS:
             ours = ("-m", "foldless", "register", moving, fixed, "--output", folder / "out", "--device", "cpu")
-            return [sys.executable, *map(str, ours), *OURS[name]]
+            aligned = ["--aligned"] * (self.aligned and "adam" not in OURS[name])
+            return [sys.executable, *map(str, ours), *OURS[name], *aligned]
         told = ("--name", name, "--threads", self.threads, "--started", time(), *["--aligned"] * self.aligned)
         return [sys.executable, *map(str, (Path(__file__).with_name("peer.py"), moving, fixed, folder, *told))]
 

@@ -255,6 +255,8 @@ def test_evaluate_tunes_every_pair_anew(foldless, tmp_path, tuning):
         (("--model", "run", "--refine", "--steps", 0), "1 or more"),
         (("--model", "run", "--refine", "--rate", 1e-3), "no network is tuned"),
         (("--refine",), "--model RUN"),
+        (("--aligned", "--optimiser", "adam"), "--aligned leaves out"),
+        (("--aligned", "--model", "run"), "--aligned leaves out"),
     ],
 )
 def test_options_that_do_not_go_together(foldless, apart, more, says):

@@ -220,7 +220,7 @@ def test_forces_go_on_from_a_start():
     assert scores[0] < min(scores[2], 0.1 * scores[1])
     swapped = register_halfway(b, a, NCC(), little, start=rough[::-1])
     assert (swapped[0].on(grid) - further[1].on(grid)).abs().max() * 40 < 1e-3
-    assert (further[0](further[1].on(grid)) - grid.points(a)).abs().max() * 40 < 0.2
+    assert (further[0](further[1].on(grid)) - grid.points(a)).abs().mean() * 40 < 0.05
 
 
 def test_the_last_steps_move_every_voxel():

@@ -1,21 +1,21 @@
 """A pair registered by forces in closed form: greedy's update, on a velocity, and in both directions at once.
 
-phi_AB = h ∘ exp(w) ∘ h with h, half an affine map. Through their halves both images are seen in one space, A' = A ∘ h
-and B' = B ∘ h⁻¹, and w makes them alike: a step takes S, how unlike two images are, both ways,
+phi_AB = h ∘ exp(w) ∘ h with h, half an affine map. A step takes S, how unlike two images are, both ways,
 
-    E = [ S(A' ∘ exp(w), B') + S(B' ∘ exp(-w), A') ] / 2
-    F = Σ over A', -B' of (derivative of E by the warped image) · (gradient of the warped image by its displacement)
+    E = [ S(A ∘ phi_AB, B) + S(B ∘ phi_BA, A) ] / 2
+    F = Σ over A, -B of (derivative of E by the warped image) ∘ h⁻¹ · (gradient of A ∘ h by its displacement) ∘ exp(w)
     w <- G_total * (w - step · (G_update * F) / max |G_update * F|)
 
-with Gaussians G: the update of greedy (Yushkevich et al. 2016), symmetric as in log-domain demons (Vercauteren et al.
-2008). Neither image is preferred: swapping them swaps the maps. While it is sought, w has half the nodes of the images'
-lattice on every axis; all of them in the last steps. docs/how-it-registers.md says more.
+(for B with h⁻¹ and -w) with Gaussians G: the update of greedy (Yushkevich et al. 2016), symmetric as in log-domain demons
+(Vercauteren et al. 2008). Neither image is preferred: swapping them swaps the maps. While it is sought, w has half the
+nodes of the images' lattice on every axis; all of them in the last steps. docs/how-it-registers.md says more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import cos, inf, pi
 
 import torch
@@ -215,11 +215,10 @@ class _Level:
         velocity = along(
             [_between(n, m, velocity.dtype) for n, m in zip(velocity.shape[2:], halved, strict=True)], velocity
         )
-        targets = read_through(self.images, torch.zeros_like(_both(velocity)), self.matrices)[0].flip(0)
+        targets = self.images.flip(0)
         in_voxels, scores = per_axis(extent, velocity), list[float]()
         for _ in range(steps):
-            seen, gradient = read_through(self.images, exponentiate(_both(velocity), LOOSE), self.matrices)
-            score, by_seen = _scored(self.similarity, seen, targets)
+            score, by_seen, gradient = self.pull(exponentiate(_both(velocity), LOOSE), targets)
             force = pulled(by_seen, gradient, [1.0, -1.0], update) / in_voxels
             longest = (force * force).sum(1).max().sqrt().clamp_min(LEAST / lattice.numel())
             velocity = along(total, velocity - forces.step / longest * force / in_voxels)
@@ -228,6 +227,36 @@ class _Level:
             if forces.gain and _gained(scores) < forces.gain:
                 break
         return velocity
+
+    def pull(self, flow: Tensor, targets: Both) -> tuple[Tensor, Tensor, Tensor]:
+        """How unlike each image is to its target through the whole map, and what that is by the flow, half-way.
+
+        Images are compared at the nodes of the other one, which is read as it is: at nodes half-way both were blurred.
+        What a voxel pulls by acts where h, of that image, takes it.
+        """
+        seen, gradient = read_through(self.images, flow, self.matrices)
+        if not self.halves:
+            return *_scored(self.similarity, seen, targets), gradient
+        places = self.places
+        seen = sample(self.images, _moved(self.matrices, places + sample(flow, places)))
+        score, by_seen = _scored(self.similarity, seen, targets)
+        return score, sample(by_seen, places.flip(0)), gradient
+
+    @property
+    def halves(self) -> bool:
+        """Whether there is an affine part."""
+        return not torch.equal(self.matrices, _half_matrices(self.matrices.new_zeros(1, *self.matrices.shape[1:])))
+
+    @cached_property
+    def places(self) -> Tensor:
+        """Where the halves take the nodes."""
+        return _moved(self.matrices, Grid.of(self.images).points(self.images))
+
+
+def _moved(matrices: Tensor, points: Tensor) -> Tensor:
+    """Points (2 or 1, dim, *lattice) through two affine maps, (2, dim, dim + 1)."""
+    flat = matrices[..., :-1] @ points.flatten(2) + matrices[..., -1:]
+    return flat.reshape(2, *points.shape[1:])
 
 
 def _between(nodes: int, wanted: int, dtype: torch.dtype) -> Bands:

@@ -77,6 +77,8 @@ class Register:
     """The largest inverse-consistency error that is acceptable, in voxels inside the body: nodes that come back from
     further away are moved, by as little as that takes; tuning a model by --steps is held to it too. Where it is not
     kept, that is said."""
+    aligned: bool = False
+    """Without a model: the images lie affinely aligned already, as in a template's space; no affine part is sought."""
     placement: Literal["centre", "world"] | None = None
     """Without a model: begin with the images centre on centre, the default, or where their headers say."""
     moving_labels: Path | None = None
@@ -166,6 +168,10 @@ class Register:
         Raises:
             InputError: says which option, and what it is for.
         """
+        if self.aligned and (self.model is not None or self.optimiser == "adam"):
+            raise InputError(
+                "--aligned leaves out the affine part that forces begin with; it is for no model and no Adam"
+            )
         if self.refine and self.model is None:
             raise InputError("--refine goes on from what a model predicts; add --model RUN, or leave it out")
         if self.model is not None:
@@ -232,6 +238,7 @@ class Register:
     def _forces(self) -> dict[str, Any]:
         """The settings of `Forces` that were given."""
         given = {name: getattr(self, name) for name in SMOOTHING if getattr(self, name) is not None}
+        given |= {"affine_steps": 0} if self.aligned else {}
         if self.steps is None:
             return given
         return {**given, "steps": self.steps, "levels": tuple(2**k for k in reversed(range(len(self.steps))))}
