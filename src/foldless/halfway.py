@@ -6,9 +6,9 @@ phi_AB = h ∘ exp(w) ∘ h with h, half an affine map. A step takes S, how unli
     F = Σ over A, -B of (derivative of E by the warped image) ∘ h⁻¹ · (gradient of A ∘ h by its displacement) ∘ exp(w)
     w <- G_total * (w - step · (G_update * F) / max |G_update * F|)
 
-(for B with h⁻¹ and -w) with Gaussians G: the update of greedy (Yushkevich et al. 2016), symmetric as in log-domain demons
-(Vercauteren et al. 2008). Neither image is preferred: swapping them swaps the maps. While it is sought, w has half the
-nodes of the images' lattice on every axis; all of them in the last steps. docs/how-it-registers.md says more.
+(for B with h⁻¹ and -w) with Gaussians G: the update of greedy (Yushkevich et al. 2016), symmetric as in log-domain
+demons (Vercauteren et al. 2008). Neither image is preferred: swapping them swaps the maps. While it is sought, w has
+half the nodes of the images' lattice on every axis; all of them in the last steps. docs/how-it-registers.md says more.
 """
 
 from __future__ import annotations
