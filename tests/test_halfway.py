@@ -6,7 +6,7 @@ import torch
 
 from foldless.errors import NotFiniteError
 from foldless.grid import Grid, sample
-from foldless.halfway import SHARP, Forces, _between, by_matrices, register_halfway
+from foldless.halfway import SHARP, Forces, _between, _Level, by_matrices, register_halfway
 from foldless.kernels.bands import Bands, along, banded, between, blur, gathered
 from foldless.kernels.forces import _read_plainly, pulled, read_through
 from foldless.metrics import folds
@@ -245,3 +245,24 @@ def test_a_velocity_goes_from_lattice_to_lattice():
     comb = torch.tensor([1.0, -1.0] * 16 + [1.0], dtype=torch.float64).reshape(1, 1, 33, 1).expand(-1, -1, -1, 3)
     averaged = along([_between(33, 9, torch.float64), _between(3, 3, torch.float64)], comb.contiguous())
     assert averaged[:, :, 1:-1].abs().max() < 1e-12  # read at every fourth node it would be 1
+
+
+@pytest.mark.parametrize("lattice", [(12, 11), (10, 9, 8)])
+def test_what_a_voxel_pulls_by_acts_where_the_affine_part_takes_it(lattice):
+    """Halves that shift by whole voxels: inside, the force is autograd's of the objective through the whole map."""
+    images, u, _ = setting(lattice, lattice, channels=1)
+    u = (0.05 * u).requires_grad_()
+    shift = torch.tensor([[2.0, -1.0, 1.0][: len(lattice)]]).double() / (torch.tensor(lattice) - 1)
+    linear = torch.eye(len(lattice), dtype=torch.float64).expand(2, -1, -1)
+    matrices = torch.cat([linear, torch.cat([shift, -shift])[..., None]], 2)
+    level = _Level(images, matrices, MSE(), [1.0] * len(lattice))
+    assert level.halves
+    places = Grid.of(images).points(images) + matrices[..., -1].reshape(2, -1, *[1] * len(lattice))
+    halves = places - Grid.of(images).points(images)
+    seen = sample(images, places + sample(u, places) + halves)
+    (expected,) = torch.autograd.grad(MSE()(seen, images.flip(0)), u)
+    score, by_seen, gradient = level.pull(u.detach(), images.flip(0))
+    assert torch.allclose(score, MSE()(seen, images.flip(0)))
+    inner = (..., *[slice(3, -3)] * len(lattice))
+    assert expected[inner].abs().max() > 0
+    assert torch.allclose((by_seen[:, :, None] * gradient).sum(1)[inner], expected[inner], rtol=1e-9, atol=1e-12)
