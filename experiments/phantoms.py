@@ -1,4 +1,4 @@
-"""Pairs of scans with a known rigid truth, made from one real volume: pose, slices, field of view and contrast change."""
+"""Pairs of scans with a known rigid truth, of one real volume: pose, slices, field of view and contrast change."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Planted:
 
 
 def planted(volume: Volume, seed: int) -> Planted:
-    """A pair of scans of one volume: turned by 5 to 180°, shifted by up to 100 mm, sliced, cropped, of other contrast."""
+    """Two scans of one volume: turned by 5 to 180°, shifted by up to 100 mm, sliced, cut, of other contrast."""
     random = np.random.default_rng(seed)
     angle, shift = np.deg2rad(random.uniform(5, 180)), random.uniform(0, 100)
     axis, way = (vector / np.linalg.norm(vector) for vector in random.normal(size=(2, 3)))

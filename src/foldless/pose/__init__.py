@@ -1,4 +1,4 @@
-"""Where two scans lie to each other: rigid, similarity and affine transforms in world millimetres, found from anywhere."""
+"""Where two scans lie to each other: rigid to affine transforms in world millimetres, found from anywhere."""
 
 from foldless.pose.find import Found, Freedom, find_pose
 from foldless.pose.rigid import Moves, Pose

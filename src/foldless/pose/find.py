@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -21,7 +20,11 @@ ACROSS = 24
 """Voxels of the coarsest level across the images."""
 TURNS = {0: 1, 1: 1, 2: 36, 3: 240}
 """Turns that are tried, by the axes along which images show anything."""
-KEPT = (12, 4, 1)
+WIDE = 1.75
+"""Coarse voxels between the nodes on which all shifts are tried."""
+LOOKED_AT = 60
+"""Candidates that are compared by what they say before the best are refined."""
+KEPT = (12, 3, 1)
 """Candidates that are refined at each level, coarse to fine."""
 POINTS = (8_000, 30_000, 60_000)
 """Of the fixed image at which images are compared, at each level."""
@@ -51,7 +54,7 @@ class Found:
 
 
 def find_pose(moving: Scan, fixed: Scan, freedom: Freedom = "rigid", initial: Pose | None = None) -> Found:
-    """The rigid, similarity or affine transform from fixed to moving world under which the scans say most of each other.
+    """The transform from fixed to moving world, LPS mm, under which the scans say most of each other.
 
     Args:
         moving: an image and what of it counts.
@@ -77,15 +80,18 @@ def _found(moving: Scan, fixed: Scan, freedom: Freedom, initial: Pose | None) ->
     start = _by_headers(*views[0], measures[0])
     pool, chance = [initial or start], 0.0
     if initial is None:
-        others = searched(views[0][1], views[0][0], rotations(TURNS[len(axes)], axes), levels[0])
-        scored = sorted(((measures[0](pose), pose) for _, pose in others[:60]), key=lambda one: -one[0])
+        turns = rotations(TURNS[len(axes)], axes)
+        others = [
+            *_plain(*views[0]),
+            *(pose for _, pose in searched(views[0][1], views[0][0], turns, WIDE * levels[0])),
+        ]
+        scored = sorted(((measures[0](pose), pose) for pose in others[:LOOKED_AT]), key=lambda one: -one[0])
         chance = float(np.median([score for score, _ in scored]))
-        pool += [*_plain(*views[0]), *(pose for _, pose in scored)][: 3 * KEPT[0]]
-    body = _body(views[0][1])
-    runner_up = 0.0
+        pool += [pose for _, pose in scored[: KEPT[0]]]
+    body, runner_up = _body(views[0][1]), 0.0
     for level, (measure, spacing, kept, steps) in enumerate(zip(measures, levels, KEPT, STEPS, strict=True)):
         moves = Moves.of("rigid", axes, radius)
-        best = [refined(measure, pose.about(here), moves, spacing, steps) for pose in pool[: kept if level else None]]
+        best = [refined(measure, pose.about(here), moves, spacing, steps) for pose in pool[: kept + (level == 0)]]
         pool, scores = _distinct(best, body, DISTINCT * levels[0])
         if len(scores) > 1:
             runner_up = scores[1] / max(scores[0], 1e-9)

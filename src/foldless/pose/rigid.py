@@ -13,6 +13,8 @@ from scipy.spatial.transform import Rotation
 Vector = Float64[np.ndarray, " dim"]
 Matrix = Float64[np.ndarray, "dim dim"]
 
+Parameters = Float64[np.ndarray, " parameters"]
+
 FREEDOMS = ("rigid", "similarity", "affine")
 
 
@@ -53,7 +55,7 @@ class Pose:
         """The same transform, written about another point."""
         return Pose(self.linear, here, self(here))
 
-    def moved(self, parameters: Vector, moves: Moves) -> Pose:
+    def moved(self, parameters: Parameters, moves: Moves) -> Pose:
         """The same after a small motion in fixed space, about `here`."""
         linear, shift = moves.motion(parameters)
         return replace(self, linear=self.linear @ linear, there=self.there + self.linear @ shift)
@@ -90,12 +92,12 @@ class Moves:
     def count(self) -> int:
         return len(self.shifts) + len(self.generators)
 
-    def motion(self, parameters: Vector) -> tuple[Matrix, Vector]:
+    def motion(self, parameters: Parameters) -> tuple[Matrix, Vector]:
         """The linear map and the shift of so much of each."""
         shift, turn = np.split(parameters, [len(self.shifts)])
         return expm(np.tensordot(turn / self.radius, self.generators, 1)), shift @ self.shifts
 
-    def slope(self, by_shift: Vector, by_linear: Matrix) -> Vector:
+    def slope(self, by_shift: Vector, by_linear: Matrix) -> Parameters:
         """The derivative by the parameters, at zero, from those by the shift and by the linear map."""
         turns = np.einsum("kij,ij->k", self.generators, by_linear) / self.radius
         return np.concatenate([self.shifts @ by_shift, turns])

@@ -37,7 +37,8 @@ class _Box:
     @property
     def offsets(self) -> Float64[np.ndarray, "nodes dim"]:
         index = np.stack(np.unravel_index(np.arange(np.prod(self.counts)), self.counts), 1)
-        return (index - self.middle)[:, ::-1] * self.spacing
+        offsets: np.ndarray = (index - self.middle)[:, ::-1] * self.spacing
+        return offsets
 
 
 def searched(

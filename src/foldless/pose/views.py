@@ -1,4 +1,4 @@
-"""An image as poses are found on it: isotropic lattices in millimetres, coarse to fine, and what it shows of the world."""
+"""An image as poses are found on it: on isotropic lattices in millimetres, and what it shows of the world."""
 
 from __future__ import annotations
 
@@ -86,17 +86,20 @@ class Scan:
     @property
     def sides(self) -> Float64[np.ndarray, " dim"]:
         """Of the field of view, mm along its axes."""
-        return np.array(self.geometry.size) * np.array(self.geometry.spacing)
+        sides: np.ndarray = np.array(self.geometry.size) * np.array(self.geometry.spacing)
+        return sides
 
     @property
     def deep(self) -> np.ndarray:
         """Axes along which it shows anything, as a boolean an axis."""
-        return np.array(self.geometry.size) >= FLAT
+        enough: np.ndarray = np.array(self.geometry.size) >= FLAT
+        return enough
 
     @property
     def axes(self) -> Float64[np.ndarray, "axes dim"]:
         """The same axes in world space, one a row."""
-        return self.geometry.cosines.T[self.deep]
+        axes: np.ndarray = self.geometry.cosines.T[self.deep]
+        return axes
 
     def at(self, spacing: float) -> View:
         """Blurred and read on an isotropic lattice of so many mm, along axes of a voxel or few on its own."""
@@ -106,7 +109,10 @@ class Scan:
         spacings = self.sides / counts
         first = (np.array(own.size) - 1) / 2 - (counts - 1) / 2 * spacings / np.array(own.spacing)
         lattice = Geometry(
-            tuple(counts.tolist()), tuple(spacings.tolist()), tuple(own.index_to_physical(first).tolist()), own.direction
+            tuple(counts.tolist()),
+            tuple(spacings.tolist()),
+            tuple(own.index_to_physical(first).tolist()),
+            own.direction,
         )
         wide = np.sqrt(np.maximum(spacings**2 - np.array(own.spacing) ** 2, 0)) / 2 / np.array(own.spacing)
         array = normalised(self.volume.array, self._counted, PERCENTILES)
