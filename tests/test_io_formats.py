@@ -234,7 +234,7 @@ def test_what_a_file_says_of_itself_is_enough(tmp_path):
         path = tmp_path / f"{name}{SUFFIX[name]}"
         write_transform(transform(kind, fixed), path, spaces, name)
         if name in shared | arrays:
-            with pytest.raises(InputError, match="by --from"):
+            with pytest.raises(InputError, match="say whose"):
                 recognised(path)
         elif name != "afni-field":  # AFNI's own files bear an extension
             assert recognised(path) == name
@@ -269,6 +269,17 @@ def test_composition_and_inverse(tmp_path):
     np.testing.assert_allclose(exact(turn(points)), points, atol=EXACT)
     with pytest.raises(InputError, match="moving image's lattice"):
         both.inverse(None)
+
+
+def test_parts_that_only_itk_knows(tmp_path):
+    """As uniGradICON writes them: CenteredAffine transforms, which SimpleITK has no class for, at both ends."""
+    from test_io_composites import with_centred_affines
+
+    path = with_centred_affines(tmp_path)
+    judge, found = sitk.ReadTransform(str(path)), read_transform(path)
+    points = np.random.default_rng(0).uniform(2, 6, (50, 3))
+    expected = [judge.TransformPoint(point) for point in points.tolist()]
+    np.testing.assert_allclose(found(points), expected, atol=EXACT)
 
 
 def test_bids_names_say_who_is_who(tmp_path):
@@ -345,7 +356,7 @@ REFUSED = {
     "affine only": ("smooth warp", "a.lta", None, "holds an affine map only"),
     "AFNI, oblique": ("smooth warp", "a.nii.gz", "afni-field", "oblique"),
     "fields as text": ("smooth warp", "a.tfm", None, "as text"),
-    "whose": ("rotation", "a.txt", None, "say which by --to"),
+    "whose": ("rotation", "a.txt", None, "say whose"),
     "unknown suffix": ("rotation", "a.docx", None, "no transform's name"),
     "unknown format": ("rotation", "a.h5", "x5", "there is no format x5"),
     "another's suffix": ("rotation", "a.h5", "lta", "end in .lta"),

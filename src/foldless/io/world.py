@@ -92,7 +92,41 @@ class Foreign:
         return self.map.dim
 
 
-Part = Linear | Warped | Spline | Foreign
+@dataclass(frozen=True, eq=False)
+class Inverse:
+    """A part the other way, found by Newton steps at every point that is asked for."""
+
+    part: Warped | Spline | Foreign
+
+    @property
+    def dim(self) -> int:
+        return self.part.dim
+
+    @property
+    def map(self) -> Map:
+        return Undone(self.part.map)
+
+
+Part = Linear | Warped | Spline | Foreign | Inverse
+
+
+@dataclass(frozen=True, eq=False)
+class Undone(Map):
+    """The inverse of a map of LPS millimetres to within `CLOSE`, where it has one."""
+
+    of: Map
+
+    @property
+    def dim(self) -> int:
+        return self.of.dim
+
+    def __call__(self, points: torch.Tensor) -> torch.Tensor:
+        return solve(self.of, points, torch.ones((), dtype=points.dtype), CLOSE / 10)[0]
+
+    def with_jacobian(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        at = self(points)
+        slope = self.of.jacobian(at).movedim((1, 2), (-2, -1))
+        return at, torch.linalg.inv(slope).movedim((-2, -1), (1, 2))
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,15 +191,14 @@ class Transform:
 
         Each part is undone by itself, matrices in closed form, fields by Newton steps.
         """
-        found, missed = np.empty(points.shape), np.empty(len(points))
-        for first in range(0, len(points), CHUNK):
-            some = points[first : first + CHUNK]
-            at = some
-            for part in reversed(self.parts):
-                at = _undone(part, at)
-            found[first : first + CHUNK] = at
-            missed[first : first + CHUNK] = np.linalg.norm(self(at) - some, axis=1)
-        return found, missed
+        found = self.flipped(points)
+        return found, np.linalg.norm(self(found) - points, axis=1)
+
+    @property
+    def flipped(self) -> Transform:
+        """The transform back, part by part: matrices in closed form, the others at every point anew."""
+        parts = tuple(_inverted(part) for part in reversed(self.parts))
+        return replace(self, parts=parts, fixed=self.moving, moving=self.fixed, names=self.names[::-1])
 
     def then(self, other: Transform) -> Transform:
         """This transform, and after it another."""
@@ -187,9 +220,9 @@ class Transform:
         Raises:
             InputError: it bends and there is no lattice, or a matrix is singular.
         """
-        back = replace(self, fixed=on or self.moving, moving=self.fixed, names=(self.names[1], self.names[0]))
-        if (linear := self.linear) is not None:
-            return replace(back, parts=(_inverted(linear),)), 0.0
+        back = self.flipped
+        if back.linear is not None:
+            return replace(back, parts=(back.linear,), fixed=on or back.fixed), 0.0
         if on is None:
             raise InputError("the inverse of a warp is a field on the moving image's lattice; give that image")
         worst = 0.0
@@ -201,7 +234,7 @@ class Transform:
             return np.asarray(found - points)
 
         parts = (Warped(on_lattice(self, on, step, watch), on),)
-        return replace(back, parts=parts), worst
+        return replace(back, parts=parts, fixed=on), worst
 
 
 def on_lattice(
@@ -231,14 +264,11 @@ def slabs(on: Geometry, points: int = CHUNK) -> Iterator[tuple[int, int]]:
         yield first, min(first + depth, on.shape[0])
 
 
-def _undone(part: Part, points: Points) -> Float64[np.ndarray, "count dim"]:
-    if isinstance(part, Linear):
-        return np.asarray(points @ _inverted(part).matrix[:, :-1].T + _inverted(part).matrix[:, -1])
-    target = _tensor(points)
-    return _array(solve(part.map, target, torch.ones((), dtype=target.dtype), CLOSE / 10)[0])
-
-
-def _inverted(part: Linear) -> Linear:
+def _inverted(part: Part) -> Part:
+    if isinstance(part, Inverse):
+        return part.part
+    if not isinstance(part, Linear):
+        return Inverse(part)
     if abs(np.linalg.det(part.matrix[:, :-1])) < 1e-12:
         raise InputError(f"the matrix {part.matrix[:, :-1].round(4).tolist()} is singular and has no inverse")
     return Linear(np.linalg.inv(part.square)[:-1])

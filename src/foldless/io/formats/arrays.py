@@ -44,7 +44,9 @@ def _read(path: Path, spaces: Spaces, frame: Frame) -> Transform:
     notes: tuple[str, ...] = ()
     if suffix(path) in (".npz", ".npy"):
         if fixed is None:
-            raise InputError(f"{path} is an array without a header; give the image that it lies on, --fixed")
+            raise InputError(
+                f"{path} is an array without a header; give the image that it lies on: foldless convert has --fixed"
+            )
         numbers = _components_last(read_array(path), fixed, path)
     else:
         numbers, fixed = read_nifti_field(path, axes=4)

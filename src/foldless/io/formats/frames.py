@@ -34,7 +34,9 @@ class Spaces:
             InputError: one is missing.
         """
         if frame.needs and (self.fixed is None or self.moving is None):
-            raise InputError(f"{what} counts in {frame.name}; give both images, --fixed and --moving")
+            raise InputError(
+                f"{what} counts in {frame.name}; give both images: foldless convert has --fixed and --moving"
+            )
         return self.fixed, self.moving
 
 

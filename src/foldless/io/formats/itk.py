@@ -23,8 +23,8 @@ from foldless.io.headers import header
 from foldless.io.quiet import quiet, reason
 from foldless.io.transforms import read_warp, sitk_transform, write_warp
 from foldless.io.volumes import to_image, write_image
-from foldless.io.world import Foreign, Linear, Part, Spline, Transform, Warped
-from foldless.maps import Identity, Jacobian
+from foldless.io.world import Foreign, Inverse, Linear, Part, Spline, Transform, Warped
+from foldless.maps import Jacobian, Map
 
 STEP = 1e-3
 """Millimetres by which slopes of foreign maps are found."""
@@ -114,14 +114,14 @@ def _single(transform: sitk.Transform) -> Part:
 
 
 @dataclass(frozen=True, eq=False)
-class ItkMap(Identity):
+class ItkMap(Map):
     """A transform that SimpleITK evaluates, point by point; its derivative by differences of `STEP`."""
 
     transform: sitk.Transform
 
-    def __init__(self, transform: sitk.Transform) -> None:
-        object.__setattr__(self, "dimension", transform.GetDimension())
-        object.__setattr__(self, "transform", transform)
+    @property
+    def dim(self) -> int:
+        return int(self.transform.GetDimension())
 
     def __call__(self, points: torch.Tensor) -> torch.Tensor:
         flat = points[0].flatten(1).T.double().tolist()
@@ -140,9 +140,11 @@ class ItkMap(Identity):
 def write_itk(transform: Transform, on: Geometry | None, path: Path, spaces: Spaces) -> None:
     """A transform of ITK's, composed where it has several parts; what ITK has no class for becomes a field on `on`."""
     parts = transform.parts if (linear := transform.linear) is None else (linear,)
-    if any(isinstance(part, Foreign) for part in parts):
+    if any(isinstance(part, Foreign | Inverse) for part in parts):
         if on is None:
-            raise InputError(f"{path}: the transform must become a field, on which lattice nobody knows; give --fixed")
+            raise InputError(
+                f"{path}: the transform must become a field, on which lattice nobody knows; give the fixed image"
+            )
         parts = (Warped(transform.displacement_on(on), on),)
     if suffix(path) not in (".h5", ".hdf5") and any(isinstance(part, Warped) for part in parts):
         raise InputError(f"{path}: ITK's {suffix(path)} would hold a field as text; give .h5 or .nii.gz, which hold it")

@@ -28,7 +28,9 @@ def read_lta(path: Path, spaces: Spaces) -> Transform:
     moving, fixed = moving or spaces.moving, fixed or spaces.fixed
     if kind == VOXELS:
         if moving is None or fixed is None:
-            raise InputError(f"{path} counts in voxels and does not say of which images; give --fixed and --moving")
+            raise InputError(
+                f"{path} counts in voxels and does not say of which images: foldless convert has --fixed and --moving"
+            )
         matrix = _ras(fixed) @ matrix @ np.linalg.inv(_ras(moving))
     if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-12:
         raise InputError(f"{path}: its matrix is singular or not finite; write it again")

@@ -30,7 +30,7 @@ def text_of(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no text; expected a transform as text, see --from for other formats") from error
+        raise InputError(f"{path} is no text; expected a transform as text") from error
 
 
 def numbers_in(path: Path) -> list[list[float]]:

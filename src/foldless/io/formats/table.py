@@ -295,7 +295,7 @@ def write_transform(
     if transform.dim not in kind.dims:
         raise InputError(f"{path}: {kind.name} holds {kind.dims[0]}-D transforms only; this one is {transform.dim}-D")
     if on is None and kind.holds == "field":
-        raise InputError(f"{path}: a field needs the lattice that it lies on; give the fixed image, --fixed")
+        raise InputError(f"{path}: a field needs the lattice that it lies on; give the fixed image")
     write: Writer = kind.write  # type: ignore[assignment]
     write(transform, on, path, spaces)
     return kind
@@ -319,7 +319,10 @@ def for_name(path: Path, name: str | None = None) -> Format:
     if not several:
         ends = sorted({one for kind in FORMATS.values() for one in kind.suffixes})
         raise InputError(f"{path}: no transform's name ends in {end or 'nothing'}; expected one of {', '.join(ends)}")
-    raise InputError(f"{path}: {end} is written by several programs; say which by --to: {', '.join(several)}")
+    raise InputError(
+        f"{path}: {end} is written by several programs; say whose, as in {several[0]}:{path.name}, of "
+        f"{', '.join(several)}"
+    )
 
 
 def recognised(path: Path) -> str:
@@ -334,7 +337,9 @@ def recognised(path: Path) -> str:
     if end in (".nrrd", ".nhdr", ".mha", ".mhd"):
         return "slicer-field"
     if end in (".npz", ".npy"):
-        raise InputError(f"{path} is an array without a header; say whose by --from: learn2reg, voxelmorph or dipy")
+        raise InputError(
+            f"{path} is an array without a header; say whose, as in dipy:{path.name}, or learn2reg:, voxelmorph:"
+        )
     with path.open("rb") as stream:
         start = stream.read(STARTS)
     if start.startswith(b"\x89HDF") or end in (".h5", ".hdf5", ".tfm") or start.startswith(b"#Insight Transform"):
@@ -356,8 +361,8 @@ def _text(path: Path, end: str) -> str:
         return "afni-affine"
     if rows == [4] * 4:
         raise InputError(
-            f"{path} is a 4 x 4 matrix, which FSL, NiftyReg and greedy write alike; say whose by --from: flirt, "
-            "niftyreg-affine or greedy-affine"
+            f"{path} is a 4 x 4 matrix, which FSL, NiftyReg and greedy write alike; say whose, as in "
+            f"flirt:{path.name}, niftyreg-affine: or greedy-affine:"
         )
     raise InputError(f"{path} holds {len(rows)} lines of numbers, which are no transform that is known")
 
@@ -373,8 +378,8 @@ def _nifti(path: Path) -> str:
         return "afni-field"
     if len(shape) == 4 and shape[3] == 3 and intent != 1007:
         raise InputError(
-            f"{path} holds three numbers a voxel and does not say of what; say whose it is by --from: learn2reg, "
-            "voxelmorph, dipy, fsl-relative or fsl-absolute"
+            f"{path} holds three numbers a voxel and does not say of what; say whose it is, as in "
+            f"learn2reg:{path.name}, voxelmorph:, dipy:, fsl-relative: or fsl-absolute:"
         )
     return "itk-field"  # which explains what else it may be
 
