@@ -4,6 +4,7 @@ from foldless.io.fields import inverse_consistency_of_files, physical_jacobian, 
 from foldless.io.formats import FORMATS, Spaces, for_name, read_transform, recognised, write_transform
 from foldless.io.geometry import Geometry, centred_lattice, spanning_lattice
 from foldless.io.learn2reg import read_voxel_displacement
+from foldless.io.pulling import Interpolation, pulled
 from foldless.io.stored import check_format, read_geometry, stored_dtype
 from foldless.io.transforms import (
     apply_warp,
@@ -29,6 +30,7 @@ from foldless.io.world import Linear, Spline, Transform, Warped
 __all__ = [
     "FORMATS",
     "Geometry",
+    "Interpolation",
     "Linear",
     "Spaces",
     "Spline",
@@ -47,6 +49,7 @@ __all__ = [
     "on_lattice_of",
     "opening_lines",
     "physical_jacobian",
+    "pulled",
     "read_geometry",
     "read_transform",
     "read_volume",
