@@ -42,7 +42,7 @@ class Apply:
     then: tuple[str, ...] = ()
     """Further transforms, in the order in which points meet them after WARP, as in ANTs' list."""
     interpolation: Literal["linear", "nearest", "label", "cubic", "sinc"] | None = None
-    """linear (for images), nearest (for labels), label (a Gaussian vote of labels), cubic (B-spline), sinc (Lanczos)."""
+    """linear (for images), nearest (for labels), label (a Gaussian vote), cubic (B-spline), sinc (Lanczos)."""
     fill: float | None = None
     """What lies outside the image; by default its minimum, or 0 with --labels."""
     labels: bool = False

@@ -17,6 +17,26 @@ LONGEST = 1 << 20
 """Bytes of a text file that is read."""
 
 
+OBLIQUE = (
+    "AFNI's matrices hold for images along the scanner's axes; on oblique ones it counts in coordinates of its own"
+)
+PLUMB = 1e-4
+"""How far off the axes of the scanner a direction may point that counts as one of them."""
+
+
+def check_plumb(path: Path, lattice: Geometry) -> None:
+    """Refuse an oblique lattice, where AFNI's numbers are not those of the world.
+
+    Raises:
+        InputError: it is one.
+    """
+    if np.abs(np.abs(lattice.cosines).round() - np.abs(lattice.cosines)).max() > PLUMB:
+        raise InputError(
+            f"{path}: AFNI counts on oblique lattices in coordinates of its own, which no file keeps; resample the "
+            "image along the scanner's axes first (3dWarp -deoblique)"
+        )
+
+
 def text_of(path: Path) -> str:
     """The text of a small file.
 
@@ -101,14 +121,22 @@ def read_afni(path: Path, spaces: Spaces) -> Transform:
     if [len(row) for row in rows] not in ([12], [4, 4, 4]):
         what = f"{len(rows)} matrices, one a volume" if {len(row) for row in rows} == {12} else "something else"
         raise InputError(f"{path} holds {what}; expected one of AFNI's matrices, twelve numbers")
-    return Transform((Linear(np.array(rows).reshape(3, 4)),), spaces.fixed, spaces.moving)
+    _check_plumb_lattices(path, spaces)
+    return Transform((Linear(np.array(rows).reshape(3, 4)),), spaces.fixed, spaces.moving, notes=(OBLIQUE,))
 
 
 def write_afni(transform: Transform, on: Geometry | None, path: Path, spaces: Spaces) -> None:
     """The same, in one line."""
+    _check_plumb_lattices(path, spaces)
     matrix = matrix_for(_three(transform, path), LPS, None, None)[:3]
     line = "# 3dvolreg matrices (DICOM-to-DICOM, row-by-row):\n" + " ".join(f"{n:.12g}" for n in matrix.ravel()) + "\n"
     write_whole(path, lambda beside: _text(line, beside))
+
+
+def _check_plumb_lattices(path: Path, spaces: Spaces) -> None:
+    for lattice in (spaces.fixed, spaces.moving):
+        if lattice is not None:
+            check_plumb(path, lattice)
 
 
 def _three(transform: Transform, path: Path) -> Linear:

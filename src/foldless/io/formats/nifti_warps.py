@@ -5,11 +5,10 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from foldless.errors import InputError
 from foldless.io.formats.fields import Numbers, read_nifti_field, write_nifti_field
 from foldless.io.formats.frames import FSL, LPS, RAS, Spaces, numbers_for, parts_of, positions
+from foldless.io.formats.matrices import check_plumb
 from foldless.io.geometry import Geometry
 from foldless.io.nifti import open_nifti
 from foldless.io.transforms import NIFTYREG
@@ -26,8 +25,6 @@ KINDS = {
     4: "a displacement velocity",
     5: "a spline velocity grid",
 }
-PLUMB = 1e-4
-"""How far off the axes of the scanner a direction may point that counts as one of them."""
 
 
 def read_fsl(path: Path, spaces: Spaces, absolute: bool = False) -> Transform:
@@ -85,22 +82,14 @@ write_niftyreg_displacement = partial(write_niftyreg, absolute=False)
 def read_afni(path: Path, spaces: Spaces) -> Transform:
     """3dQwarp's field, DICOM (LPS) mm, on a lattice along the scanner's axes."""
     numbers, lattice = read_nifti_field(path, axes=5)
-    _check_plumb(path, lattice)
+    check_plumb(path, lattice)
     return Transform(parts_of(numbers, LPS, lattice, spaces.moving), lattice, spaces.moving)
 
 
 def write_afni(transform: Transform, on: Geometry, path: Path, spaces: Spaces) -> None:
     """The same."""
-    _check_plumb(path, on)
+    check_plumb(path, on)
     write_nifti_field(numbers_for(transform, LPS, on, spaces.moving), on, path, axes=5)
-
-
-def _check_plumb(path: Path, lattice: Geometry) -> None:
-    if np.abs(np.abs(lattice.cosines).round() - np.abs(lattice.cosines)).max() > PLUMB:
-        raise InputError(
-            f"{path}: AFNI counts on oblique lattices in coordinates of its own, which no file keeps; resample the "
-            "fixed image along the scanner's axes first (3dWarp -deoblique)"
-        )
 
 
 def _spread(numbers: Numbers) -> float:
