@@ -207,11 +207,12 @@ class Interchange(Shown):
 HEAD = """    python -m experiments.interchange --results docs/known-shifts.md
 
 A known map is written in a format and given to the library of the program that it is of; a cell has the largest
-distance in mm, over all voxels but the outermost, between where the library sends a point and where it belongs, then the same of
-foldless reading that file. The fixed lattice is that of the column: oblique by 0.4, -0.25 and 0.15 rad, flipped along x,
-of 0.7 x 0.9 x 6 mm, or 2-D; the moving one is turned by 0.2 rad and has another size and spacing, but for AFNI, which
-takes the fixed one. "no library" means that no other program judged it here, and the number is foldless' own;
-tests/test_io_formats.py holds the matrices of FLIRT, NiftyReg, greedy and AFNI to their published formulas."""
+distance in mm, over all voxels but the outermost, between where the library sends a point and where it belongs, then
+the same of foldless reading that file. The fixed lattice is that of the column: oblique by 0.4, -0.25 and 0.15 rad,
+flipped along x, of 0.7 x 0.9 x 6 mm, or 2-D; the moving one is turned by 0.2 rad and has another size and spacing,
+but for AFNI, which takes the fixed one. "no library" means that no other program judged it here, and the number is
+foldless' own; tests/test_io_formats.py holds the matrices of FLIRT, NiftyReg, greedy and AFNI to their published
+formulas."""
 
 if __name__ == "__main__":
     begin(Interchange)
