@@ -103,7 +103,7 @@ def test_a_warp_that_folds_has_no_inverse(foldless, home):
     image_on(fixed, home / "a.nii.gz")
     code, _, complained = foldless("invert", "folds.nii.gz", "--moving", "a.nii.gz", "--output", "b.nii.gz")
     assert code == 2
-    assert "has no inverse everywhere" in complained
+    assert "no inverse of folds.nii.gz was found" in complained
     assert not (home / "b.nii.gz").exists()
 
 

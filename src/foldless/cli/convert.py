@@ -85,7 +85,7 @@ class Compose:
 class Invert:
     """Write the inverse of a transform: a matrix in closed form, a warp as a field on the moving image's lattice.
 
-    How far there and back misses is said, and a warp that folds, so that it has no inverse, ends in exit code 2.
+    How far there and back misses is said. Where no inverse is found, as where a warp folds, nothing is written.
     """
 
     transform: Annotated[Positional[str], arg(metavar="WARP")]
@@ -108,8 +108,8 @@ class Invert:
             inverse, worst = transform.inverse(spaces.moving or transform.moving, watch)
             if not worst <= FAR:
                 raise InputError(
-                    f"{self.transform} has no inverse everywhere: there and back misses by up to {worst:.3g} mm, so it "
-                    "folds; foldless certify shows where, foldless repair opens it"
+                    f"no inverse of {self.transform} was found everywhere: there and back misses by up to {worst:.3g} mm, "
+                    "as where it folds or is very steep; foldless certify shows folds, foldless repair opens them"
                 )
             say(f"there and back misses by at most {worst:.2g} mm at the voxels of the moving image")
             _written(inverse, self.output, type(spaces)(spaces.moving, spaces.fixed))
