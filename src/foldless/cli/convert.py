@@ -108,8 +108,8 @@ class Invert:
             inverse, worst = transform.inverse(spaces.moving or transform.moving, watch)
             if not worst <= FAR:
                 raise InputError(
-                    f"no inverse of {self.transform} was found everywhere: there and back misses by up to {worst:.3g} mm, "
-                    "as where it folds or is very steep; foldless certify shows folds, foldless repair opens them"
+                    f"no inverse of {self.transform} was found everywhere: there and back misses by {worst:.3g} mm, as "
+                    "where it folds or is very steep; foldless certify shows folds, foldless repair opens them"
                 )
             say(f"there and back misses by at most {worst:.2g} mm at the voxels of the moving image")
             _written(inverse, self.output, type(spaces)(spaces.moving, spaces.fixed))
