@@ -225,3 +225,55 @@ def test_stored_types(tmp_path):
         assert stored_dtype(tmp_path / "a.mha") == dtype
     assert stored_dtype(tmp_path / "nowhere.mha") == np.float32
     check_format(tmp_path / "a.nii.gz", np.dtype(np.float32), 3)
+
+
+INTERPOLATIONS = {
+    "linear": sitk.sitkLinear,
+    "nearest": sitk.sitkNearestNeighbor,
+    "cubic": sitk.sitkBSpline,
+    "sinc": sitk.sitkLanczosWindowedSinc,
+}
+
+
+@pytest.mark.parametrize("how", INTERPOLATIONS)
+def test_several_transforms_in_slabs_are_simpleitks_composite(foldless, tmp_path, monkeypatch, how):
+    """One interpolation, in the order in which points meet them, whatever the slabs."""
+    monkeypatch.setattr("foldless.io.pulling.SLAB", 200)
+    image = save_image(noisy(3, np.float32), tmp_path / "a.nii.gz")
+    turn = sitk.Euler3DTransform((5, 4, 4), 0.1, -0.2, 0.1, (0.5, 0.2, -0.3))
+    sitk.WriteTransform(turn, str(tmp_path / "turn.tfm"))
+    warp, more = still(tmp_path / "warp.nii.gz", 3, 0.5), ("--then", tmp_path / "turn.tfm", "--interpolation", how)
+    code, _, complained = apply(foldless, warp, image, tmp_path / "b.mha", *more, "--fill", "-7")
+    assert (code, complained) == (0, "")
+    moving = sitk.ReadImage(str(image))
+    both = sitk.CompositeTransform([turn, sitk.TranslationTransform(3, (0.5, 0.0, 0.0))])
+    expected = sitk.GetArrayFromImage(sitk.Resample(moving, moving, both, INTERPOLATIONS[how], -7.0))
+    assert (np.abs(read(tmp_path / "b.mha") - expected) < 1e-2).mean() > 0.995  # but for points on a border
+    assert (read(tmp_path / "b.mha") == -7).any()
+
+
+def test_an_inverse_of_another_program(foldless, tmp_path):
+    image = save_image(noisy(3), tmp_path / "a.nii.gz")
+    np.savetxt(tmp_path / "a.mat", [[1, 0, 0, 1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    assert apply(foldless, f"greedy-affine:{tmp_path / 'a.mat'},-1", image, tmp_path / "b.nii.gz")[0] == 0
+    assert np.array_equal(read(tmp_path / "b.nii.gz")[..., :-1], noisy(3)[..., 1:])
+
+
+def test_labels_may_be_voted_for(foldless, warps, tmp_path):
+    labels = save_image(blob(SHAPE[3], 0).astype(np.uint8), tmp_path / "a.nii.gz")
+    assert apply(foldless, warps[3], labels, tmp_path / "b.nii.gz", "--interpolation", "label")[0] == 0
+    assert set(np.unique(read(tmp_path / "b.nii.gz"))) <= {0, 1, 2}
+    code, _, complained = apply(
+        foldless, warps[3], labels, tmp_path / "c.nii.gz", "--labels", "--interpolation", "cubic"
+    )
+    assert code == 2
+    assert "never mixed" in complained
+
+
+def test_a_reference_larger_than_the_warp(foldless, warps, tmp_path):
+    """Beyond its lattice the warp continues."""
+    image = save_image(noisy(3), tmp_path / "a.nii.gz")
+    wide = save_image(np.zeros((9, 10, 30), np.uint8), tmp_path / "wide.nii.gz", Origin=(-8.0, 0.0, 0.0))
+    assert apply(foldless, still(tmp_path / "s.nii.gz", 3, 10.0), image, tmp_path / "b.nii.gz", reference=wide)[0] == 0
+    found = read(tmp_path / "b.nii.gz")
+    assert np.array_equal(found[..., :9], noisy(3)[..., 2:])

@@ -17,6 +17,7 @@ FIRST = {
     "evaluate": ("--model", "run", "--data", "data", "--output", "out"),
     "certify": ("warp.nii.gz",),
     "repair": ("warp.nii.gz", "--output", "out.nii.gz"),
+    "apply": ("warp.nii.gz", "a.nii.gz", "--reference", "a.nii.gz", "--output", "out.nii.gz"),
     "crossvalidate": ("--data", "data", "--output", "out", "--methods", "baseline"),
 }
 BESIDE = {("evaluate", "--rate"): ("--steps", 2)}
@@ -46,6 +47,7 @@ CASES = [
     for command, kind in COMMANDS.items()
     for option, number, count in numeric_options(kind)
     for value in ((-1, "nan", "inf", "-inf", "1e300") if number is float else (-1, 10**30))
+    if (option, value) != ("--fill", -1)  # an intensity like any
 ]
 
 

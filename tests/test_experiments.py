@@ -2,8 +2,8 @@
 
 import json
 import re
+import runpy
 import shutil
-import subprocess
 import sys
 from dataclasses import MISSING, fields, replace
 from functools import partial
@@ -51,12 +51,13 @@ COMMANDS = sorted(
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_experiment_explains_itself(name):
-    done = subprocess.run(
-        [sys.executable, "-m", f"experiments.{name}", "--help"], capture_output=True, text=True, cwd=ROOT
-    )
-    assert done.returncode == 0, done.stderr
-    assert "--output" in done.stdout
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules")
+def test_every_experiment_explains_itself(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(f"experiments.{name}", run_name="__main__", alter_sys=True)
+    assert not ended.value.code
+    assert "--output" in capsys.readouterr().out
 
 
 def test_sections_replace_themselves_only(tmp_path):

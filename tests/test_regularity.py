@@ -369,7 +369,7 @@ def test_gradients_of_what_cells_lack_are_the_derivatives(shape):
         return Certified(margin=0.3)(Displacement.from_voxels(a), Displacement.from_voxels(b), Grid(shape))
 
     assert cost(*fields) > 1e-3
-    assert torch.autograd.gradcheck(cost, fields, atol=1e-6)
+    assert torch.autograd.gradcheck(cost, fields, atol=1e-6, fast_mode=len(shape) == 3)
 
 
 @every_shape

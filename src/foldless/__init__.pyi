@@ -156,6 +156,9 @@ from .kernels import (
 from .kernels import (
     triton_status as triton_status,
 )
+from .landmarks import (
+    Landmarks as Landmarks,
+)
 from .machine import (
     Machine as Machine,
 )

@@ -26,6 +26,7 @@ from foldless.errors import NotFiniteError
 from foldless.grid import Grid, per_axis, sample
 from foldless.kernels.bands import Bands, along, between, blur, gathered
 from foldless.kernels.forces import pulled, read_through
+from foldless.landmarks import Landmarks
 from foldless.maps import Affine, Exponential, Map, logarithm
 from foldless.maps.exponential import exponentiate
 from foldless.objective import Terms
@@ -121,6 +122,7 @@ def register_halfway(
     mask_B: Mask | None = None,
     start: tuple[Map, Map] | None = None,
     on_step: OnStep = lambda terms: None,
+    landmarks: Landmarks | None = None,
 ) -> tuple[Map, Map]:
     """phi_AB and phi_BA = phi_AB⁻¹ of one pair: an affine map first, then a flow between its halves.
 
@@ -138,6 +140,7 @@ def register_halfway(
         start: phi_AB and phi_BA to go on from, as a network predicts them; what of them is finer than the first level's
             lattice is found anew.
         on_step: receives the terms of every step, of which there are `forces.most_steps` at most.
+        landmarks: what draws A and B together beside their intensities.
 
     Raises:
         NotFiniteError: the similarity is not finite.
@@ -160,10 +163,10 @@ def register_halfway(
     if start is not None:
         velocity = logarithm(*start, Grid.of(image_A)).detach()
     for level in forces.affine_levels if start is None else ():
-        generator = _affine(average_pool(images, level), generator, affine_similarity, forces, on_step)
+        generator = _affine(average_pool(images, level), generator, affine_similarity, forces, on_step, landmarks)
     matrices = _half_matrices(generator)
     for level, coarse, steps in forces.stages:
-        seen_by = _Level(average_pool(images, level), matrices, similarity, spacing or [1.0] * dim)
+        seen_by = _Level(average_pool(images, level), matrices, similarity, spacing or [1.0] * dim, landmarks)
         velocity = seen_by.velocity(velocity, coarse, forces, steps, on_step)
     half = Affine.from_generator(_both(generator) / 2)
     phi: Map = half @ Exponential(_both(_fine(velocity, images))) @ half
@@ -197,6 +200,7 @@ class _Level:
     matrices: Tensor
     similarity: Similarity
     spacing: Sequence[float]
+    landmarks: Landmarks | None = None
 
     def velocity(self, velocity: Tensor, coarse: bool, forces: Forces, steps: int, on_step: OnStep) -> Tensor:
         """The velocity after so many steps from one on any lattice, at all nodes or, if coarse, half on every axis."""
@@ -208,18 +212,22 @@ class _Level:
             Bands.of(blur(m, forces.smooth_update / side) @ gathered(n, m), self.images.dtype)
             for n, m, side in zip(lattice, halved, sides, strict=True)
         ]
-        total = [
-            Bands.of(blur(m, forces.smooth_total / side), self.images.dtype)
-            for m, side in zip(halved, sides, strict=True)
-        ]
+        smooth, total = (
+            [Bands.of(blur(m, sigma / side), self.images.dtype) for m, side in zip(halved, sides, strict=True)]
+            for sigma in (forces.smooth_update, forces.smooth_total)
+        )
         velocity = along(
             [_between(n, m, velocity.dtype) for n, m in zip(velocity.shape[2:], halved, strict=True)], velocity
         )
         targets = self.images.flip(0)
         in_voxels, scores = per_axis(extent, velocity), list[float]()
         for _ in range(steps):
-            score, by_seen, gradient = self.pull(exponentiate(_both(velocity), LOOSE), targets)
+            flow = exponentiate(_both(velocity), LOOSE)
+            score, by_seen, gradient = self.pull(flow, targets)
             force = pulled(by_seen, gradient, [1.0, -1.0], update) / in_voxels
+            if self.landmarks is not None:
+                pull = self.landmarks.pull(flow, self.matrices, extent, lattice.numel())
+                force = force + along(smooth, pull) / in_voxels
             longest = (force * force).sum(1).max().sqrt().clamp_min(LEAST / lattice.numel())
             velocity = along(total, velocity - forces.step / longest * force / in_voxels)
             on_step(_terms(score))
@@ -264,12 +272,20 @@ def _between(nodes: int, wanted: int, dtype: torch.dtype) -> Bands:
     return Bands.of(gathered(nodes, wanted) if nodes > wanted else between(wanted, nodes), dtype)
 
 
-def _affine(images: Both, generator: Tensor, similarity: Similarity, forces: Forces, on_step: OnStep) -> Tensor:
+def _affine(
+    images: Both,
+    generator: Tensor,
+    similarity: Similarity,
+    forces: Forces,
+    on_step: OnStep,
+    landmarks: Landmarks | None = None,
+) -> Tensor:
     """The generator of the affine map after a level's steps of Adam.
 
     Adam is written out: torch's imports its compiler, which takes longer than all the steps.
     """
     dim, steps = generator.shape[1], forces.affine_steps
+    extent = [float(n - 1) for n in images.shape[2:]]
     still = generator.new_zeros(2, dim, *[1] * dim)
     mean, square = torch.zeros_like(generator), torch.zeros_like(generator)
     for step in range(steps):
@@ -278,7 +294,10 @@ def _affine(images: Both, generator: Tensor, similarity: Similarity, forces: For
             matrices = _half_matrices(generator)
         seen, gradient = read_through(images, still, matrices)
         score, by_seen = _scored(similarity, seen)
-        (slope,) = torch.autograd.grad(matrices, generator, by_matrices(by_seen, gradient, matrices.detach()))
+        by_halves = by_matrices(by_seen, gradient, matrices.detach())
+        if landmarks is not None:
+            by_halves = by_halves + landmarks.by_matrices(matrices.detach(), extent, images[0, 0].numel())
+        (slope,) = torch.autograd.grad(matrices, generator, by_halves)
         mean, square = mean.lerp(slope, 1 - MEMORY[0]), square.lerp(slope * slope, 1 - MEMORY[1])
         unbiased, spread = (part / (1 - m ** (step + 1)) for part, m in zip((mean, square), MEMORY, strict=True))
         rate = forces.affine_rate * (1 + cos(pi * step / steps)) / 2

@@ -17,11 +17,15 @@ from foldless import __version__
 from foldless.cli.apply import Apply
 from foldless.cli.certify import Certify
 from foldless.cli.console import quiet_thread, say, say_warning, say_what_the_terminal_can
+from foldless.cli.convert import Compose, Convert, Invert
 from foldless.cli.crossvalidate import CrossValidate
 from foldless.cli.demo import Demo
 from foldless.cli.doctor import Doctor
 from foldless.cli.evaluate import Evaluate
 from foldless.cli.failures import ended
+from foldless.cli.inspect import Inspect
+from foldless.cli.jacobian import Jacobian
+from foldless.cli.points import Points
 from foldless.cli.prepare import Prepare
 from foldless.cli.register import Register
 from foldless.cli.repair import Repair
@@ -38,13 +42,36 @@ ABOUT = """Register medical images with learned maps that do not fold.
 Exit codes: 0 done; 1 failed on the way; 2 given what it cannot use; 3 a map is not proven fold-free, or a tolerance not
 kept; 128 + the number of the signal that stopped it."""
 
-Command = Train | Register | Apply | Certify | Repair | Evaluate | CrossValidate | Prepare | Demo | Doctor
+Command = (
+    Train
+    | Register
+    | Apply
+    | Convert
+    | Compose
+    | Invert
+    | Jacobian
+    | Inspect
+    | Points
+    | Certify
+    | Repair
+    | Evaluate
+    | CrossValidate
+    | Prepare
+    | Demo
+    | Doctor
+)
 
 COMMANDS: dict[str, type[Command]] = {
     "demo": Demo,
     "train": Train,
     "register": Register,
     "apply": Apply,
+    "convert": Convert,
+    "compose": Compose,
+    "invert": Invert,
+    "jacobian": Jacobian,
+    "inspect": Inspect,
+    "points": Points,
     "certify": Certify,
     "repair": Repair,
     "evaluate": Evaluate,

@@ -30,6 +30,8 @@ CANNOT_LOAD = (
 )
 """What NumPy and zipfile raise on damaged, packed or encrypted archives and headers."""
 
+WANTED = "expected one array of displacements in voxels, (3, X, Y, Z) or (X, Y, Z, 3), as Learn2Reg takes them"
+
 WRITTEN_BY_NUMPY = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
@@ -42,25 +44,33 @@ def read_voxel_displacement(path: Path | str) -> Float[np.ndarray, " dim *shape"
         InputError: the file is missing or unreadable, holds several arrays, or no displacement.
     """
     path = existing_file(path, "warp")
-    wanted = "expected one array of displacements in voxels, (3, X, Y, Z) or (X, Y, Z, 3), as Learn2Reg takes them"
+    field = read_array(path)
+    dim = field.ndim - 1
+    if dim not in (2, 3) or dim not in (field.shape[0], field.shape[-1]) or not field.size:
+        raise InputError(f"{path} holds an array of the shape {field.shape}; {WANTED}")
+    if field.shape[0] != dim:
+        field = np.moveaxis(field, -1, 0)
+    return np.ascontiguousarray(field)
+
+
+def read_array(path: Path) -> Float[np.ndarray, ...]:
+    """The one array of an `.npz`, float32 or float64.
+
+    Raises:
+        InputError: the file is unreadable, holds several arrays, no real numbers or some that are not finite.
+    """
     try:
         _check_claims(path)
         with np.load(path, allow_pickle=False) as arrays:
             found = [arrays[name] for name in arrays.files]
     except CANNOT_LOAD as error:
-        raise InputError(f"{path} cannot be read as .npz; {wanted}") from error
-    shapes = [array.shape for array in found]
+        raise InputError(f"{path} cannot be read as .npz; {WANTED}") from error
     if len(found) != 1 or not np.issubdtype(found[0].dtype, np.floating):
-        raise InputError(f"{path} holds arrays of the shapes {shapes}; {wanted}")
-    field, dim = found[0], found[0].ndim - 1
-    if dim not in (2, 3) or dim not in (field.shape[0], field.shape[-1]) or not field.size:
-        raise InputError(f"{path} holds an array of the shape {field.shape}; {wanted}")
-    if field.shape[0] != dim:
-        field = np.moveaxis(field, -1, 0)
-    field = field.astype(np.float32 if field.dtype.itemsize <= 4 else np.float64)
+        raise InputError(f"{path} holds arrays of the shapes {[array.shape for array in found]}; {WANTED}")
+    field: np.ndarray = found[0].astype(np.float32 if found[0].dtype.itemsize <= 4 else np.float64)
     if not np.isfinite(field).all():
         raise InputError(f"{path} holds displacements that are not finite; write it again")
-    return np.ascontiguousarray(field)
+    return field
 
 
 def _check_claims(path: Path) -> None:

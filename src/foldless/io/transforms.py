@@ -31,6 +31,8 @@ from foldless.maps import Map
 DISPLACEMENT = 1006
 VECTOR = 1007
 FSL = range(2001, 2020)
+NIFTYREG = "NREG_TRANS"
+"""What NiftyReg calls its fields, which have the intent of ITK's, but are in RAS and may be positions."""
 CHUNK = 1 << 21
 """Points that a map is asked for at once: about 200 MB of intermediate arrays."""
 
@@ -181,6 +183,8 @@ def _read_nifti(path: Path) -> sitk.Image:
     shape, intent = header.get_data_shape(), int(header["intent_code"])
     if intent in FSL:
         raise InputError(f"{path} is one of FSL's warps (intent {intent}); {EXPECTED}")
+    if header.get_intent()[2] == NIFTYREG:
+        raise InputError(f"{path} is NiftyReg's, in RAS; {EXPECTED}, which foldless convert makes of it")
     if len(shape) != 5 or shape[3] != 1 or shape[4] not in ((2, 3) if shape[2] == 1 else (3,)):
         raise InputError(f"{path} has the shape {shape}; {EXPECTED}")
     if intent not in (DISPLACEMENT, VECTOR):

@@ -7,6 +7,7 @@ interpolation knows. They are opened too, so that whoever counts by that rule co
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -168,7 +169,7 @@ class _Lattice:
 
     def corners(self, cells: Int[Tensor, " cells"]) -> Int[Tensor, "cells corners"]:
         """The nodes at the corners; outside of the lattice they are those of its border."""
-        index = torch.stack(torch.unravel_index(cells, self.cells), -1)
+        index = _indices(cells, self.cells)
         low = index - torch.tensor([int(n > 1) for n in self.shape])
         far = torch.tensor(list(itertools.product((0, 1), repeat=self.dim)))
         at = (low[:, None] + far).clamp_min(0).minimum(torch.tensor(self.shape) - 1)
@@ -177,7 +178,7 @@ class _Lattice:
 
     def cells_around(self, nodes: Int[Tensor, " nodes"]) -> Int[Tensor, " cells"]:
         """The cells that the nodes are corners of, each once."""
-        index = torch.stack(torch.unravel_index(nodes, self.shape), -1)
+        index = _indices(nodes, self.shape)
         far = torch.tensor(list(itertools.product((0, 1), repeat=self.dim)))
         at = (index[:, None] + far).minimum(torch.tensor(self.cells) - 1)
         numbers: Tensor = torch.unique((at * _strides(self.cells)).sum(-1))
@@ -221,6 +222,11 @@ class _Lattice:
         share.index_add_(0, place.flatten(), (1 / same.sum(-1)).flatten())
         self.nodes[nodes] += RELAXATION * total / share[:, None]
         return nodes
+
+
+def _indices(numbers: Int[Tensor, " numbers"], shape: Sequence[int]) -> Int[Tensor, "numbers axes"]:
+    """Along every axis; torch's own function imports a computer algebra, which takes longer than a repair."""
+    return numbers[:, None] // _strides(shape) % torch.tensor(shape)
 
 
 def _strides(shape: Any) -> Int[Tensor, " axes"]:
