@@ -1,15 +1,16 @@
-"""Two scans of one body are laid on each other, turned and cut; of another contrast not always."""
+"""Two scans of one body are laid on each other, turned, cut and of another contrast; and the command."""
 
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
 from samples import save_image
 from scipy.ndimage import gaussian_filter
 from scipy.optimize import check_grad
 from scipy.spatial.transform import Rotation
 
 from experiments.phantoms import planted
-from foldless.io import read_volume
-from foldless.pose import Moves, Pose, Scan, find_pose
+from foldless.io import like, read_volume, write_volume
+from foldless.pose import Moves, Pose, Scan, as_itk, find_pose, laid
 from foldless.pose.measure import Measure, Points
 from foldless.pose.rigid import rotations
 
@@ -27,12 +28,9 @@ def head(tmp_path_factory):
     return read_volume(save_image(np.float32(array), tmp_path_factory.mktemp("head") / "head.nii.gz", (4.0, 4.0, 4.0)))
 
 
-NOT_YET = pytest.mark.xfail(reason="146°, 70 %, inverted: of this head the search finds another pose", strict=True)
-
-
-@pytest.mark.parametrize("seed", [3, pytest.param(5, marks=NOT_YET)])
-def test_a_turn_and_a_cut_are_found(head, seed):
-    pair = planted(head, seed)
+def test_a_turn_a_cut_and_another_contrast_are_found(head):
+    """146°, 81 mm, 70 % of the body, inverted: of the turns the right one ranks 112th by correlation alone."""
+    pair = planted(head, 5)
     found = find_pose(Scan(pair.moving), Scan(pair.fixed))
     assert pair.error(found.pose) < pair.tolerance
     assert found.score > found.start
@@ -100,3 +98,60 @@ def test_nothing_moves_along_an_axis_of_one_voxel(tmp_path):
     found = find_pose(Scan(moving), Scan(fixed)).pose
     shift = found(fixed.geometry.centre[None])[0] - fixed.geometry.centre
     np.testing.assert_allclose(shift, [-5, 3, 0], atol=0.1)
+
+
+def test_swapped_scans_have_the_inverse_pose(head):
+    pair = planted(head, 3)
+    near = pair.truth.moved(np.array([3.0, -2, 1, 4, 2, -3]), Moves.of("rigid", np.eye(3), 80.0))
+    moving, fixed = Scan(pair.moving), Scan(pair.fixed)
+    found = find_pose(moving, fixed, initial=near).pose
+    other = find_pose(fixed, moving, initial=near.inverse).pose
+    assert pair.error(found) < pair.tolerance
+    np.testing.assert_allclose(other.inverse(pair.body), found(pair.body), atol=1e-6)
+
+
+def test_a_header_that_moves_lays_the_image(head):
+    """Its voxels stay, and lie where ITK's transform reads them."""
+    pair = planted(head, 3)
+    moved = laid(pair.moving, pair.truth)
+    np.testing.assert_array_equal(moved.array, pair.moving.array)
+    index = np.array([3.0, 4, 5])
+    there = moved.geometry.index_to_physical(index)
+    expected = pair.moving.geometry.index_to_physical(index)
+    np.testing.assert_allclose(as_itk(pair.truth).TransformPoint(there.tolist()), expected, atol=1e-4)
+    with pytest.raises(ValueError, match="turns and shifts only"):
+        laid(pair.moving, Pose.laying(np.zeros(3), np.zeros(3), 1.1 * np.eye(3)))
+
+
+def test_the_command_writes_what_itk_reads(head, foldless, tmp_path):
+    pair = planted(head, 3)
+    names = [tmp_path / name for name in ("moving.nii.gz", "fixed.nii.gz", "mask.nii.gz")]
+    for volume, name in zip((laid(pair.moving, pair.truth), pair.fixed), names, strict=False):
+        write_volume(volume.array, volume.geometry, name)
+    write_volume(np.ones_like(pair.fixed.array, np.int32), pair.fixed.geometry, names[2], np.uint8)
+    out = tmp_path / "out"
+    words = ("pose", *names[:2], "--output", out, "--fixed-mask", names[2], "--transform")
+    code, said, _ = foldless(*words, "rigid", "--start", "world")
+    assert code == 0
+    assert "100.0% of" in said
+    assert "turned by" in said
+    moving, fixed = (sitk.ReadImage(str(name), sitk.sitkFloat32) for name in names[:2])
+    by_itk = sitk.Resample(moving, fixed, sitk.ReadTransform(str(out / "pose.txt")), sitk.sitkLinear)
+    warped = sitk.ReadImage(str(out / "warped.nii.gz"), sitk.sitkFloat32)
+    inside = sitk.GetArrayFromImage(by_itk) > 0
+    np.testing.assert_allclose(sitk.GetArrayFromImage(warped)[inside], sitk.GetArrayFromImage(by_itk)[inside], atol=0.5)
+    there, back = (sitk.ReadTransform(str(out / name)) for name in ("pose.txt", "inverse_pose.txt"))
+    np.testing.assert_allclose(back.TransformPoint(there.TransformPoint((1.0, 2, 3))), (1, 2, 3), atol=1e-6)
+    assert (out / "laid.nii.gz").exists()
+    assert foldless(*words, "affine", "--start", "world", "--overwrite")[0] == 0
+    assert not (out / "laid.nii.gz").exists()
+
+
+def test_a_mask_that_leaves_nothing_is_refused(head, foldless, tmp_path):
+    for name, volume in (("a.nii.gz", head), ("m.nii.gz", like(np.zeros(head.array.shape, np.int32), head))):
+        write_volume(volume.array, volume.geometry, tmp_path / name, np.uint8 if name == "m.nii.gz" else None)
+    files = [tmp_path / name for name in ("a.nii.gz", "a.nii.gz", "m.nii.gz")]
+    code, _, said = foldless("pose", *files[:2], "--moving-mask", files[2], "--output", tmp_path / "out")
+    assert code == 2
+    assert "leaves nothing of" in said
+    assert not (tmp_path / "out").exists()

@@ -26,6 +26,7 @@ from foldless.cli.failures import ended
 from foldless.cli.inspect import Inspect
 from foldless.cli.jacobian import Jacobian
 from foldless.cli.points import Points
+from foldless.cli.pose import FindPose
 from foldless.cli.prepare import Prepare
 from foldless.cli.register import Register
 from foldless.cli.repair import Repair
@@ -45,6 +46,7 @@ kept; 128 + the number of the signal that stopped it."""
 Command = (
     Train
     | Register
+    | FindPose
     | Apply
     | Convert
     | Compose
@@ -65,6 +67,7 @@ COMMANDS: dict[str, type[Command]] = {
     "demo": Demo,
     "train": Train,
     "register": Register,
+    "pose": FindPose,
     "apply": Apply,
     "convert": Convert,
     "compose": Compose,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -20,13 +21,11 @@ ACROSS = 24
 """Voxels of the coarsest level across the images."""
 TURNS = {0: 1, 1: 1, 2: 36, 3: 240}
 """Turns that are tried, by the axes along which images show anything."""
-WIDE = 1.75
+WIDE = 2.0
 """Coarse voxels between the nodes on which all shifts are tried."""
-LOOKED_AT = 60
-"""Candidates that are compared by what they say before the best are refined."""
-KEPT = (12, 3, 1)
+KEPT = (10, 3, 1)
 """Candidates that are refined at each level, coarse to fine."""
-POINTS = (8_000, 30_000, 60_000)
+POINTS = (5_000, 20_000, 50_000)
 """Of the fixed image at which images are compared, at each level."""
 STEPS = (30, 25, 25)
 """Most steps of refining at each level."""
@@ -53,7 +52,18 @@ class Found:
     chance: float
 
 
-def find_pose(moving: Scan, fixed: Scan, freedom: Freedom = "rigid", initial: Pose | None = None) -> Found:
+def parts(moving: Scan, fixed: Scan) -> int:
+    """How many times a whole search says that it is a part further."""
+    return TURNS[len(_axes(moving, fixed))] + sum(KEPT) + 1
+
+
+def find_pose(
+    moving: Scan,
+    fixed: Scan,
+    freedom: Freedom = "rigid",
+    initial: Pose | None = None,
+    on_part: Callable[[], None] = lambda: None,
+) -> Found:
     """The transform from fixed to moving world, LPS mm, under which the scans say most of each other.
 
     Args:
@@ -61,17 +71,23 @@ def find_pose(moving: Scan, fixed: Scan, freedom: Freedom = "rigid", initial: Po
         fixed: the other; swapping the two inverts what is found.
         freedom: what the pose may be.
         initial: the only start, instead of a search.
+        on_part: called after every part of the search, of which there are `parts` at most.
     """
     if _swapped(moving, fixed):
-        found = _found(fixed, moving, freedom, None if initial is None else initial.inverse)
-        return replace(found, pose=found.pose.inverse)
-    return _found(moving, fixed, freedom, initial)
+        found = _found(fixed, moving, freedom, None if initial is None else initial.inverse, on_part)
+        return replace(found, pose=found.pose.inverse.about(fixed.geometry.centre))
+    return _found(moving, fixed, freedom, initial, on_part)
 
 
-def _found(moving: Scan, fixed: Scan, freedom: Freedom, initial: Pose | None) -> Found:
+def _axes(moving: Scan, fixed: Scan) -> Float64[np.ndarray, "axes dim"]:
+    """Along which the images can be moved, one a row."""
+    return fixed.axes if len(fixed.axes) <= len(moving.axes) else moving.axes
+
+
+def _found(moving: Scan, fixed: Scan, freedom: Freedom, initial: Pose | None, on_part: Callable[[], None]) -> Found:
     levels = _levels(moving, fixed)
     views = [(moving.at(spacing), fixed.at(spacing)) for spacing in levels]
-    axes = fixed.axes if len(fixed.axes) <= len(moving.axes) else moving.axes
+    axes = _axes(moving, fixed)
     here, radius = fixed.geometry.centre, max(float(np.linalg.norm(fixed.sides)) / 4, 1e-6)
     measures = [
         Measure(Points.of(b, most), a, LEAST_SHARE * min(a.extent, b.extent))
@@ -83,15 +99,18 @@ def _found(moving: Scan, fixed: Scan, freedom: Freedom, initial: Pose | None) ->
         turns = rotations(TURNS[len(axes)], axes)
         others = [
             *_plain(*views[0]),
-            *(pose for _, pose in searched(views[0][1], views[0][0], turns, WIDE * levels[0])),
+            *(pose for _, pose in searched(views[0][1], views[0][0], turns, WIDE * levels[0], on_part)),
         ]
-        scored = sorted(((measures[0](pose), pose) for pose in others[:LOOKED_AT]), key=lambda one: -one[0])
+        scored = sorted(((measures[0](pose), pose) for pose in others), key=lambda one: -one[0])
         chance = float(np.median([score for score, _ in scored]))
         pool += [pose for _, pose in scored[: KEPT[0]]]
     body, runner_up = _body(views[0][1]), 0.0
     for level, (measure, spacing, kept, steps) in enumerate(zip(measures, levels, KEPT, STEPS, strict=True)):
         moves = Moves.of("rigid", axes, radius)
-        best = [refined(measure, pose.about(here), moves, spacing, steps) for pose in pool[: kept + (level == 0)]]
+        best = []
+        for pose in pool[: kept + (level == 0)]:
+            best.append(refined(measure, pose.about(here), moves, spacing, steps))
+            on_part()
         pool, scores = _distinct(best, body, DISTINCT * levels[0])
         if len(scores) > 1:
             runner_up = scores[1] / max(scores[0], 1e-9)

@@ -46,6 +46,23 @@ class Pose:
         """From moving space to fixed."""
         return Pose(np.linalg.inv(self.linear), self.there, self.here)
 
+    @property
+    def degrees(self) -> float:
+        """By how much it turns: the angle of the rotation nearest to its linear part."""
+        u, _, vt = np.linalg.svd(self.linear)
+        cosine = (np.trace(u @ vt) - (self.dim - 2)) / 2
+        return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
+
+    @property
+    def shift(self) -> float:
+        """How far `here` is moved, mm."""
+        return float(np.linalg.norm(self.there - self.here))
+
+    @property
+    def volume(self) -> float:
+        """By what it multiplies volumes, from fixed to moving."""
+        return float(np.linalg.det(self.linear))
+
     def __call__(self, points: Float64[np.ndarray, "*at dim"]) -> Float64[np.ndarray, "*at dim"]:
         """Points (..., dim), LPS millimetres, carried to moving space."""
         carried: np.ndarray = (points - self.here) @ self.linear.T + self.there

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,7 +43,11 @@ class _Box:
 
 
 def searched(
-    fixed: View, moving: View, turns: Float64[np.ndarray, "count dim dim"], spacing: float
+    fixed: View,
+    moving: View,
+    turns: Float64[np.ndarray, "count dim dim"],
+    spacing: float,
+    on_part: Callable[[], None] = lambda: None,
 ) -> list[tuple[float, Pose]]:
     """For each turn the shift at which the images correlate best, either way; a score and a pose each, best first.
 
@@ -67,6 +72,7 @@ def searched(
         index = np.where(index >= np.array(other.counts), index - size, index)
         shift = (index - other.middle + box.middle)[::-1] * spacing
         found.append((float(score.flatten()[best]), Pose.laying(there + turn @ shift, here, turn)))
+        on_part()
     return sorted(found, key=lambda one: -one[0])
 
 

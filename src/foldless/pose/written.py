@@ -1,0 +1,31 @@
+"""Poses as others read them: ITK's transforms, and headers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import SimpleITK as sitk  # noqa: N813
+
+from foldless.io import Volume
+from foldless.pose.rigid import Pose
+
+
+def as_itk(pose: Pose) -> sitk.AffineTransform:
+    """The pose as ITK has it, about its own centre: from fixed to moving world, LPS mm."""
+    return sitk.AffineTransform(pose.linear.ravel().tolist(), (pose.there - pose.here).tolist(), pose.here.tolist())
+
+
+def laid(volume: Volume, pose: Pose) -> Volume:
+    """The moving volume where a rigid pose lays it in fixed space: its header moves, its voxels stay.
+
+    Raises:
+        ValueError: the pose is not rigid, which no header holds.
+    """
+    back = pose.inverse
+    if not np.allclose(back.linear @ back.linear.T, np.eye(pose.dim), atol=1e-9):
+        raise ValueError("a header holds turns and shifts only; got a pose that scales or shears")
+    image = volume.image[:]
+    image.SetOrigin(back(np.array(volume.geometry.origin)).tolist())
+    image.SetDirection((back.linear @ volume.geometry.cosines).ravel().tolist())
+    return replace(volume, image=image)
