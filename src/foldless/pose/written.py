@@ -13,7 +13,9 @@ from foldless.pose.rigid import Pose
 
 def as_itk(pose: Pose) -> sitk.AffineTransform:
     """The pose as ITK has it, about its own centre: from fixed to moving world, LPS mm."""
-    return sitk.AffineTransform(pose.linear.ravel().tolist(), (pose.there - pose.here).tolist(), pose.here.tolist())
+    parts = (pose.linear.ravel(), pose.there - pose.here, pose.here)
+    transform: sitk.AffineTransform = sitk.AffineTransform(*[x.tolist() for x in parts])  # type: ignore[no-untyped-call]
+    return transform
 
 
 def laid(volume: Volume, pose: Pose) -> Volume:
