@@ -101,10 +101,19 @@ def test_a_warp_that_folds_has_no_inverse(foldless, home):
     fixed = geometry("axis-aligned")
     write_warp(wave(fixed, 40.0), fixed, "folds.nii.gz")
     image_on(fixed, home / "a.nii.gz")
-    code, _, complained = foldless("invert", "folds.nii.gz", "--moving", "a.nii.gz", "--output", "b.nii.gz")
-    assert code == 2
-    assert "no inverse of folds.nii.gz was found" in complained
-    assert not (home / "b.nii.gz").exists()
+    (home / "p.csv").write_text("x,y,z\n" + "\n".join(",".join(map(str, point)) for point in nodes(fixed)))
+    for words in (
+        ("invert", "folds.nii.gz", "--moving", "a.nii.gz", "--output", "b.nii.gz"),
+        ("convert", "folds.nii.gz,-1", "b.nii.gz"),
+        ("compose", "folds.nii.gz,-1", "turn.tfm", "--reference", "a.nii.gz", "--output", "b.nii.gz"),
+        ("apply", "[folds.nii.gz,1]", "a.nii.gz", "--reference", "a.nii.gz", "--output", "b.nii.gz"),
+        ("points", "folds.nii.gz", "p.csv", "--output", "b.csv"),
+    ):
+        code, _, complained = foldless(*words)
+        assert code == 2
+        assert "no inverse was found at" in complained
+        assert complained.count("\n") == 1
+        assert not list(home.glob("b.*"))
 
 
 @pytest.mark.parametrize("log", [False, True])
