@@ -104,7 +104,7 @@ def test_a_warp_that_folds_has_no_inverse(foldless, home):
     (home / "p.csv").write_text("x,y,z\n" + "\n".join(",".join(map(str, point)) for point in nodes(fixed)))
     for words in (
         ("invert", "folds.nii.gz", "--moving", "a.nii.gz", "--output", "b.nii.gz"),
-        ("convert", "folds.nii.gz,-1", "b.nii.gz"),
+        ("convert", "folds.nii.gz,-1", "b.nii.gz", "--fixed", "a.nii.gz"),
         ("compose", "folds.nii.gz,-1", "turn.tfm", "--reference", "a.nii.gz", "--output", "b.nii.gz"),
         ("apply", "[folds.nii.gz,1]", "a.nii.gz", "--reference", "a.nii.gz", "--output", "b.nii.gz"),
         ("points", "folds.nii.gz", "p.csv", "--output", "b.csv"),
