@@ -82,21 +82,32 @@ class Pulling:
             )
         outside = self.fill if self.fill is not None else 0.0 if self.source.labels else self.source.least
         for first, last in slabs(on, SLAB):
-            yield self._block(on.slab(first, last), outside)
+            slab = on.slab(first, last)
+            field = self.transform.displacement_on(slab)
+            there = np.moveaxis(slab.voxel_centres, 0, -1) + field
+            yield self._block(slab, field, self.source.geometry.physical_to_index(there)[..., ::-1], outside)
             if watch is not None:
                 watch(last, on.shape[0])
 
-    def _block(self, on: Geometry, outside: float) -> np.ndarray:
-        """The result on a part of the lattice, halved while it needs more of the image than a piece."""
-        field = self.transform.displacement_on(on)
-        low, high = self._needed(on, field)
+    def _block(self, on: Geometry, field: np.ndarray, index: np.ndarray, outside: float) -> np.ndarray:
+        """The result on a part of the lattice, halved while it needs more of the image than a piece.
+
+        Args:
+            on: the part.
+            field: how far its points go, (*shape, dim), LPS mm.
+            index: where in the image they arrive, (*shape, dim), in array order.
+            outside: what lies beyond the image.
+        """
+        low, high = self._needed(index)
         source = self.source
-        need = int(np.prod(high - low)) * self.computed.itemsize
-        if need > PIECE and max(on.shape) > 1:
+        if int(np.prod(high - low)) * self.computed.itemsize > PIECE and max(on.shape) > 1:
             axis = int(np.argmax(on.shape))
             middle = on.shape[axis] // 2
-            halves = (on.part(axis, 0, middle), on.part(axis, middle, on.shape[axis]))
-            return np.concatenate([self._block(half, outside) for half in halves], axis + 1)
+            halves = []
+            for begin, end in ((0, middle), (middle, on.shape[axis])):
+                some = (*[slice(None)] * axis, slice(begin, end))
+                halves.append(self._block(on.part(axis, begin, end), field[some], index[some], outside))
+            return np.concatenate(halves, axis + 1)
         if (high <= low).any():
             return np.full((len(source.voxels), *on.shape), outside).astype(self.computed)
         lattice = source.geometry
@@ -112,6 +123,7 @@ class Pulling:
             outside,
         )
         found = [self._read(np.asarray(channel[box]), lattice, on, way) for channel in source.voxels]
+        source.release()
         return np.stack(found)
 
     def _read(self, piece: np.ndarray, lattice: Geometry, on: Geometry, way: tuple[object, ...]) -> np.ndarray:
@@ -121,12 +133,11 @@ class Pulling:
         array: np.ndarray = sitk.GetArrayFromImage(sitk.Resample(image, on.size, *way, kind))
         return array
 
-    def _needed(self, on: Geometry, field: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """First and last index, exclusive, in array order, of what a part of the lattice reads of the image."""
-        there = np.moveaxis(on.voxel_centres, 0, -1) + field
-        index = self.source.geometry.physical_to_index(there.reshape(-1, on.dim))[:, ::-1]
-        shape = np.array(self.source.geometry.shape)
-        low, high = np.floor(index.min(0)) - MARGIN, np.ceil(index.max(0)) + MARGIN + 1
+    def _needed(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """First and last index, exclusive, of what points read of the image."""
+        shape, each = np.array(self.source.geometry.shape), [index[..., axis] for axis in range(index.shape[-1])]
+        low = np.array([np.floor(one.min()) - MARGIN for one in each])
+        high = np.array([np.ceil(one.max()) + MARGIN + 1 for one in each])
         return np.clip(low, 0, shape).astype(int), np.clip(high, 0, shape).astype(int)
 
 

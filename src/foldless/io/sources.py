@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import mmap
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -59,7 +60,18 @@ class Source:
     @property
     def least(self) -> float:
         """The smallest number in it."""
-        return min(float(part.min()) for channel in self.voxels for part in channel)
+        least = np.inf
+        for channel in self.voxels:
+            for part in channel:
+                least = min(least, float(part.min()))
+                self.release()
+        return least
+
+    def release(self) -> None:
+        """Let go of what was read of a file that lies in a memory map, which else stays until memory is short."""
+        mapping = getattr(self.voxels, "_mmap", None)
+        if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+            mapping.madvise(mmap.MADV_DONTNEED)
 
     @property
     def glimpse(self) -> np.ndarray:
@@ -87,8 +99,9 @@ def read_source(path: Path | str, labels: bool = False) -> Source:
     else:
         source = _loaded(path, labels)
     if source.dtype.kind == "f":
-        for part in source.voxels:
+        for part in (part for channel in source.voxels for part in channel):
             check_finite(part, path)
+            source.release()
     return source
 
 
