@@ -312,3 +312,35 @@ def test_what_cannot_be_done_is_one_sentence(foldless, home, words, says):
     assert says in complained
     assert complained.count("\n") == 1
     assert sorted(home.rglob("*")) == before
+
+
+FIELDS = ("fsl-relative", "fsl-absolute", "niftyreg-def", "niftyreg-disp", "learn2reg", "voxelmorph", "dipy")
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_fields_of_any_program_are_certified_and_repaired(foldless, home, name):
+    fixed = geometry("oblique")
+    torn = wave(fixed)
+    torn[4, 5, 6] += 3.5
+    spaces = Spaces(fixed, moving_geometry(fixed))
+    for title, field in (("sound", wave(fixed)), ("torn", torn)):
+        write_transform(Transform((Warped(field, fixed),)), home / f"{title}.nii.gz", spaces, name)
+    images = ("--moving", "m.nii.gz")
+    code, said, complained = foldless("certify", f"{name}:sound.nii.gz", "--reference", "f.nii.gz", *images)
+    assert (code, complained) == (0, "")
+    assert "proven fold-free" in said
+    assert foldless("certify", f"{name}:torn.nii.gz", "--reference", "f.nii.gz", *images)[0] == 3
+    words = ("--fixed", "f.nii.gz", *images, "--output", "mended.nii.gz")
+    assert foldless("repair", f"{name}:torn.nii.gz", *words)[0] == 0
+    assert foldless("certify", "mended.nii.gz")[0] == 0
+
+
+@pytest.mark.parametrize("name", ["fsl-relative", "voxelmorph"])
+def test_compose_takes_what_counts_in_both_images(foldless, home, name):
+    fixed = geometry("oblique")
+    write_transform(transform("smooth warp", fixed), home / "w.nii.gz", Spaces(fixed, moving_geometry(fixed)), name)
+    words = (f"{name}:w.nii.gz", "turn.tfm", "--reference", "f.nii.gz", "--output", "all.h5")
+    assert foldless("compose", *words, "--moving", "m.nii.gz")[0] == 0
+    points = nodes(fixed)
+    expected = read_transform("turn.tfm")(read_transform("warp.nii.gz")(points))
+    np.testing.assert_allclose(read_transform("all.h5")(points), expected, atol=1e-4)

@@ -64,15 +64,18 @@ class Compose:
     """The fixed image, on whose lattice the result becomes a field where its format holds one."""
     output: str
     """File to write, FILE or FORMAT:FILE."""
+    moving: Path | None = None
+    """The moving image, for a transform that counts in both, as FSL's and arrays do; it must lie between these two."""
     overwrite: bool = False
     """Replace --output if it exists."""
 
     def run(self) -> None:
         output = file_of(self.output)
-        check_file(output, [*map(file_of, self.transforms), self.reference], self.overwrite)
+        inputs = given(*map(file_of, self.transforms), self.reference, self.moving)
+        check_file(output, inputs, self.overwrite)
         with written_alone(output):
-            spaces = spaces_of(self.reference, None)
-            transform = composed(self.transforms)
+            spaces = spaces_of(self.reference, self.moving)
+            transform = composed(self.transforms, spaces)
             _check_dim(transform, spaces, self.reference)
             say(f"takes points of {self.reference} through {', then '.join(self.transforms)}")
             _written(transform, self.output, spaces)
