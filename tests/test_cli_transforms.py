@@ -101,10 +101,19 @@ def test_a_warp_that_folds_has_no_inverse(foldless, home):
     fixed = geometry("axis-aligned")
     write_warp(wave(fixed, 40.0), fixed, "folds.nii.gz")
     image_on(fixed, home / "a.nii.gz")
-    code, _, complained = foldless("invert", "folds.nii.gz", "--moving", "a.nii.gz", "--output", "b.nii.gz")
-    assert code == 2
-    assert "no inverse of folds.nii.gz was found" in complained
-    assert not (home / "b.nii.gz").exists()
+    (home / "p.csv").write_text("x,y,z\n" + "\n".join(",".join(map(str, point)) for point in nodes(fixed)))
+    for words in (
+        ("invert", "folds.nii.gz", "--moving", "a.nii.gz", "--output", "b.nii.gz"),
+        ("convert", "folds.nii.gz,-1", "b.nii.gz", "--fixed", "a.nii.gz"),
+        ("compose", "folds.nii.gz,-1", "turn.tfm", "--reference", "a.nii.gz", "--output", "b.nii.gz"),
+        ("apply", "[folds.nii.gz,1]", "a.nii.gz", "--reference", "a.nii.gz", "--output", "b.nii.gz"),
+        ("points", "folds.nii.gz", "p.csv", "--output", "b.csv"),
+    ):
+        code, _, complained = foldless(*words)
+        assert code == 2
+        assert "no inverse was found at" in complained
+        assert complained.count("\n") == 1
+        assert not list(home.glob("b.*"))
 
 
 @pytest.mark.parametrize("log", [False, True])
@@ -303,3 +312,35 @@ def test_what_cannot_be_done_is_one_sentence(foldless, home, words, says):
     assert says in complained
     assert complained.count("\n") == 1
     assert sorted(home.rglob("*")) == before
+
+
+FIELDS = ("fsl-relative", "fsl-absolute", "niftyreg-def", "niftyreg-disp", "learn2reg", "voxelmorph", "dipy")
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_fields_of_any_program_are_certified_and_repaired(foldless, home, name):
+    fixed = geometry("oblique")
+    torn = wave(fixed)
+    torn[4, 5, 6] += 3.5
+    spaces = Spaces(fixed, moving_geometry(fixed))
+    for title, field in (("sound", wave(fixed)), ("torn", torn)):
+        write_transform(Transform((Warped(field, fixed),)), home / f"{title}.nii.gz", spaces, name)
+    images = ("--moving", "m.nii.gz")
+    code, said, complained = foldless("certify", f"{name}:sound.nii.gz", "--reference", "f.nii.gz", *images)
+    assert (code, complained) == (0, "")
+    assert "proven fold-free" in said
+    assert foldless("certify", f"{name}:torn.nii.gz", "--reference", "f.nii.gz", *images)[0] == 3
+    words = ("--fixed", "f.nii.gz", *images, "--output", "mended.nii.gz")
+    assert foldless("repair", f"{name}:torn.nii.gz", *words)[0] == 0
+    assert foldless("certify", "mended.nii.gz")[0] == 0
+
+
+@pytest.mark.parametrize("name", ["fsl-relative", "voxelmorph"])
+def test_compose_takes_what_counts_in_both_images(foldless, home, name):
+    fixed = geometry("oblique")
+    write_transform(transform("smooth warp", fixed), home / "w.nii.gz", Spaces(fixed, moving_geometry(fixed)), name)
+    words = (f"{name}:w.nii.gz", "turn.tfm", "--reference", "f.nii.gz", "--output", "all.h5")
+    assert foldless("compose", *words, "--moving", "m.nii.gz")[0] == 0
+    points = nodes(fixed)
+    expected = read_transform("turn.tfm")(read_transform("warp.nii.gz")(points))
+    np.testing.assert_allclose(read_transform("all.h5")(points), expected, atol=1e-4)

@@ -76,7 +76,7 @@ def judged(transform: Transform, moving: Volume, fixed: Volume) -> Finding:
     def alike(there: np.ndarray) -> float:
         return _mutual(values, _read(moving, there))
 
-    warped, inverse = alike(transform(points)), alike(transform.flipped(points))
+    warped, inverse = alike(transform(points)), alike(transform.back(points)[0])
     best, likely = max(warped + CLEAR, 0.0), None
     if inverse > best:
         best, likely = inverse, "it goes the other way, from the moving to the fixed image"

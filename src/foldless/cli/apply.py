@@ -12,11 +12,10 @@ from tyro.conf import Positional, arg
 from foldless.cli.console import say
 from foldless.cli.outputs import check_file, written_alone
 from foldless.cli.transforms import composed, file_of, watched
+from foldless.errors import InputError
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from foldless.io import Volume
+    from foldless.io import Source, Transform
 
 PIECEWISE = 0.5
 """Share of neighbours in the foreground that are equal, from which whole numbers look like labels."""
@@ -24,21 +23,23 @@ PIECEWISE = 0.5
 
 @dataclass(frozen=True)
 class Apply:
-    """Carry an image or a label map through a warp of `foldless register` or of another program, or through several.
+    """Carry images or label maps through a warp of `foldless register` or of another program, or through several.
 
-    Several transforms are composed, and the image is interpolated once. Beyond its lattice a warp continues by its
-    border value.
+    Several transforms are composed, and images are interpolated once: the components of vectors and colours, and the
+    volumes of a series, one by one. Beyond its lattice a warp continues by its border value. Large uncompressed images
+    (3-D .nii, .nrrd, .mha) need not fit in memory.
     """
 
     warp: Annotated[Positional[str], arg(metavar="WARP")]
     """The warp that points of the fixed image meet first: FILE, FORMAT:FILE, or FILE,-1 for the inverse, as in foldless
     convert."""
-    image: Annotated[Positional[Path], arg(metavar="IMAGE")]
+    images: Annotated[Positional[tuple[Path, ...]], arg(metavar="IMAGE...")]
     """What to warp: the moving image, or anything in its space."""
     reference: Path
     """The image whose lattice the result gets, usually the fixed one; its intensities do not matter."""
     output: Path
-    """File of the result; its suffix names the format. Whole numbers stay whole, of the type that IMAGE stores."""
+    """File of the result, whose suffix names the format; of several images the folder for files of their names. Numbers
+    stay of the type that IMAGE stores."""
     then: tuple[str, ...] = ()
     """Further transforms, in the order in which points meet them after WARP, as in ANTs' list."""
     interpolation: Literal["linear", "nearest", "label", "cubic", "sinc"] | None = None
@@ -46,62 +47,61 @@ class Apply:
     fill: float | None = None
     """What lies outside the image; by default its minimum, or 0 with --labels."""
     labels: bool = False
-    """The image holds labels: take the nearest voxel instead of interpolating."""
+    """The images hold labels: take the nearest voxel instead of interpolating."""
     overwrite: bool = False
-    """Replace --output if it exists."""
+    """Replace results that exist."""
 
     def run(self) -> None:
+        outputs = self._outputs()
         words = (self.warp, *self.then)
-        check_file(self.output, [*map(file_of, words), self.image, self.reference], self.overwrite)
-        with written_alone(self.output):
-            shape = self._carry()
-        say(f"{self.output}: {shape} voxels on the lattice of {self.reference}")
+        for output in outputs:
+            check_file(output, [*map(file_of, words), *self.images, self.reference], self.overwrite)
+        transform = None
+        for image, output in zip(self.images, outputs, strict=True):
+            with written_alone(output):
+                transform = transform or composed(words)
+                shape = self._carry(transform, image, output)
+            say(f"{output}: {shape} voxels on the lattice of {self.reference}")
 
-    def _carry(self) -> str:
+    def _outputs(self) -> list[Path]:
+        """Where the result of each image goes."""
+        if not self.images:
+            raise InputError("name one or more images: foldless apply WARP IMAGE --reference FIXED --output OUT")
+        if len(self.images) == 1:
+            return [self.output]
+        if self.output.is_file():
+            raise InputError(f"{self.output} is a file; the results of {len(self.images)} images go to a folder")
+        if len({image.name for image in self.images}) < len(self.images):
+            raise InputError("two images have one name, and their results would too; carry them one after the other")
+        return [self.output / image.name for image in self.images]
+
+    def _carry(self, transform: Transform, image: Path, output: Path) -> str:
         """Write the result; its size in words."""
-        import numpy as np
-
-        from foldless.io import check_format, pulled, read_geometry, read_volume, stored_dtype, write_volume
+        from foldless.io import Pulling, check_format, read_geometry, read_source, rounded, write_like
 
         labels = self.labels or self.interpolation == "label"
-        volume = read_volume(self.image, labels=labels)
+        source = read_source(image, labels)
         reference = read_geometry(self.reference)
-        dtype = stored_dtype(self.image)
-        kept = dtype if np.issubdtype(dtype, np.integer) else volume.array.dtype
-        check_format(self.output, kept, reference.dim, labels)
-        transform = composed((self.warp, *self.then))
+        check_format(output, source.dtype, reference.dim, labels)
         how = self.interpolation or ("nearest" if labels else "linear")
+        pulling = Pulling(source, transform, how, self.fill)
         with watched("applying") as watch:
-            warped = pulled(volume, transform, reference, how, self.fill, watch)
-        if how != "nearest" and not labels and _looks_like_labels(volume):
+            slabs = (rounded(slab, source.dtype) for slab in pulling.slabs(reference, watch))
+            write_like(source, slabs, reference, output, source.dtype)
+        if how != "nearest" and not labels and _looks_like_labels(source):
             warnings.warn(
-                f"{self.image} looks like a label map, and its labels were mixed where they meet; add --labels to take "
+                f"{image} looks like a label map, and its labels were mixed where they meet; add --labels to take "
                 "the nearest voxel instead"
             )
-        write_volume(_within(warped, kept), reference, self.output, kept)
         return " x ".join(map(str, reference.size))
 
 
-def _within(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """The numbers, rounding errors at the ends of an integer type cut off."""
-    import numpy as np
-
-    if not np.issubdtype(dtype, np.integer):
-        return array
-    if not np.issubdtype(array.dtype, np.floating):  # labels, which are numbers of the file already
-        return array
-    ends, largest = np.iinfo(dtype), array.dtype.type(np.iinfo(dtype).max)
-    if int(largest) > ends.max:  # float32 has no 2^31 - 1, and would round it to what wraps around
-        largest = np.nextafter(largest, array.dtype.type(0))
-    return array.clip(array.dtype.type(ends.min), largest)
-
-
-def _looks_like_labels(volume: Volume) -> bool:
+def _looks_like_labels(source: Source) -> bool:
     """Whether its numbers are whole and most neighbours in the foreground equal, as in no image with noise."""
     import numpy as np
 
-    array = volume.array
-    if not np.array_equal(array, np.rint(array)):
+    array = source.glimpse
+    if source.kind != "one" or not np.array_equal(array, np.rint(array)):
         return False
     here, there = array[..., :-1], array[..., 1:]
     inside = (here != array.min()) & (there != array.min())

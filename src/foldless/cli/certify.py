@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 
 from foldless.cli.console import number, say, table
 from foldless.cli.outputs import check_file, written_alone
+from foldless.cli.transforms import field_of, file_of, given, spaces_of
 from foldless.errors import InputError, UnprovenError
 
 if TYPE_CHECKING:
@@ -29,10 +30,12 @@ class Certify:
     one-to-one everywhere. A refuted one comes with a point where it folds. See docs/certificate.md.
     """
 
-    warps: Annotated[Positional[tuple[Path, ...]], arg(metavar="WARP...")]
-    """Displacement fields of ANTs, greedy, SimpleITK or foldless (.nii.gz, .h5), or of Learn2Reg (.npz, in voxels)."""
+    warps: Annotated[Positional[tuple[str, ...]], arg(metavar="WARP...")]
+    """FILE or FORMAT:FILE, formats as in foldless convert; a .npz alone is Learn2Reg's, in voxels."""
     reference: Path | None = None
-    """For transforms without a lattice of their own, such as an affine one in .h5: the image whose lattice to judge."""
+    """The fixed image: for transforms without a lattice of their own, and for formats that count in it."""
+    moving: Path | None = None
+    """The moving image, for formats that count in it as well."""
     apart: int = 1
     """For .npz: how many voxels lie between its nodes; 2 where a field was handed in at half the resolution."""
     output: Path | None = None
@@ -46,11 +49,11 @@ class Certify:
             found = self._found()
             if self.output is not None:
                 self._write(found)
-        failing = [str(path) for path, one in found.items() if not one.proven]
+        failing = [path for path, one in found.items() if not one.proven]
         if failing:
             raise UnprovenError(f"not proven fold-free: {', '.join(failing)}; `foldless repair` opens cells that fold")
 
-    def _found(self) -> dict[Path, Certificate]:
+    def _found(self) -> dict[str, Certificate]:
         """What is proven of each warp, which is shown."""
         found = {path: self._certificate(path) for path in self.warps}
         table("Certificates", [_row(path, one) for path, one in found.items()], COLUMNS)
@@ -63,33 +66,33 @@ class Certify:
             raise InputError("name one or more warps: foldless certify warp.nii.gz")
         if not 1 <= self.apart <= FARTHEST:
             raise InputError(f"--apart is 1 to {FARTHEST} voxels; got {self.apart}")
-        if self.apart > 1 and not any(path.suffix == ".npz" for path in self.warps):
+        if self.apart > 1 and not any(word.endswith(".npz") for word in self.warps):
             raise InputError("--apart is for .npz, whose nodes say nothing of their distance; leave it out")
         if self.output is not None and self.output.suffix != ".json":
             raise InputError(f"--output is a .json file; got {self.output}")
-        inputs = [*self.warps, *([self.reference] if self.reference else [])]
+        inputs = [*map(file_of, self.warps), *given(self.reference, self.moving)]
         check_file(self.output, inputs, self.overwrite)
 
-    def _certificate(self, path: Path) -> Certificate:
-        from foldless.io import read_geometry, read_voxel_displacement, read_warp
+    def _certificate(self, word: str) -> Certificate:
+        from foldless.io import read_voxel_displacement
         from foldless.proofs import certify_voxel_field, certify_warp
 
-        if path.suffix == ".npz":
+        path = file_of(word)
+        if word == str(path) and path.suffix == ".npz":
             return certify_voxel_field(read_voxel_displacement(path), self.apart)
-        on = None if self.reference is None else read_geometry(self.reference)
-        return certify_warp(*read_warp(path, on))
+        return certify_warp(*field_of(word, spaces_of(self.reference, self.moving)))
 
-    def _write(self, found: dict[Path, Certificate]) -> None:
+    def _write(self, found: dict[str, Certificate]) -> None:
         from foldless.record import file_digest, run_record, write_json
 
         assert self.output is not None
-        record = run_record("certify", asdict(self), {str(path): file_digest(path) for path in self.warps})
-        write_json({"warps": {str(path): one.as_dict() for path, one in found.items()}, "run": record}, self.output)
+        record = run_record("certify", asdict(self), {word: file_digest(file_of(word)) for word in self.warps})
+        write_json({"warps": {word: one.as_dict() for word, one in found.items()}, "run": record}, self.output)
 
 
 COLUMNS = ("warp", "verdict", "cells", "failing", "volumes from", "to")
 
 
-def _row(path: Path, one: Certificate) -> tuple[str, ...]:
+def _row(word: str, one: Certificate) -> tuple[str, ...]:
     numbers = (one.cells, one.refuted + one.undecided, *one.bounds)
-    return path.name, one.state, *map(number, numbers)
+    return file_of(word).name, one.state, *map(number, numbers)

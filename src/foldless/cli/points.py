@@ -19,7 +19,8 @@ class Points:
     """Carry points, surfaces and streamlines along with the images that a warp carries.
 
     Images are pulled, points are pushed: a warp that brings the moving image onto the fixed one takes points of the
-    moving image there by its inverse, which is found at every point. How far there and back misses is said.
+    moving image there by its inverse, which is found at every point. How far there and back misses is said;
+    where no inverse is found, as where a warp folds, nothing is written.
     """
 
     transform: Annotated[Positional[str], arg(metavar="WARP")]
@@ -58,7 +59,7 @@ class Points:
             )
         by = transform.flipped if self.of == "moving" else transform
         carried = by(file.points)
-        missed = np.linalg.norm(by.flipped(carried) - file.points, axis=1)
+        missed = np.linalg.norm(by.back(carried)[0] - file.points, axis=1)
         file.rewrite(carried, self.output)
         which = "the inverse of the warp" if self.of == "moving" else "the warp itself"
         say(

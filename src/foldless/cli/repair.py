@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 
 from foldless.cli.console import say
 from foldless.cli.outputs import check_file, written_alone
+from foldless.cli.transforms import field_of, file_of, given, spaces_of
 from foldless.errors import InputError, UnprovenError
 
 
@@ -21,19 +22,23 @@ class Repair:
     so with exit code 3, and nothing is written.
     """
 
-    warp: Annotated[Positional[Path], arg(metavar="WARP")]
-    """A displacement field of ANTs, greedy, SimpleITK or foldless: .nii.gz or .h5."""
+    warp: Annotated[Positional[str], arg(metavar="WARP")]
+    """A field: FILE or FORMAT:FILE, formats as in foldless convert."""
     output: Path
-    """File of the repaired warp: .nii.gz or .h5."""
+    """File of the repaired warp: .nii.gz or .h5, in ITK's form."""
     image: Path | None = None
     """The image on the warp's lattice, usually the fixed one: what it shows in flat places is moved rather."""
+    fixed: Path | None = None
+    """The fixed image, for formats that count in it."""
+    moving: Path | None = None
+    """The moving image, for formats that count in it."""
     margin: float | None = None
     """How far a cell that folded is opened, as a share of its volume; by default 0.02."""
     overwrite: bool = False
     """Replace --output if it exists."""
 
     def run(self) -> None:
-        check_file(self.output, [path for path in (self.warp, self.image) if path is not None], self.overwrite)
+        check_file(self.output, given(file_of(self.warp), self.image, self.fixed, self.moving), self.overwrite)
         if not self.output.name.endswith((".nii", ".nii.gz", ".h5")):
             raise InputError(f"{self.output}: a warp is written as .nii.gz or as .h5; give a name that ends in one")
         if self.margin is not None and not 0 < self.margin < 1:
@@ -49,7 +54,7 @@ class Repair:
         from foldless.io import read_volume, read_warp, write_warp
         from foldless.proofs import MARGIN, care_for, certify_warp, repair_warp
 
-        warp, geometry = read_warp(self.warp)
+        warp, geometry = field_of(self.warp, spaces_of(self.fixed, self.moving))
         care = None
         if self.image is not None:
             image = read_volume(self.image)

@@ -12,6 +12,8 @@ from foldless.cli.console import progress
 from foldless.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from foldless.io import Geometry, Spaces, Transform
     from foldless.metrics import Certificate
 
@@ -52,15 +54,36 @@ def transform_of(word: str, spaces: Spaces | None = None) -> Transform:
     return found.flipped if inverse else found
 
 
-def composed(words: tuple[str, ...]) -> Transform:
+def field_of(word: str, spaces: Spaces) -> tuple[np.ndarray, Geometry]:
+    """A transform of any format as a field (*shape, dim), LPS mm, and its lattice: its own, or the fixed image's.
+
+    Raises:
+        InputError: it cannot be read, or has no lattice and none is given.
+    """
+    from foldless.io import Warped, read_warp, recognised
+
+    path = file_of(word)
+    if word == str(path) and (not path.is_file() or recognised(path) in ("itk-field", "itk")):
+        return read_warp(path, spaces.fixed)
+    transform = transform_of(word, spaces)
+    own = [part.geometry for part in transform.parts if isinstance(part, Warped)]
+    on = own[0] if len(own) == 1 else transform.lattice
+    if on is None:
+        raise InputError(f"{word} has no lattice of its own; give that of the fixed image")
+    return transform.displacement_on(on), on
+
+
+def composed(words: tuple[str, ...], spaces: Spaces | None = None) -> Transform:
     """Transforms in the order in which points meet them.
+
+    Those that count in their images are taken to lie between the two of `spaces`.
 
     Raises:
         InputError: one cannot be read, or their dimensions differ.
     """
     if not words:
         raise InputError("name one transform or more, in the order in which points meet them")
-    first, *others = [transform_of(word) for word in words]
+    first, *others = [transform_of(word, spaces) for word in words]
     for other in others:
         first = first.then(other)
     return first

@@ -4,7 +4,8 @@ from foldless.io.fields import inverse_consistency_of_files, physical_jacobian, 
 from foldless.io.formats import FORMATS, Spaces, for_name, read_transform, recognised, write_transform
 from foldless.io.geometry import Geometry, centred_lattice, spanning_lattice
 from foldless.io.learn2reg import read_voxel_displacement
-from foldless.io.pulling import Interpolation, pulled
+from foldless.io.pulling import Interpolation, Pulling, rounded
+from foldless.io.sources import Source, read_source, write_like
 from foldless.io.stored import check_format, read_geometry, stored_dtype
 from foldless.io.transforms import (
     apply_warp,
@@ -32,6 +33,8 @@ __all__ = [
     "Geometry",
     "Interpolation",
     "Linear",
+    "Pulling",
+    "Source",
     "Spaces",
     "Spline",
     "Transform",
@@ -49,8 +52,8 @@ __all__ = [
     "on_lattice_of",
     "opening_lines",
     "physical_jacobian",
-    "pulled",
     "read_geometry",
+    "read_source",
     "read_transform",
     "read_volume",
     "read_voxel_displacement",
@@ -58,10 +61,12 @@ __all__ = [
     "recognised",
     "reoriented",
     "resampled",
+    "rounded",
     "sitk_transform",
     "spanning_lattice",
     "stored_dtype",
     "voxel_displacement",
+    "write_like",
     "write_transform",
     "write_volume",
     "write_warp",

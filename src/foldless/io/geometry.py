@@ -129,10 +129,14 @@ class Geometry:
 
     def slab(self, first: int, last: int) -> Geometry:
         """Slices `first` to `last`, exclusive, along array axis 0: the part of the lattice they lie on."""
-        corner = np.zeros(self.dim)
-        corner[-1] = first
+        return self.part(0, first, last)
+
+    def part(self, axis: int, first: int, last: int) -> Geometry:
+        """Slices `first` to `last`, exclusive, along an array axis: the part of the lattice they lie on."""
+        corner, size = np.zeros(self.dim), list(self.size)
+        corner[-1 - axis], size[-1 - axis] = first, last - first
         origin = tuple(float(o) for o in self.index_to_physical(corner))
-        return Geometry((*self.size[:-1], last - first), self.spacing, origin, self.direction)
+        return Geometry(tuple(size), self.spacing, origin, self.direction)
 
     @property
     def _last(self) -> Float64[np.ndarray, " dim"]:

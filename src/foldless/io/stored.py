@@ -14,6 +14,7 @@ from foldless.io.checks import existing_file, straightened
 from foldless.io.files import suffix
 from foldless.io.geometry import Geometry
 from foldless.io.headers import header, read_image
+from foldless.io.plain import mapped
 
 PICTURES: dict[str, tuple[type[np.generic], ...]] = {
     ".png": (np.uint8, np.uint16),
@@ -35,6 +36,8 @@ def read_geometry(path: Path | str) -> Geometry:
         InputError: no file is there, or nothing in it tells of a lattice.
     """
     path = existing_file(path, "reference image")
+    if (found := mapped(path, stored_dtype(path))) is not None:  # its voxels need not be read
+        return found[1]
     try:
         return Geometry.of(read_image(path))
     except InputError as error:

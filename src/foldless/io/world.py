@@ -20,8 +20,10 @@ from foldless.maps import Affine, CubicSpline, Displacement, Map, compose, solve
 CHUNK = 1 << 19
 """Points that a map is asked for at once: about 100 MB of intermediate arrays."""
 
-CLOSE = 1e-4
-"""Millimetres: how near to where it should arrive a point is brought that an inverse is asked for."""
+CLOSE = 1e-5
+"""Voxels of a field, else millimetres: how near to where it should arrive a point is brought by an inverse."""
+FAR = 0.01
+"""The same: misses beyond which there is said to be no inverse."""
 
 Points = Float[np.ndarray, "count dim"]
 Watch = Callable[[int, int], None]
@@ -94,9 +96,10 @@ class Foreign:
 
 @dataclass(frozen=True, eq=False)
 class Inverse:
-    """A part the other way, found by Newton steps at every point that is asked for."""
+    """A part the other way, found at every point that is asked for; where it is not, refused if strict."""
 
     part: Warped | Spline | Foreign
+    strict: bool = True
 
     @property
     def dim(self) -> int:
@@ -104,7 +107,8 @@ class Inverse:
 
     @property
     def map(self) -> Map:
-        return Undone(self.part.map)
+        unit = 1.0 if isinstance(self.part, Foreign) else min(self.part.geometry.spacing)
+        return Undone(self.part.map, unit, self.strict)
 
 
 Part = Linear | Warped | Spline | Foreign | Inverse
@@ -112,16 +116,29 @@ Part = Linear | Warped | Spline | Foreign | Inverse
 
 @dataclass(frozen=True, eq=False)
 class Undone(Map):
-    """The inverse of a map of LPS millimetres to within `CLOSE`, where it has one."""
+    """The inverse of a map of LPS millimetres to within `CLOSE` units of so many millimetres.
+
+    Where that is not found, the nearest point that was; if it misses by `FAR` and is asked to be strict, an InputError.
+    """
 
     of: Map
+    unit: float = 1.0
+    strict: bool = True
 
     @property
     def dim(self) -> int:
         return self.of.dim
 
     def __call__(self, points: torch.Tensor) -> torch.Tensor:
-        return solve(self.of, points, torch.ones((), dtype=points.dtype), CLOSE / 10)[0]
+        at, error = solve(self.of, points, points.new_tensor(self.unit), CLOSE)
+        far = ~(error <= FAR)
+        if self.strict and bool(far.any()):
+            raise InputError(
+                f"no inverse was found at {int(far.sum())} of {far.numel()} points: there and back misses by up to "
+                f"{float(error.max()) * self.unit:.3g} mm, as where a transform folds; foldless certify shows folds, "
+                "foldless repair opens them"
+            )
+        return at
 
     def with_jacobian(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         at = self(points)
@@ -189,15 +206,21 @@ class Transform:
     def back(self, points: Points) -> tuple[Float64[np.ndarray, "count dim"], Float64[np.ndarray, " count"]]:
         """Points of the moving image's space (count, dim) in the fixed image's, and how far each misses, mm.
 
-        Each part is undone by itself, matrices in closed form, fields by Newton steps.
+        Each part is undone by itself, matrices in closed form, fields by Newton steps and walks.
         """
-        found = self.flipped(points)
+        found = self._flipped(strict=False)(points)
         return found, np.linalg.norm(self(found) - points, axis=1)
 
     @property
     def flipped(self) -> Transform:
-        """The transform back, part by part: matrices in closed form, the others at every point anew."""
-        parts = tuple(_inverted(part) for part in reversed(self.parts))
+        """The transform back, part by part: matrices in closed form, the others at every point anew.
+
+        Asked for a point that it finds no way back from, it raises InputError.
+        """
+        return self._flipped(strict=True)
+
+    def _flipped(self, strict: bool) -> Transform:
+        parts = tuple(_inverted(part, strict) for part in reversed(self.parts))
         return replace(self, parts=parts, fixed=self.moving, moving=self.fixed, names=self.names[::-1])
 
     def then(self, other: Transform) -> Transform:
@@ -218,7 +241,7 @@ class Transform:
         Matrices alone have their inverse in closed form; else it becomes a field on the lattice `on`.
 
         Raises:
-            InputError: it bends and there is no lattice, or a matrix is singular.
+            InputError: it bends and there is no lattice, a matrix is singular, or somewhere no inverse was found.
         """
         back = self.flipped
         if back.linear is not None:
@@ -229,8 +252,8 @@ class Transform:
 
         def step(points: Points) -> Float64[np.ndarray, "count dim"]:
             nonlocal worst
-            found, missed = self.back(points)
-            worst = max(worst, float(missed.max()))
+            found = back(points)
+            worst = max(worst, float(np.linalg.norm(self(found) - points, axis=1).max()))
             return np.asarray(found - points)
 
         parts = (Warped(on_lattice(self, on, step, watch), on),)
@@ -264,11 +287,11 @@ def slabs(on: Geometry, points: int = CHUNK) -> Iterator[tuple[int, int]]:
         yield first, min(first + depth, on.shape[0])
 
 
-def _inverted(part: Part) -> Part:
+def _inverted(part: Part, strict: bool) -> Part:
     if isinstance(part, Inverse):
         return part.part
     if not isinstance(part, Linear):
-        return Inverse(part)
+        return Inverse(part, strict)
     if abs(np.linalg.det(part.matrix[:, :-1])) < 1e-12:
         raise InputError(f"the matrix {part.matrix[:, :-1].round(4).tolist()} is singular and has no inverse")
     return Linear(np.linalg.inv(part.square)[:-1])

@@ -7,9 +7,10 @@ from foldless.maps.affine import Affine
 from foldless.maps.algebra import Composition, Identity, Map, check_maps, compose
 from foldless.maps.displacement import Displacement
 from foldless.maps.exponential import CONTRACTION, Exponential, exponentiate
-from foldless.maps.inverse import ConvergenceError, invert, solve
+from foldless.maps.inverse import ConvergenceError, invert
 from foldless.maps.logarithm import logarithm
 from foldless.maps.matrices import Jacobian, determinant, matrix_product
+from foldless.maps.solving import solve
 from foldless.maps.spline import CubicSpline
 
 __all__ = [
