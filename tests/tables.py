@@ -6,10 +6,11 @@ from math import pi
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from torch.overrides import TorchFunctionMode
 
 from foldless.grid import Grid, per_axis
-from foldless.maps import Affine, Displacement, Exponential, Identity, Map
+from foldless.maps import Affine, CubicSpline, Displacement, Exponential, Identity, Map
 from foldless.networks import MLP, ConvOnly, EncoderDecoder, ResidualUNet, VoxelMorphUNet
 from foldless.regularity import ICON, Certified, Diffusion, GradICON, Regularity
 from foldless.similarity import LNCC, MINDSSC, MSE, NCC, NMI, Similarity
@@ -63,6 +64,7 @@ def every_map(dim: int, batch: int = 1) -> dict[str, Map]:
         "displacement": displacement,
         "coarse displacement": coarse,
         "exponential": exponential,
+        "cubic spline": CubicSpline(pad(smooth(SHAPES[dim], 0.3, batch), [3] * 2 * dim)),  # it ends at rest
         "composition": affine @ displacement @ exponential,
         "composition of lattices": coarse @ displacement,
     }
@@ -70,7 +72,7 @@ def every_map(dim: int, batch: int = 1) -> dict[str, Map]:
 
 MAPS = tuple(every_map(1))
 INVERTIBLE = ("identity", "affine", "exponential", "affine of exponential")
-NO_CLOSED_FORM = ("displacement", "coarse displacement", "composition", "composition of lattices")
+NO_CLOSED_FORM = ("displacement", "coarse displacement", "cubic spline", "composition", "composition of lattices")
 
 
 def every_network(dim: int, shape: tuple[int, ...]) -> dict[str, nn.Module]:

@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
 import torch
 from scipy.ndimage import gaussian_filter
 from transform_cases import nodes
 
 from foldless.io import Geometry, Transform, Warped
+from foldless.io.formats.itk import parts_of_itk
+from foldless.io.world import Foreign
 from foldless.maps import Affine, Composition, Displacement, solve
 from foldless.proofs import certify_warp
 
@@ -69,3 +72,17 @@ def test_what_has_no_inverse_is_told_by_its_error():
     assert error[0, 0, 0] < 1e-6 < error[0, 0, 1]
     _, error = solve(shrunk, torch.full((1, 1, 1), torch.nan).double(), torch.ones(()).double(), 1e-6)
     assert error.isnan().all()
+
+
+def test_a_map_that_only_simpleitk_evaluates_is_undone():
+    spline = sitk.BSplineTransform(3, 2)  # of order 2, which no map here is
+    spline.SetTransformDomainPhysicalDimensions((10.0, 10.0, 10.0))
+    spline.SetTransformDomainMeshSize((4, 4, 4))
+    spline.SetParameters(np.random.default_rng(0).uniform(-1, 1, len(spline.GetParameters())).tolist())
+    (part,) = parts_of_itk(spline)
+    assert isinstance(part, Foreign)
+    points = np.random.default_rng(1).uniform(3, 7, (60, 3))
+    there = np.array([spline.TransformPoint(point) for point in points.tolist()])
+    found, missed = Transform((part,)).back(there)
+    assert missed.max() < ARRIVED
+    np.testing.assert_allclose(found, points, atol=1e-2)

@@ -75,7 +75,7 @@ class Compose:
         check_file(output, inputs, self.overwrite)
         with written_alone(output):
             spaces = spaces_of(self.reference, self.moving)
-            transform = composed(self.transforms, spaces)
+            transform = composed(self.transforms, None if self.moving is None else spaces)
             _check_dim(transform, spaces, self.reference)
             say(f"takes points of {self.reference} through {', then '.join(self.transforms)}")
             _written(transform, self.output, spaces)

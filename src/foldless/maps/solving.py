@@ -76,6 +76,8 @@ def _walk(
 ) -> tuple[Tensor, Tensor]:
     """Newton's points that missed, (1, dim, count), taken on along the line from their image to their aim."""
     missed = _beyond(error, tolerance)
+    if not len(missed):
+        return at, error
     here, begun = at[..., missed], phi(at[..., missed])
     done, step = torch.zeros_like(here[:, :1]), torch.ones_like(here[:, :1])
     for _ in range(most):

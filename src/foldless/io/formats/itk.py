@@ -126,7 +126,7 @@ class ItkMap(Map):
     def __call__(self, points: torch.Tensor) -> torch.Tensor:
         flat = points[0].flatten(1).T.double().tolist()
         there = torch.tensor([self.transform.TransformPoint(point) for point in flat], dtype=torch.float64)
-        return there.T.reshape(points.shape).to(points)
+        return there.reshape(-1, self.dim).T.reshape(points.shape).to(points)
 
     def with_jacobian(self, points: torch.Tensor) -> tuple[torch.Tensor, Jacobian]:
         columns = []
