@@ -247,7 +247,9 @@ class Transform:
         if back.linear is not None:
             return replace(back, parts=(back.linear,), fixed=on or back.fixed), 0.0
         if on is None:
-            raise InputError("the inverse of a warp lies on the moving image's lattice; give that image, as --moving does")
+            raise InputError(
+                "the inverse of a warp lies on the moving image's lattice; give that image, as --moving does"
+            )
         worst = 0.0
 
         def step(points: Points) -> Float64[np.ndarray, "count dim"]:
