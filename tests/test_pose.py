@@ -155,3 +155,12 @@ def test_a_mask_that_leaves_nothing_is_refused(head, foldless, tmp_path):
     assert code == 2
     assert "leaves nothing of" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_images_that_lie_apart_have_no_start_in_the_world(head, foldless, tmp_path):
+    far = laid(head, Pose.laying(head.geometry.centre, head.geometry.centre + 900))
+    for name, volume in (("a.nii.gz", head), ("b.nii.gz", far)):
+        write_volume(volume.array, volume.geometry, tmp_path / name)
+    words = ("pose", tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", "--output", tmp_path / "out", "--start", "world")
+    assert foldless(*words)[0] == 2
+    assert not (tmp_path / "out").exists()

@@ -62,7 +62,7 @@ class FindPose:
         import SimpleITK as sitk  # noqa: N813
 
         from foldless.io import read_volume, write_volume
-        from foldless.io.volumes import through
+        from foldless.io.volumes import check_overlap, through
         from foldless.machine import CPU
         from foldless.pose import Scan, as_itk, laid
         from foldless.record import FILE, file_digest, run_record, write_json
@@ -70,6 +70,8 @@ class FindPose:
         moving, fixed = read_volume(self.moving), read_volume(self.fixed)
         if moving.dim != fixed.dim:
             raise InputError(f"{moving.path} is {moving.dim}-D and {fixed.path} is {fixed.dim}-D; give two of one kind")
+        if self.start == "world":
+            check_overlap(moving, fixed)
         found = self._found(Scan(moving, _mask(self.moving_mask, moving)), Scan(fixed, _mask(self.fixed_mask, fixed)))
         for pose, name in ((found.pose, "pose.txt"), (found.pose.inverse, "inverse_pose.txt")):
             sitk.WriteTransform(as_itk(pose), str(folder / name))  # type: ignore[no-untyped-call]

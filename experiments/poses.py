@@ -1,0 +1,53 @@
+"""How often poses of planted pairs are found: `python -m experiments.poses --data FOLDER --output OUT`.
+
+Every seed is a pair made from one whole brain (`experiments.phantoms`), whose truth is known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from time import process_time
+
+from experiments.command import begin
+from experiments.results import markdown
+from foldless.cli.console import say
+
+
+@dataclass(frozen=True)
+class Poses:
+    """Find the poses of planted pairs; print and write one table."""
+
+    data: Path
+    """Folder with brains/native2mm and brains_fullsize."""
+    output: Path
+    """Folder for poses.md."""
+    first: int = 0
+    """The first seed."""
+    pairs: int = 14
+    """How many seeds from there on."""
+
+    def notice(self) -> str:
+        return ""
+
+    def run(self) -> None:
+        from experiments.phantoms import planted, volumes
+        from foldless.io import read_volume
+        from foldless.pose import Scan, find_pose
+
+        files, rows = volumes(self.data), []
+        for seed in range(self.first, self.first + self.pairs):
+            pair = planted(read_volume(files[seed % len(files)]), seed)
+            before = process_time()
+            found = find_pose(Scan(pair.moving), Scan(pair.fixed))
+            seconds, error = process_time() - before, pair.error(found.pose)
+            right = "yes" if error <= pair.tolerance else "no"
+            rows.append((str(seed), pair.kind, f"{error:.2f}", f"{pair.tolerance:.2f}", right, f"{seconds:.1f}"))
+            say("  ".join(rows[-1]))
+        self.output.mkdir(parents=True, exist_ok=True)
+        names = ("seed", "pair", "error, mm", "half a voxel's diagonal, mm", "found", "seconds of processor")
+        (self.output / "poses.md").write_text(markdown(names, rows), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    begin(Poses)
