@@ -6,11 +6,12 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-FLAGS = ["-O3", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
+FLAGS = ["-O3", "-std=c++17", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
 FLAGS += ["-Wno-psabi"]
 VARIANTS = {  # the loader takes the widest that the processor runs
     "libfoldless.so": [],
@@ -38,15 +39,28 @@ def compiled(folder, library, flags):
     if compiler is None:
         print("foldless: no C++ compiler; the plain kernel will serve", file=sys.stderr)
         return False
-    sources = [str(path) for path in sorted(folder.glob("*.cpp"))]
     with tempfile.TemporaryDirectory() as scratch:
-        built = Path(scratch, library.name)
         for openmp in (["-fopenmp"], []):
-            command = [compiler, *FLAGS, *flags, *openmp, "-o", str(built), *sources]
-            if subprocess.run(command, capture_output=True).returncode == 0:
+            built = Path(scratch, library.name)
+            if linked(compiler, [*FLAGS, *flags, *openmp], sorted(folder.glob("*.cpp")), built):
                 beside = library.with_suffix(".new")
                 shutil.copyfile(built, beside)
                 beside.replace(library)  # a process that runs the old one keeps it
                 return True
     print(f"foldless: {compiler} could not build {library.name}; another form will serve", file=sys.stderr)
     return False
+
+
+def linked(compiler, flags, sources, library):
+    """Whether all sources compile, as many at once as there are processors, the largest first, and link."""
+    largest = sorted(sources, key=lambda source: -source.stat().st_size)
+    commands = [[compiler, *flags, "-c", "-o", f"{library}.{one.stem}.o", str(one)] for one in largest]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        if not all(pool.map(runs, commands)):
+            return False
+    return runs([compiler, *flags, "-shared", "-o", str(library), *(f"{library}.{one.stem}.o" for one in sources)])
+
+
+def runs(command):
+    """Whether a command ends well."""
+    return subprocess.run(command, capture_output=True).returncode == 0

@@ -1,4 +1,4 @@
-"""How often poses of planted pairs are found: `python -m experiments.poses --data FOLDER --output OUT`.
+"""How often poses of planted pairs are found: `python -m experiments.poses --data FOLDER`.
 
 Every seed is a pair made from one whole brain (`experiments.phantoms`), whose truth is known.
 """
@@ -10,25 +10,25 @@ from pathlib import Path
 from time import process_time
 
 from experiments.command import begin
+from experiments.places import Shown
 from experiments.results import markdown
 from foldless.cli.console import say
 
+NAMES = ("seed", "pair", "error, mm", "half a voxel's diagonal, mm", "found", "seconds of processor")
+
 
 @dataclass(frozen=True)
-class Poses:
+class Poses(Shown):
     """Find the poses of planted pairs; print and write one table."""
 
     data: Path
     """Folder with brains/native2mm and brains_fullsize."""
-    output: Path
-    """Folder for poses.md."""
+    output: Path = Path("runs/poses")
+    """Folder for the table of a run with other settings."""
     first: int = 0
     """The first seed."""
     pairs: int = 14
     """How many seeds from there on."""
-
-    def notice(self) -> str:
-        return ""
 
     def run(self) -> None:
         from experiments.phantoms import planted, volumes
@@ -44,9 +44,8 @@ class Poses:
             right = "yes" if error <= pair.tolerance else "no"
             rows.append((str(seed), pair.kind, f"{error:.2f}", f"{pair.tolerance:.2f}", right, f"{seconds:.1f}"))
             say("  ".join(rows[-1]))
-        self.output.mkdir(parents=True, exist_ok=True)
-        names = ("seed", "pair", "error, mm", "half a voxel's diagonal, mm", "found", "seconds of processor")
-        (self.output / "poses.md").write_text(markdown(names, rows), encoding="utf-8")
+        command = "    python -m experiments.poses --data FOLDER"
+        self.write("Poses of planted pairs", f"{command}\n\n{markdown(NAMES, rows)}")
 
 
 if __name__ == "__main__":
