@@ -108,7 +108,7 @@ class Table1(Shown):
         started = perf_counter()
         train(recipe, split, preparation, folder, resume=(folder / CHECKPOINT).is_file())
         seconds = perf_counter() - started
-        scores = judged(_last(folder), split.test)
+        scores = judged(_last(folder), split.test, PAIRS)
         digests = {part: getattr(split, part).digest() for part in ("train", "test")}
         record = run_record("experiments.icon_table1", asdict(self), digests)
         found = {**scores, "seconds": seconds, **record, "settings": settings}
@@ -161,7 +161,7 @@ def _last(folder: Path) -> Model:
     return Model.load(folder / "last.safetensors")
 
 
-def judged(model: Model, images: ImageSet, pairs: int = PAIRS) -> dict[str, float]:
+def judged(model: Model, images: ImageSet, pairs: int) -> dict[str, float]:
     """Mean Dice and forward folds of random pairs of a set of pictures, and the inverse-consistency error in pixels."""
     import torch
 

@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.pool import Pool
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -180,7 +181,7 @@ class Table2(Shown):
         if (done := kept(file, settings)) is not None:
             return done
         say(method)
-        with multiprocessing.get_context("spawn").Pool(1) as pool, progress() as bar:
+        with alone() as pool, progress() as bar:
             try:
                 scores = [
                     pool.apply(judge, (run, self.data, files[moving], files[fixed]))
@@ -192,6 +193,11 @@ class Table2(Shown):
         found = {"settings": settings, "scores": scores, "versions": versions}
         write_json(found, file)
         return found
+
+
+def alone() -> Pool:
+    """A process of its own."""
+    return multiprocessing.get_context("spawn").Pool(1)
 
 
 def by_model(

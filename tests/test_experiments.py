@@ -1,6 +1,8 @@
 """The experiments run, resume and keep their tables; what they measure is in experiments/RESULTS.md."""
 
 import json
+import os
+import pickle
 import re
 import runpy
 import shutil
@@ -9,6 +11,7 @@ from dataclasses import MISSING, fields, replace
 from functools import partial
 from importlib import import_module
 from itertools import combinations
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,7 +29,7 @@ from experiments.icon_fig2 import Fig2 as IconsFig2
 from experiments.icon_fig5 import Fig5
 from experiments.icon_fig6 import Fig6 as IconsFig6
 from experiments.icon_table1 import PUBLISHED, Table1
-from experiments.icon_table2 import Table2, trained_by
+from experiments.icon_table2 import Table2, alone, trained_by
 from experiments.kuang_fig2 import Fig2
 from experiments.kuang_fig5 import Fig5 as KuangsFig5
 from experiments.kuang_fig6 import Fig6 as KuangsFig6
@@ -161,6 +164,24 @@ def test_table_1_keeps_its_cells(tmp_path, monkeypatch):
     assert (tmp_path / "icon_fig6.svg").stat().st_size > 0
 
 
+class InThisProcess(ThreadPool):
+    """Quicker than another one; what goes there is packed all the same."""
+
+    def apply(self, call, words):
+        return super().apply(*pickle.loads(pickle.dumps((call, words))))
+
+
+@pytest.fixture
+def together(monkeypatch):
+    monkeypatch.setattr("experiments.icon_table2.alone", lambda: InThisProcess(1))
+
+
+def test_table_2_has_a_process_for_each_method():
+    with alone() as pool:
+        assert pool.apply(os.getpid) != os.getpid()
+
+
+@pytest.mark.usefixtures("together")
 def test_table_2_judges_what_is_there(tmp_path, monkeypatch):
     """Centres apart by hand: doing nothing lays them on each other, so Dice is 1 and nothing folds."""
     for name in ("a", "b"):
@@ -198,6 +219,7 @@ def shifted(moving, fixed, scratch, millimetres):
     return there + np.float32(millimetres), back - np.float32(millimetres)
 
 
+@pytest.mark.usefixtures("together")
 def test_table_2_chooses_settings_on_cases_that_judge_nothing(tmp_path, monkeypatch):
     tools = {f"by {mm:g} mm": partial(shifted, millimetres=mm) for mm in (6.0, 1.0, 3.0)}
     monkeypatch.setattr("experiments.icon_table2.CHOSEN", {"shift": tools})

@@ -137,6 +137,7 @@ def test_every_command_refuses_before_it_writes(foldless, home, tmp_path, monkey
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_records_its_device(foldless, home, tmp_path, monkeypatch, name):
     monkeypatch.chdir(home)
+    monkeypatch.setattr("foldless.evaluation.PAIRS", 2)
     code, said, complained = foldless(*COMMANDS[name], "--output", tmp_path / "out", "--device", "cpu")
     assert (code, complained) in ((0, ""), (3, complained)), complained
     assert "Computing on" not in said
