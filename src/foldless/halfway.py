@@ -250,7 +250,7 @@ class _Level:
         score, by_seen = _scored(self.similarity, seen, targets)
         return score, sample(by_seen, places.flip(0)), gradient
 
-    @property
+    @cached_property
     def halves(self) -> bool:
         """Whether there is an affine part."""
         return not torch.equal(self.matrices, _half_matrices(self.matrices.new_zeros(1, *self.matrices.shape[1:])))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import gzip
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from isal import igzip
 from jaxtyping import Float, Shaped
 
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ GRID_LINES = 24
 DELTA_ZERO = 128
 FOLDED_CODE, ZERO_CODE = 255, 127
 """The log-Jacobian's byte: 255 is a fold, 127 is no change of volume."""
+
+PACKING = 2
+"""isal's level: a twentieth of zlib's time, for a page 7 % larger."""
 
 CONSTANTS = {
     "DIVERGING": DIVERGING,
@@ -268,7 +271,7 @@ def _pack(codes: Array, delta: bool) -> str:
         unsigned = np.ascontiguousarray(codes).view(np.uint16) + np.uint16(DELTA_ZERO if delta else 0)
         codes = np.stack([unsigned & 255, unsigned >> 8]).astype(np.uint8)
     raw = np.ascontiguousarray(codes).tobytes()
-    return base64.b64encode(gzip.compress(raw, compresslevel=6, mtime=0)).decode("ascii")
+    return base64.b64encode(igzip.compress(raw, compresslevel=PACKING, mtime=0)).decode("ascii")
 
 
 def finite(values: Array) -> Array:
