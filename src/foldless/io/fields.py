@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 from jaxtyping import Float, Float64
-from scipy.ndimage import map_coordinates
 
+from foldless.grid import sample
 from foldless.io.geometry import Geometry
 from foldless.maps import determinant
 
@@ -57,11 +57,12 @@ def inverse_consistency_of_files(
     """
     if fixed.dim != moving.dim:
         raise ValueError(f"both warps must have one dimension; got {fixed.dim} and {moving.dim}")
-    error = np.empty(fixed.shape)
+    error, back = np.empty(fixed.shape), torch.from_numpy(np.moveaxis(inverse, -1, 0).astype(np.float64))[None]
+    extent = np.maximum(np.array(moving.shape) - 1, 1)
     for row in range(fixed.shape[0]):
         there = np.moveaxis(fixed.slab(row, row + 1).voxel_centres, 0, -1) + forward[row : row + 1]
-        index = np.moveaxis(moving.physical_to_index(there), -1, 0)[::-1]
-        back = [map_coordinates(inverse[..., c], index, np.float64, order=1, mode="nearest") for c in range(fixed.dim)]
-        off = forward[row : row + 1] + np.stack(back, -1)
+        places = np.moveaxis(moving.physical_to_index(there)[..., ::-1] / extent, -1, 0)
+        home = sample(back, torch.from_numpy(places.copy())[None])[0].numpy()
+        off = forward[row : row + 1] + np.moveaxis(home, 0, -1)
         error[row] = np.linalg.norm(off @ np.linalg.inv(fixed.matrix).T, axis=-1)[0]
     return error
