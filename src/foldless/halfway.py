@@ -4,7 +4,7 @@ phi_AB = h ∘ exp(w) ∘ h with h, half an affine map. A step takes S, how unli
 
     E = [ S(A ∘ phi_AB, B) + S(B ∘ phi_BA, A) ] / 2
     F = Σ over A, -B of (derivative of E by the warped image) ∘ h⁻¹ · (gradient of A ∘ h by its displacement) ∘ exp(w)
-    w <- G_total * (w - step · (G_update * F) / max |G_update * F|)
+    w <- G_total * (w - step · P / max |P|)        P, the running mean of G_update * F
 
 (for B with h⁻¹ and -w) with Gaussians G: the update of greedy (Yushkevich et al. 2016), symmetric as in log-domain
 demons (Vercauteren et al. 2008). Neither image is preferred: swapping them swaps the maps. While it is sought, w has
@@ -46,6 +46,10 @@ LEAST = 1e-3
 """A force below this, times the voxels, is noise, which no step takes as far as it goes."""
 MEMORY = 0.9, 0.999
 """Of Adam, for the derivative and for its square (Kingma and Ba 2015)."""
+KEPT, TURNED = 0.8, 0.5
+"""Share of the forces before in a running mean; where a voxel is pulled back, so that it does not overshoot."""
+CROWD = 0.5
+"""In the last steps every voxel that is pulled by at least this share of the strongest force takes a whole step."""
 NEGLIGIBLE = 1e-3
 """Derivatives of the score by the affine map, by unit-cube units, that Adam takes short steps for."""
 ROUNDING = 0.8
@@ -220,16 +224,17 @@ class _Level:
             [_between(n, m, velocity.dtype) for n, m in zip(velocity.shape[2:], halved, strict=True)], velocity
         )
         targets = self.images.flip(0)
-        in_voxels, scores = per_axis(extent, velocity), list[float]()
+        in_voxels, scores, pull = per_axis(extent, velocity), list[float](), None
         for _ in range(steps):
             flow = exponentiate(_both(velocity), LOOSE)
             score, by_seen, gradient = self.pull(flow, targets)
             force = pulled(by_seen, gradient, [1.0, -1.0], update) / in_voxels
             if self.landmarks is not None:
-                pull = self.landmarks.pull(flow, self.matrices, extent, lattice.numel())
-                force = force + along(smooth, pull) / in_voxels
-            longest = (force * force).sum(1).max().sqrt().clamp_min(LEAST / lattice.numel())
-            velocity = along(total, velocity - forces.step / longest * force / in_voxels)
+                points = self.landmarks.pull(flow, self.matrices, extent, lattice.numel())
+                force = force + along(smooth, points) / in_voxels
+            pull = force if pull is None else _remembered(pull, force)
+            stride = _stride(pull, LEAST / lattice.numel(), 1.0 if coarse else CROWD)
+            velocity = along(total, velocity - forces.step * stride / in_voxels)
             on_step(_terms(score))
             scores.append(score.item())
             if forces.gain and _gained(scores) < forces.gain:
@@ -259,6 +264,18 @@ class _Level:
     def places(self) -> Tensor:
         """Where the halves take the nodes."""
         return _moved(self.matrices, Grid.of(self.images).points(self.images))
+
+
+def _remembered(before: Tensor, force: Tensor) -> Tensor:
+    """The running mean of forces: what pulls to and fro cancels, what pulls on and on stays."""
+    onwards = (before * force).sum(1, keepdim=True) > 0
+    return torch.where(onwards, force.lerp(before, KEPT), force.lerp(before, TURNED))
+
+
+def _stride(pull: Tensor, least: float, share: float) -> Tensor:
+    """A pull as lengths of steps, 1 at most: that of each voxel that pulls by at least this share of the strongest."""
+    strength = (pull * pull).sum(1, keepdim=True).sqrt()
+    return pull / torch.maximum(strength, share * strength.max().clamp_min(least))
 
 
 def _moved(matrices: Tensor, points: Tensor) -> Tensor:
