@@ -48,8 +48,6 @@ MEMORY = 0.9, 0.999
 """Of Adam, for the derivative and for its square (Kingma and Ba 2015)."""
 KEPT, TURNED = 0.8, 0.5
 """Share of the forces before in a running mean; where a voxel is pulled back, so that it does not overshoot."""
-CROWD = 0.5
-"""In the last steps every voxel that is pulled by at least this share of the strongest force takes a whole step."""
 NEGLIGIBLE = 1e-3
 """Derivatives of the score by the affine map, by unit-cube units, that Adam takes short steps for."""
 ROUNDING = 0.8
@@ -233,8 +231,8 @@ class _Level:
                 points = self.landmarks.pull(flow, self.matrices, extent, lattice.numel())
                 force = force + along(smooth, points) / in_voxels
             pull = force if pull is None else _remembered(pull, force)
-            stride = _stride(pull, LEAST / lattice.numel(), 1.0 if coarse else CROWD)
-            velocity = along(total, velocity - forces.step * stride / in_voxels)
+            longest = (pull * pull).sum(1).max().sqrt().clamp_min(LEAST / lattice.numel())
+            velocity = along(total, velocity - forces.step / longest * pull / in_voxels)
             on_step(_terms(score))
             scores.append(score.item())
             if forces.gain and _gained(scores) < forces.gain:
@@ -270,12 +268,6 @@ def _remembered(before: Tensor, force: Tensor) -> Tensor:
     """The running mean of forces: what pulls to and fro cancels, what pulls on and on stays."""
     onwards = (before * force).sum(1, keepdim=True) > 0
     return torch.where(onwards, force.lerp(before, KEPT), force.lerp(before, TURNED))
-
-
-def _stride(pull: Tensor, least: float, share: float) -> Tensor:
-    """A pull as lengths of steps, 1 at most: that of each voxel that pulls by at least this share of the strongest."""
-    strength = (pull * pull).sum(1, keepdim=True).sqrt()
-    return pull / torch.maximum(strength, share * strength.max().clamp_min(least))
 
 
 def _moved(matrices: Tensor, points: Tensor) -> Tensor:
