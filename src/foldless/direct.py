@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from time import perf_counter
 from typing import Any, Literal
 
 from torch import Tensor
@@ -13,13 +14,14 @@ from foldless.data.folder import fitting_preparation, world_preparation
 from foldless.data.prepare import Placement, Preparation
 from foldless.errors import InputError
 from foldless.halfway import Forces, register_halfway
-from foldless.io import Volume, reoriented
+from foldless.io import Geometry, Volume, reoriented
 from foldless.io.volumes import check_overlap
 from foldless.machine import CPU, Machine
 from foldless.maps import Map
 from foldless.pairwise import OnStep, Stiff, flow_steps, optimise_flow
+from foldless.pose import Pose, as_linear, in_order, shared_lattices
 from foldless.recipe import Recipe, direct_recipe
-from foldless.registering import Fields, fields_between, quiet, sharp_similarity
+from foldless.registering import Fields, Find, fields_between, fields_of, quiet, sharp_similarity
 
 Optimiser = Literal["forces", "adam"]
 """forces: greedy's update on a velocity half-way, in closed form. adam: any regularity, by autograd; slower."""
@@ -34,22 +36,31 @@ class Direct:
             at every level, rate and seed; `direct_recipe`.
         preparation: the lattice that both images are laid on.
         forces: how long and how stiffly forces pull; None for Adam.
+        pose: by which the images are laid on each other; None where the preparation says that.
     """
 
     recipe: Recipe
     preparation: Preparation
     forces: Forces | None = None
+    pose: Pose | None = None
 
     @classmethod
     def of_pair(
         cls,
         moving: Volume,
         fixed: Volume,
-        placement: Placement = "centre",
+        placement: Placement | Pose = "centre",
         optimiser: Optimiser = "forces",
         **settings: Any,
     ) -> Direct:
-        """The defaults for two volumes, on a lattice that holds both; `settings` replace those of `Forces` or a recipe.
+        """The defaults for two volumes, on a lattice that holds both or, with a pose, what both show.
+
+        Args:
+            moving: one volume.
+            fixed: the other.
+            placement: how they lie to each other: centre on centre, as in the world, or by a pose.
+            optimiser: what finds the map.
+            settings: replace those of `Forces` or a recipe.
 
         Raises:
             InputError: their dimensions differ or, placed in the world, they lie apart.
@@ -58,13 +69,13 @@ class Direct:
             raise InputError(f"{moving.path} is {moving.dim}-D and {fixed.path} is {fixed.dim}-D; give two of one kind")
         if placement == "world":
             check_overlap(moving, fixed)
-        geometries = [reoriented(volume).geometry for volume in (moving, fixed)]
-        preparation = (world_preparation if placement == "world" else fitting_preparation)(geometries)
+        pose = placement if isinstance(placement, Pose) else None
+        preparation = _preparation(moving, fixed, placement)
         recipe = direct_recipe(preparation.lattice)
         if optimiser == "adam":
-            return cls(replace(recipe, **settings), preparation)
+            return cls(replace(recipe, **settings), preparation, None, pose)
         pulling = {name: settings.pop(name) for name in [field.name for field in fields(Forces)] if name in settings}
-        return cls(replace(recipe, **settings), preparation, Forces(**pulling))
+        return cls(replace(recipe, **settings), preparation, Forces(**pulling), pose)
 
     @property
     def steps(self) -> int:
@@ -98,4 +109,33 @@ def register_directly(
     direct: Direct, moving: Volume, fixed: Volume, on_step: OnStep = quiet, machine: Machine = CPU
 ) -> Fields:
     """Both fields between two volumes, found for them alone on a machine."""
-    return fields_between(moving, fixed, direct.preparation, partial(direct.maps, on_step=on_step), machine)
+    find = partial(direct.maps, on_step=on_step)
+    if direct.pose is None:
+        return fields_between(moving, fixed, direct.preparation, find, machine)
+    return fields_after(direct.pose, moving, fixed, direct.preparation, find, machine)
+
+
+def fields_after(
+    pose: Pose, moving: Volume, fixed: Volume, preparation: Preparation, find: Find, machine: Machine = CPU
+) -> Fields:
+    """Both fields between two volumes that a pose lays on each other, and the pose that they end in."""
+    started = perf_counter()
+    lattices = lattices_of_pair(moving, fixed, pose)
+    seen = [(preparation.read(volume, on), on) for volume, on in zip((moving, fixed), lattices, strict=True)]
+    return replace(fields_of(moving, fixed, seen, find, machine, started), pose=as_linear(pose))
+
+
+def lattices_of_pair(moving: Volume, fixed: Volume, pose: Pose) -> tuple[Geometry, Geometry]:
+    """`shared_lattices` of the pair in its own order, so that swapping the images swaps them."""
+    if in_order(moving, fixed):
+        return shared_lattices(moving, fixed, pose)
+    there, here = shared_lattices(fixed, moving, pose.inverse)
+    return here, there
+
+
+def _preparation(moving: Volume, fixed: Volume, placement: Placement | Pose) -> Preparation:
+    if isinstance(placement, Pose):
+        _, lattice = lattices_of_pair(moving, fixed, placement)
+        return Preparation(lattice.shape, lattice.spacing[::-1])
+    geometries = [reoriented(volume).geometry for volume in (moving, fixed)]
+    return (world_preparation if placement == "world" else fitting_preparation)(geometries)

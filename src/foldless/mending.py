@@ -36,8 +36,8 @@ def mended(fields: Fields, moving: Volume, fixed: Volume, setting: Setting, prov
 def made_provable(fields: Fields, moving: Volume, fixed: Volume) -> Fields:
     """The fields with every cell that may fold opened, by the smallest change where the images care least."""
     started = perf_counter()
-    forward, there = repair_warp(fields.forward, fixed.geometry, care_for(fixed.array))
-    inverse, back = repair_warp(fields.inverse, moving.geometry, care_for(moving.array))
+    forward, there = repair_warp(fields.forward, fixed.geometry, care_for(fixed.array), after=fields.pose)
+    inverse, back = repair_warp(fields.inverse, moving.geometry, care_for(moving.array), after=fields.back)
     seconds = fields.seconds + perf_counter() - started
     return replace(fields, forward=forward, inverse=inverse, repairs=(there, back), seconds=seconds)
 

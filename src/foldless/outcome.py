@@ -38,7 +38,7 @@ from foldless.metrics import (
     sdlogj_learn2reg,
     summary,
 )
-from foldless.proofs import certificate_scores, certify_warp, largest_inverse_error
+from foldless.proofs import certificate_scores, certify_warp, deformation, largest_inverse_error
 from foldless.registering import Field, Fields, Setting
 from foldless.report import Pair
 
@@ -70,21 +70,26 @@ class Outcome:
     @cached_property
     def displacement_voxels(self) -> Float[np.ndarray, " dim *shape"]:
         """The forward field in voxels of the fixed lattice, array order: what folds are counted from."""
-        return voxel_displacement(self.fields.forward, self.fixed.geometry)
+        return voxel_displacement(self.deformation, self.fixed.geometry)
+
+    @cached_property
+    def deformation(self) -> Field:
+        """The forward field without the pose that it ends in."""
+        return deformation(self.fields.forward, self.fixed.geometry, self.fields.pose)
 
     @cached_property
     def inverse_error(self) -> Float[np.ndarray, "*shape"]:
         """|phi_BA(phi_AB(x)) - x| at every fixed voxel, in fixed voxels, from the written fields."""
         return inverse_consistency_of_files(
-            self.fields.forward, self.fixed.geometry, self.fields.inverse, self.moving.geometry
+            self.fields.forward, self.fixed.geometry, self.fields.inverse, self.moving.geometry, self.fields.back
         )
 
     @cached_property
     def certificates(self) -> tuple[Certificate, Certificate]:
         """What is proven of the forward and of the inverse field."""
         return (
-            certify_warp(self.fields.forward, self.fixed.geometry),
-            certify_warp(self.fields.inverse, self.moving.geometry),
+            certify_warp(self.fields.forward, self.fixed.geometry, self.fields.pose),
+            certify_warp(self.fields.inverse, self.moving.geometry, self.fields.back),
         )
 
     @cached_property
@@ -117,7 +122,7 @@ class Outcome:
         fixed = reoriented(self.fixed)
         moving = reoriented(self.moving)
         on = fixed.geometry
-        field = self._turned(self.fields.forward, fixed)
+        field = self._turned(self.deformation, fixed)
         voxels = voxel_displacement(field, on)
         least = reoriented(like(self.certificates[0].least_at_nodes.float().numpy(), self.fixed)).array
         labels: dict[str, Any] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -18,7 +18,7 @@ from foldless.build import pair_objective, similarity_of
 from foldless.data.prepare import Preparation
 from foldless.errors import InputError
 from foldless.halfway import SHARP, Forces, register_halfway
-from foldless.io import Geometry, Volume, displacement_mm, reoriented
+from foldless.io import Geometry, Linear, Volume, displacement_mm, reoriented
 from foldless.io.volumes import check_overlap
 from foldless.machine import CPU, Machine
 from foldless.maps import Identity, Map
@@ -30,6 +30,7 @@ from foldless.recipe import Recipe
 from foldless.similarity import Similarity
 
 Field = Float[np.ndarray, "*shape dim"]
+Seen = tuple[Float[np.ndarray, "*lattice"], Geometry]
 Find = Callable[[Tensor, Tensor], tuple[Map, Map]]
 
 REFINING = Forces(steps=(40, 30, 20), affine_steps=0)
@@ -58,6 +59,8 @@ class Fields:
         seconds: what finding the maps, reading them off and repairing them took.
         repairs: what was done to the forward and to the inverse field to make them provable; none if nobody asked.
         homing: what was done to both so that they keep a tolerance; None if nobody asked.
+        pose: the affine map, from fixed to moving world, that the forward field ends in, and its inverse the other:
+            proofs, folds and volumes are of what is left without it. None if there is none.
     """
 
     forward: Field
@@ -66,6 +69,12 @@ class Fields:
     seconds: float
     repairs: tuple[Repair, ...] = ()
     homing: Homing | None = None
+    pose: Linear | None = None
+
+    @property
+    def back(self) -> Linear | None:
+        """The affine map that the inverse field ends in."""
+        return None if self.pose is None else self.pose.inverse
 
 
 def quiet(terms: Terms) -> None:
@@ -122,8 +131,21 @@ def fields_between(
 ) -> Fields:
     """Both fields between two volumes, by a function from their prepared images, on a machine, to phi_AB and phi_BA."""
     started = perf_counter()
-    image_A, lattice_A = preparation.image(moving)
-    image_B, lattice_B = preparation.image(fixed)
+    seen = [preparation.image(volume) for volume in (moving, fixed)]
+    return fields_of(moving, fixed, seen, find, machine, started)
+
+
+def fields_of(
+    moving: Volume,
+    fixed: Volume,
+    seen: Sequence[Seen],
+    find: Find,
+    machine: Machine = CPU,
+    started: float | None = None,
+) -> Fields:
+    """The same from both images as they are seen, each with its lattice; these share their unit cube."""
+    started = perf_counter() if started is None else started
+    (image_A, lattice_A), (image_B, lattice_B) = seen
     phi_AB, phi_BA = find(*(machine.takes(torch.from_numpy(image)[None, None]) for image in (image_A, image_B)))
 
     def written(phi: Map, source: Geometry, target: Geometry, on: Geometry) -> Field:

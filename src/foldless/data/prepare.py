@@ -83,9 +83,13 @@ class Preparation:
         volume = reoriented(volume)
         geometry = self.geometry(volume.geometry)
         _note_size(volume, geometry)
+        return self.read(volume, geometry), geometry
+
+    def read(self, volume: Volume, geometry: Geometry) -> NDArray[np.float32]:
+        """The intensities of a volume on any lattice in its world; outside the volume its border continues."""
         low, high = self.intensities
         scaled = normalised(resampled(volume, geometry, order=1, extend=True).array, volume.array, self.percentiles)
-        return np.float32(low) + np.float32(high - low) * scaled, geometry
+        return np.float32(low) + np.float32(high - low) * scaled
 
     def labels(self, volume: Volume) -> NDArray[np.int32]:
         """A label map on the same lattice, nearest neighbour."""

@@ -11,6 +11,7 @@ from jaxtyping import Float, Float64
 
 from foldless.grid import sample
 from foldless.io.geometry import Geometry
+from foldless.io.world import Linear
 from foldless.maps import determinant
 
 Field = Float[np.ndarray, "*shape dim"]
@@ -41,7 +42,11 @@ def physical_jacobian(field: Field, geometry: Geometry) -> Float64[np.ndarray, "
 
 
 def inverse_consistency_of_files(
-    forward: Field, fixed: Geometry, inverse: Float[np.ndarray, "*elsewhere dim"], moving: Geometry
+    forward: Field,
+    fixed: Geometry,
+    inverse: Float[np.ndarray, "*elsewhere dim"],
+    moving: Geometry,
+    back: Linear | None = None,
 ) -> Float64[np.ndarray, "*shape"]:
     """How far from home every fixed voxel comes back, (*fixed.shape), in voxels of the fixed lattice.
 
@@ -51,18 +56,28 @@ def inverse_consistency_of_files(
         inverse: the warp back, on the `moving` lattice. It is read between its voxels linearly, and outside its
             lattice its border value continues (ITK would take zero there).
         moving: the inverse warp's lattice.
+        back: the affine map that the inverse warp ends in: beyond its lattice, what comes before that map continues.
 
     Raises:
         ValueError: the lattices differ in dimension.
     """
     if fixed.dim != moving.dim:
         raise ValueError(f"both warps must have one dimension; got {fixed.dim} and {moving.dim}")
-    error, back = np.empty(fixed.shape), torch.from_numpy(np.moveaxis(inverse, -1, 0).astype(np.float64))[None]
-    extent = np.maximum(np.array(moving.shape) - 1, 1)
+    affine = np.eye(fixed.dim + 1)[:-1] if back is None else back.matrix
+    nodes = np.moveaxis(moving.voxel_centres, 0, -1)
+    added = torch.from_numpy(np.moveaxis(nodes + inverse - _carried(affine, nodes), -1, 0).copy())[None]
+    error, extent = np.empty(fixed.shape), np.maximum(np.array(moving.shape) - 1, 1)
     for row in range(fixed.shape[0]):
-        there = np.moveaxis(fixed.slab(row, row + 1).voxel_centres, 0, -1) + forward[row : row + 1]
+        here = np.moveaxis(fixed.slab(row, row + 1).voxel_centres, 0, -1)
+        there = here + forward[row : row + 1]
         places = np.moveaxis(moving.physical_to_index(there)[..., ::-1] / extent, -1, 0)
-        home = sample(back, torch.from_numpy(places.copy())[None])[0].numpy()
-        off = forward[row : row + 1] + np.moveaxis(home, 0, -1)
+        home = sample(added, torch.from_numpy(places.copy())[None])[0].numpy()
+        off = _carried(affine, there) + np.moveaxis(home, 0, -1) - here
         error[row] = np.linalg.norm(off @ np.linalg.inv(fixed.matrix).T, axis=-1)[0]
     return error
+
+
+def _carried(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Points (..., dim) by an affine map (dim, dim + 1)."""
+    carried: np.ndarray = points @ matrix[:, :-1].T + matrix[:, -1]
+    return carried

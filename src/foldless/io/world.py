@@ -49,6 +49,17 @@ class Linear:
         """The matrix with its last row, (dim + 1, dim + 1)."""
         return np.vstack([self.matrix, [*[0.0] * self.dim, 1.0]])
 
+    @property
+    def inverse(self) -> Linear:
+        """The other way.
+
+        Raises:
+            InputError: the matrix is singular.
+        """
+        if abs(np.linalg.det(self.matrix[:, :-1])) < 1e-12:
+            raise InputError(f"the matrix {self.matrix[:, :-1].round(4).tolist()} is singular and has no inverse")
+        return Linear(np.linalg.inv(self.square)[:-1])
+
 
 @dataclass(frozen=True, eq=False)
 class Warped:
@@ -294,9 +305,7 @@ def _inverted(part: Part, strict: bool) -> Part:
         return part.part
     if not isinstance(part, Linear):
         return Inverse(part, strict)
-    if abs(np.linalg.det(part.matrix[:, :-1])) < 1e-12:
-        raise InputError(f"the matrix {part.matrix[:, :-1].round(4).tolist()} is singular and has no inverse")
-    return Linear(np.linalg.inv(part.square)[:-1])
+    return part.inverse
 
 
 def _between(geometry: Geometry, inner: Map) -> Map:

@@ -33,7 +33,7 @@ there.
 Liu et al. 2024: "On finite difference Jacobian computation in deformable image registration", IJCV; arXiv 2212.06060.
 """
 
-from foldless.metrics.certificate import Certificate, certify, certify_field
+from foldless.metrics.certificate import Certificate, certify, certify_field, digest_of
 from foldless.metrics.jacobian import (
     FOLD_RULES,
     folded,
@@ -53,6 +53,7 @@ __all__ = [
     "certify",
     "certify_field",
     "dice",
+    "digest_of",
     "folded",
     "folds",
     "folds_percent",

@@ -155,7 +155,7 @@ def certify_field(u: Float[Tensor, components * lattice], steps: Float[Tensor, "
     whole, wide = _three_dimensional(u.to(_safe_type(u, steps.double())), steps.double())
     run = certify_cells if can_certify(whole) else plain_cells
     found = run(whole, wide, DEEPEST, BUDGET, LISTED)
-    return _certificate(found, whole, wide, volume, dim, _digest(u))
+    return _certificate(found, whole, wide, volume, dim, digest_of(u))
 
 
 def _safe_type(u: Tensor, steps: Tensor) -> torch.dtype:
@@ -173,7 +173,7 @@ def _safe_type(u: Tensor, steps: Tensor) -> torch.dtype:
     )
 
 
-def _digest(u: Tensor) -> str:
+def digest_of(u: Tensor) -> str:
     """SHA-256 of a field's numbers, one component after the other."""
     found = hashlib.sha256()
     for component in u:

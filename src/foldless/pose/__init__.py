@@ -1,8 +1,23 @@
 """Where two scans lie to each other: rigid to affine transforms in world millimetres, found from anywhere."""
 
-from foldless.pose.find import Found, Freedom, find_pose, parts
+from foldless.pose.find import Found, Freedom, find_pose, in_order, parts
+from foldless.pose.lattices import shared_lattices
 from foldless.pose.rigid import Moves, Pose
 from foldless.pose.views import Scan
-from foldless.pose.written import as_itk, laid
+from foldless.pose.written import as_itk, as_linear, laid, pose_of
 
-__all__ = ["Found", "Freedom", "Moves", "Pose", "Scan", "as_itk", "find_pose", "laid", "parts"]
+__all__ = [
+    "Found",
+    "Freedom",
+    "Moves",
+    "Pose",
+    "Scan",
+    "as_itk",
+    "as_linear",
+    "find_pose",
+    "in_order",
+    "laid",
+    "parts",
+    "pose_of",
+    "shared_lattices",
+]

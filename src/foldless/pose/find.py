@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float64
 from scipy.optimize import minimize
 
+from foldless.io import Volume
 from foldless.pose.measure import LEAST_SHARE, Measure, Points
 from foldless.pose.rigid import FREEDOMS, Moves, Pose, rotations
 from foldless.pose.search import searched
@@ -29,6 +31,12 @@ POINTS = (5_000, 20_000, 50_000)
 """Of the fixed image at which images are compared, at each level."""
 STEPS = (30, 25, 25)
 """Most steps of refining at each level."""
+FEW = 36
+"""Turns that tell what poses at random say."""
+CLEAR = 2.7
+"""Times that a pose must say for no search to be needed: right ones were seen to say 3.1 and more, wrong ones 2.2."""
+ELSEWHERE = 6.0
+"""Coarse voxels within the body that a pose which was not refined must lie apart to count as another."""
 DISTINCT = 2.0
 """Coarse voxels within the body that two poses must lie apart to count as two."""
 
@@ -43,6 +51,7 @@ class Found:
         start: the same where the search began: by the headers or, where they lie apart, centre on centre.
         runner_up: of the best other pose, as far as it was refined, as a share of the winner's at that level.
         chance: the same of poses at random: median of the turns that were tried.
+        began: where the search began.
     """
 
     pose: Pose
@@ -50,11 +59,13 @@ class Found:
     start: float
     runner_up: float
     chance: float
+    began: Pose
 
 
 def parts(moving: Scan, fixed: Scan) -> int:
     """How many times a whole search says that it is a part further."""
-    return TURNS[len(_axes(moving, fixed))] + sum(KEPT) + 1
+    turns = TURNS[len(_axes(moving, fixed))]
+    return min(FEW, turns) + turns + sum(KEPT) + 1
 
 
 def find_pose(
@@ -66,6 +77,9 @@ def find_pose(
 ) -> Found:
     """The transform from fixed to moving world, LPS mm, under which the scans say most of each other.
 
+    Where the images lie, or centre on centre, is refined first. Poses from all over are gone through if that says no
+    more than `CLEAR` times what some turns at random say at their best shifts.
+
     Args:
         moving: an image and what of it counts.
         fixed: the other; swapping the two inverts what is found.
@@ -73,54 +87,114 @@ def find_pose(
         initial: the only start, instead of a search.
         on_part: called after every part of the search, of which there are `parts` at most.
     """
-    if _swapped(moving, fixed):
+    if not in_order(moving.volume, fixed.volume):
         found = _found(fixed, moving, freedom, None if initial is None else initial.inverse, on_part)
-        return replace(found, pose=found.pose.inverse.about(fixed.geometry.centre))
+        here = fixed.geometry.centre
+        return replace(found, pose=found.pose.inverse.about(here), began=found.began.inverse.about(here))
     return _found(moving, fixed, freedom, initial, on_part)
+
+
+def in_order(moving: Volume, fixed: Volume) -> bool:
+    """Whether a pair is taken as it comes: in an order of its own, so that swapping inverts what is found."""
+    keys = [(volume.geometry.size, volume.geometry.spacing, volume.array.tobytes()) for volume in (moving, fixed)]
+    return keys[0] >= keys[1]
+
+
+def _found(moving: Scan, fixed: Scan, freedom: Freedom, initial: Pose | None, on_part: Callable[[], None]) -> Found:
+    pair = _Pair.of(moving, fixed, on_part)
+    began, chance, runner_up = pair.start, 0.0, 0.0
+    pool = [initial or began]
+    if initial is None:
+        pool, chance, runner_up = pair.candidates()
+    for level, kept in enumerate(KEPT):
+        pool, scores = pair.best(level, pool[: kept + (level == 0)])
+        if len(scores) > 1:
+            runner_up = scores[1] / max(scores[0], 1e-9)
+    pose = pool[0]
+    for free in FREEDOMS[1 : FREEDOMS.index(freedom) + 1]:
+        for level in range(1, len(KEPT)):
+            _, pose = pair.refined(level, pose, free)
+    last = pair.measures[-1]
+    return Found(pose, last(pose), last(began), runner_up, chance, began.about(pair.here))
+
+
+@dataclass(frozen=True, eq=False)
+class _Pair:
+    """Two scans at every level, coarse to fine, and how one may move.
+
+    Attributes:
+        levels: spacings, mm.
+        views: of the moving and of the fixed image.
+        measures: what a pose says at each level.
+        axes: along which the images can be moved, one a row.
+        here: the centre of the fixed image.
+        radius: of `Moves`.
+        on_part: told of every part that is done.
+    """
+
+    levels: list[float]
+    views: list[tuple[View, View]]
+    measures: list[Measure]
+    axes: Float64[np.ndarray, "axes dim"]
+    here: Float64[np.ndarray, " dim"]
+    radius: float
+    on_part: Callable[[], None]
+
+    @classmethod
+    def of(cls, moving: Scan, fixed: Scan, on_part: Callable[[], None]) -> _Pair:
+        levels = _levels(moving, fixed)
+        views = [(moving.at(spacing), fixed.at(spacing)) for spacing in levels]
+        measures = [
+            Measure(Points.of(b, most), a, LEAST_SHARE * min(a.extent, b.extent))
+            for (a, b), most in zip(views, POINTS, strict=True)
+        ]
+        radius = max(float(np.linalg.norm(fixed.sides)) / 4, 1e-6)
+        return cls(levels, views, measures, _axes(moving, fixed), fixed.geometry.centre, radius, on_part)
+
+    @cached_property
+    def start(self) -> Pose:
+        """Where the search begins."""
+        return _by_headers(*self.views[0], self.measures[0])
+
+    @property
+    def body(self) -> Float64[np.ndarray, "count dim"]:
+        return _body(self.views[0][1])
+
+    def refined(self, level: int, pose: Pose, freedom: str = "rigid") -> tuple[float, Pose]:
+        moves = Moves.of(freedom, self.axes, self.radius)
+        found = refined(self.measures[level], pose.about(self.here), moves, self.levels[level], STEPS[level])
+        self.on_part()
+        return found
+
+    def best(self, level: int, pool: list[Pose]) -> tuple[list[Pose], list[float]]:
+        """The poses refined at a level, best first, each once, and their scores."""
+        return _distinct([self.refined(level, pose) for pose in pool], self.body, DISTINCT * self.levels[0])
+
+    def tried(self, turns: int) -> list[tuple[float, Pose]]:
+        """What so many turns say, each at its best shift, best first."""
+        (moving, fixed), wide = self.views[0], WIDE * self.levels[0]
+        found = searched(fixed, moving, rotations(turns, self.axes), wide, self.on_part)
+        return sorted(((self.measures[0](pose), pose) for _, pose in found), key=lambda one: -one[0])
+
+    def candidates(self) -> tuple[list[Pose], float, float]:
+        """Poses to refine, what poses at random say, and the best of the others as a share of the first."""
+        plain = sorted(((self.measures[0](pose), pose) for pose in _plain(*self.views[0])), key=lambda one: -one[0])
+        score, near = self.refined(0, max((self.start, plain[0][1]), key=self.measures[0]))
+        some, turns = self.tried(FEW), TURNS[len(self.axes)]
+        chance = float(np.median([one for one, _ in some]))
+        if turns > FEW and score > CLEAR * chance:
+            far = ELSEWHERE * self.levels[0]
+            apart = [one for one, pose in some if _apart(pose, near, self.body) > far]
+            return [near], chance, max(apart, default=0.0) / score
+        tried = self.tried(turns)
+        scored = sorted([*plain, *tried], key=lambda one: -one[0])
+        chance = float(np.median([one for one, _ in scored]))
+        return [near, *(pose for _, pose in scored[: KEPT[0]])], chance, 0.0
 
 
 def _axes(moving: Scan, fixed: Scan) -> Float64[np.ndarray, "axes dim"]:
     """Along which the images can be moved, one a row."""
     return fixed.axes if len(fixed.axes) <= len(moving.axes) else moving.axes
-
-
-def _found(moving: Scan, fixed: Scan, freedom: Freedom, initial: Pose | None, on_part: Callable[[], None]) -> Found:
-    levels = _levels(moving, fixed)
-    views = [(moving.at(spacing), fixed.at(spacing)) for spacing in levels]
-    axes = _axes(moving, fixed)
-    here, radius = fixed.geometry.centre, max(float(np.linalg.norm(fixed.sides)) / 4, 1e-6)
-    measures = [
-        Measure(Points.of(b, most), a, LEAST_SHARE * min(a.extent, b.extent))
-        for (a, b), most in zip(views, POINTS, strict=True)
-    ]
-    start = _by_headers(*views[0], measures[0])
-    pool, chance = [initial or start], 0.0
-    if initial is None:
-        turns = rotations(TURNS[len(axes)], axes)
-        others = [
-            *_plain(*views[0]),
-            *(pose for _, pose in searched(views[0][1], views[0][0], turns, WIDE * levels[0], on_part)),
-        ]
-        scored = sorted(((measures[0](pose), pose) for pose in others), key=lambda one: -one[0])
-        chance = float(np.median([score for score, _ in scored]))
-        pool += [pose for _, pose in scored[: KEPT[0]]]
-    body, runner_up = _body(views[0][1]), 0.0
-    for level, (measure, spacing, kept, steps) in enumerate(zip(measures, levels, KEPT, STEPS, strict=True)):
-        moves = Moves.of("rigid", axes, radius)
-        best = []
-        for pose in pool[: kept + (level == 0)]:
-            best.append(refined(measure, pose.about(here), moves, spacing, steps))
-            on_part()
-        pool, scores = _distinct(best, body, DISTINCT * levels[0])
-        if len(scores) > 1:
-            runner_up = scores[1] / max(scores[0], 1e-9)
-    pose = pool[0]
-    for free in FREEDOMS[1 : FREEDOMS.index(freedom) + 1]:
-        moves = Moves.of(free, axes, radius)
-        for measure, spacing, steps in zip(measures[1:], levels[1:], STEPS[1:], strict=True):
-            _, pose = refined(measure, pose.about(here), moves, spacing, steps)
-    last = measures[-1]
-    return Found(pose, last(pose), last(start), runner_up, chance)
 
 
 def refined(measure: Measure, pose: Pose, moves: Moves, spacing: float, steps: int) -> tuple[float, Pose]:
@@ -186,13 +260,12 @@ def _distinct(
     poses: list[Pose] = []
     scores: list[float] = []
     for score, pose in sorted(scored, key=lambda one: -one[0]):
-        if all(np.linalg.norm(pose(body) - other(body), axis=1).mean() > apart for other in poses):
+        if all(_apart(pose, other, body) > apart for other in poses):
             poses.append(pose)
             scores.append(score)
     return poses, scores
 
 
-def _swapped(moving: Scan, fixed: Scan) -> bool:
-    """Whether the pair is taken the other way round: in an order of its own, so that swapping inverts what is found."""
-    keys = [(scan.geometry.size, scan.geometry.spacing, scan.volume.array.tobytes()) for scan in (moving, fixed)]
-    return keys[0] < keys[1]
+def _apart(pose: Pose, other: Pose, body: Float64[np.ndarray, "count dim"]) -> float:
+    """How far from each other two poses take the body, mm on average."""
+    return float(np.linalg.norm(pose(body) - other(body), axis=1).mean())

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
 
-from foldless.io import Volume
-from foldless.pose.rigid import Pose
+from foldless.io import Linear, Volume
+from foldless.pose.rigid import Pose, Vector
 
 
 def as_itk(pose: Pose) -> sitk.AffineTransform:
@@ -16,6 +16,17 @@ def as_itk(pose: Pose) -> sitk.AffineTransform:
     parts = (pose.linear.ravel(), pose.there - pose.here, pose.here)
     transform: sitk.AffineTransform = sitk.AffineTransform(*[x.tolist() for x in parts])  # type: ignore[no-untyped-call]
     return transform
+
+
+def as_linear(pose: Pose) -> Linear:
+    """The pose as one matrix, from fixed to moving world, LPS mm."""
+    return Linear(np.column_stack([pose.linear, pose.there - pose.linear @ pose.here]))
+
+
+def pose_of(linear: Linear, here: Vector) -> Pose:
+    """An affine map of the world as a pose about a point."""
+    matrix = linear.matrix
+    return Pose(matrix[:, :-1], here, matrix[:, :-1] @ here + matrix[:, -1])
 
 
 def laid(volume: Volume, pose: Pose) -> Volume:

@@ -1,5 +1,6 @@
 """What is proven of the fields that are written, and how they are made provable."""
 
+from foldless.proofs.after import deformation
 from foldless.proofs.home import Homing, brought_home, largest_inverse_error
 from foldless.proofs.repair import MARGIN, Repair, repair_field
 from foldless.proofs.warps import care_for, certificate_scores, certify_voxel_field, certify_warp, repair_warp
@@ -13,6 +14,7 @@ __all__ = [
     "certificate_scores",
     "certify_voxel_field",
     "certify_warp",
+    "deformation",
     "largest_inverse_error",
     "repair_field",
     "repair_warp",

@@ -14,7 +14,7 @@ from torch import Tensor
 from foldless.data.prepare import normalised
 from foldless.grid import sample, sample_with_jacobian
 from foldless.io import Volume
-from foldless.proofs.warps import Warp
+from foldless.proofs.after import Warp
 from foldless.tolerance import body
 
 Back = Float[np.ndarray, "*elsewhere dim"]
