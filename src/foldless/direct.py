@@ -19,7 +19,7 @@ from foldless.io.volumes import check_overlap
 from foldless.machine import CPU, Machine
 from foldless.maps import Map
 from foldless.pairwise import OnStep, Stiff, flow_steps, optimise_flow
-from foldless.pose import Pose, as_linear, in_order, shared_lattices
+from foldless.pose import Pose, as_linear, displacement_of, in_order, shared_lattices
 from foldless.recipe import Recipe, direct_recipe
 from foldless.registering import Fields, Find, fields_between, fields_of, quiet, sharp_similarity
 
@@ -55,6 +55,8 @@ class Direct:
     ) -> Direct:
         """The defaults for two volumes, on a lattice that holds both or, with a pose, what both show.
 
+        After a pose forces seek no affine part: it cost as much accuracy as it brought.
+
         Args:
             moving: one volume.
             fixed: the other.
@@ -75,6 +77,7 @@ class Direct:
         if optimiser == "adam":
             return cls(replace(recipe, **settings), preparation, None, pose)
         pulling = {name: settings.pop(name) for name in [field.name for field in fields(Forces)] if name in settings}
+        pulling = {**({} if pose is None else {"affine_steps": 0}), **pulling}
         return cls(replace(recipe, **settings), preparation, Forces(**pulling), pose)
 
     @property
@@ -123,6 +126,12 @@ def fields_after(
     lattices = lattices_of_pair(moving, fixed, pose)
     seen = [(preparation.read(volume, on), on) for volume, on in zip((moving, fixed), lattices, strict=True)]
     return replace(fields_of(moving, fixed, seen, find, machine, started), pose=as_linear(pose))
+
+
+def posed(pose: Pose, moving: Volume, fixed: Volume) -> Fields:
+    """Both fields of nothing but a pose."""
+    forward, inverse = displacement_of(pose, fixed.geometry), displacement_of(pose.inverse, moving.geometry)
+    return Fields(forward, inverse, forward, 0.0, pose=as_linear(pose))
 
 
 def lattices_of_pair(moving: Volume, fixed: Volume, pose: Pose) -> tuple[Geometry, Geometry]:

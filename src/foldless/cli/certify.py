@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 
 from foldless.cli.console import number, say, table
 from foldless.cli.outputs import check_file, written_alone
-from foldless.cli.transforms import field_of, file_of, given, spaces_of
+from foldless.cli.transforms import affine_of, field_of, file_of, given, spaces_of
 from foldless.errors import InputError, UnprovenError
 
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ class Certify:
     """The fixed image: for transforms without a lattice of their own, and for formats that count in it."""
     moving: Path | None = None
     """The moving image, for formats that count in it as well."""
+    after: str | None = None
+    """An affine transform that the warps end in, FILE or FORMAT:FILE, as pose.txt of `foldless register` is of its
+    warp, and inverse_pose.txt of its inverse: the proof is then of the deformation that comes before it."""
     apart: int = 1
     """For .npz: how many voxels lie between its nodes; 2 where a field was handed in at half the resolution."""
     output: Path | None = None
@@ -70,7 +73,8 @@ class Certify:
             raise InputError("--apart is for .npz, whose nodes say nothing of their distance; leave it out")
         if self.output is not None and self.output.suffix != ".json":
             raise InputError(f"--output is a .json file; got {self.output}")
-        inputs = [*map(file_of, self.warps), *given(self.reference, self.moving)]
+        after = None if self.after is None else file_of(self.after)
+        inputs = [*map(file_of, self.warps), *given(self.reference, self.moving, after)]
         check_file(self.output, inputs, self.overwrite)
 
     def _certificate(self, word: str) -> Certificate:
@@ -80,7 +84,8 @@ class Certify:
         path = file_of(word)
         if word == str(path) and path.suffix == ".npz":
             return certify_voxel_field(read_voxel_displacement(path), self.apart)
-        return certify_warp(*field_of(word, spaces_of(self.reference, self.moving)))
+        field, geometry = field_of(word, spaces_of(self.reference, self.moving))
+        return certify_warp(field, geometry, None if self.after is None else affine_of(self.after, geometry))
 
     def _write(self, found: dict[str, Certificate]) -> None:
         from foldless.record import file_digest, run_record, write_json

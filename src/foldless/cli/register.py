@@ -4,15 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from math import inf
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from foldless.cli.asked import SMOOTHING, check_options
 from foldless.cli.console import HINT, say, score_rows, shell, table
+from foldless.cli.laying import (
+    Placement,
+    check_kinds,
+    found_pose,
+    initial_pose,
+    pose_scores,
+    pose_sentence,
+    scan_of,
+    write_poses,
+)
 from foldless.cli.machine import machine_named
 from foldless.cli.outputs import results_in
+from foldless.cli.transforms import file_of, given
 from foldless.cli.watch import Watch
 from foldless.errors import InputError, UnprovenError
 from foldless.recipe import Regularity, Similarity
@@ -23,23 +35,18 @@ if TYPE_CHECKING:
     from foldless.machine import Machine
     from foldless.metrics import Certificate
     from foldless.outcome import Outcome
+    from foldless.pose import Found, Freedom, Pose, Scan
     from foldless.registering import Fields, Setting
-
-
-SMOOTHING = ("smooth_update", "smooth_total")
-WITHOUT_A_MODEL = ("similarity", "placement", "optimiser", "weight", "regularity")
-"""Options of finding a map for a pair alone."""
-MOST_SMOOTHING = 100
-"""Voxels; more would smooth a displacement away."""
 
 
 @dataclass(frozen=True)
 class Register:
     """Find the map that carries MOVING onto FIXED and back; write both as ANTs, SimpleITK and 3D Slicer read them.
 
-    With --model a network predicts it, in a second; --refine then draws the images closer, from its map on, and
-    --steps 50 tunes a copy of the network to this pair instead. Without, the map itself is found, an affine part first:
-    two images are all it takes, and some seconds.
+    Two images are all it takes, as they come from the scanner: first their pose is found, wherever both are and however
+    they are turned (see `foldless pose`), then what is left is deformed. With --model a network predicts the map
+    instead, in a second; --refine then draws the images closer, from its map on, and --steps 50 tunes a copy of the
+    network to this pair.
     """
 
     moving: Annotated[Positional[Path], arg(metavar="MOVING")]
@@ -47,10 +54,22 @@ class Register:
     fixed: Annotated[Positional[Path], arg(metavar="FIXED")]
     """The image to match."""
     output: Path
-    """Folder for warped.nii.gz, warp.nii.gz, inverse_warp.nii.gz, certificate.json, metrics.json, run.json and
-    report.html."""
+    """Folder for warped.nii.gz, warp.nii.gz, inverse_warp.nii.gz, certificate.json, metrics.json, run.json,
+    report.html and, where a pose was found, pose.txt and inverse_pose.txt, which the warps end in."""
     model: Path | None = None
     """A run of `foldless train` (its folder) or a .safetensors file; without one the map is optimised for this pair."""
+    transform: Literal["rigid", "similarity", "affine", "deformable"] | None = None
+    """Without a model: what the map may be, by default deformable; the others deform nothing and need some seconds."""
+    placement: Placement | None = None
+    """Without a model: where the pose begins: anywhere, the default, as it is sought; world, where the headers say; or
+    centre, centre on centre. With --aligned it says how the images lie, by default centre on centre."""
+    initial: str | None = None
+    """Without a model: an affine transform to begin with, FILE or FORMAT:FILE of any program (see `foldless convert`),
+    from FIXED to MOVING. It is refined; with --aligned it is taken as it is."""
+    moving_mask: Path | None = None
+    """Without a model: what of the moving image counts, above 0; on any lattice in its world."""
+    fixed_mask: Path | None = None
+    """Without a model: what of the fixed image counts."""
     refine: bool = False
     """With a model: take its map as the start, and find the rest for this pair as without a model."""
     steps: tuple[int, ...] | None = None
@@ -78,9 +97,7 @@ class Register:
     further away are moved, by as little as that takes; tuning a model by --steps is held to it too. Where it is not
     kept, that is said."""
     aligned: bool = False
-    """Without a model: the images lie affinely aligned already, as in a template's space; no affine part is sought."""
-    placement: Literal["centre", "world"] | None = None
-    """Without a model: begin with the images centre on centre, the default, or where their headers say."""
+    """Without a model: the images lie affinely aligned already, as in a template's space; no pose is sought."""
     moving_labels: Path | None = None
     """Label map on the moving image's lattice; with --fixed-labels it gives Dice before and after."""
     fixed_labels: Path | None = None
@@ -98,12 +115,17 @@ class Register:
         labels = [path for path in (self.moving_labels, self.fixed_labels) if path is not None]
         if len(labels) == 1:
             raise InputError("labels come in pairs: give both --moving-labels and --fixed-labels, or neither")
-        self._check_options()
+        check_options(self)
         machine = machine_named(self.device)
-        inputs = [self.moving, self.fixed, *([self.model] if self.model else []), *labels]
+        inputs = [
+            self.moving,
+            self.fixed,
+            *given(self.model, self._initial, self.moving_mask, self.fixed_mask),
+            *labels,
+        ]
         with results_in(self.output, "register", self.overwrite, inputs) as folder:
             lines, metrics, certificates = self._into(folder, labels, machine)
-        table("Result", score_rows(metrics), ("score", "before", "after"))
+        table("Result", score_rows({name: value for name, value in metrics.items() if name != "pose"}), ("score", "before", "after"))
         say(HINT)
         say(f"Written to {self.output}; look at {self.output / 'report.html'}. To open it elsewhere:")
         for line in lines:
@@ -120,6 +142,7 @@ class Register:
         from foldless.mending import mended
         from foldless.model import weights_file
         from foldless.outcome import Outcome, headline, same_lattice
+        from foldless.pose import pose_of
         from foldless.record import FILE, file_digest, run_record, write_json
         from foldless.report import write_report
 
@@ -128,7 +151,7 @@ class Register:
         if self.moving_labels is not None and self.fixed_labels is not None:
             moving_labels = same_lattice(read_volume(self.moving_labels, labels=True), moving, "moving")
             fixed_labels = same_lattice(read_volume(self.fixed_labels, labels=True), fixed, "fixed")
-        setting, found = self._found(moving, fixed, machine)
+        setting, found, pose = self._found(moving, fixed, machine)
         found = mended(found, moving, fixed, setting, provable=not self.keep_folds)
         warp, inverse = folder / f"warp.{self.warp_format}", folder / f"inverse_warp.{self.warp_format}"
         write_warp(found.forward, fixed.geometry, warp)
@@ -140,10 +163,13 @@ class Register:
         if outcome.warped_labels is not None:
             labels_array = outcome.warped_labels.array
             write_volume(labels_array, fixed.geometry, folder / "warped_labels.nii.gz")
-        metrics = outcome.metrics()
+        if found.pose is not None:
+            write_poses(pose_of(found.pose, fixed.geometry.centre), folder)
+        metrics = outcome.metrics() | ({"pose": pose_scores(pose)} if pose else {})
         write_json(metrics, folder / "metrics.json")
         write_json(_certificates(outcome), folder / "certificate.json")
-        read = [self.moving, self.fixed, *([weights_file(self.model)] if self.model else []), *labels]
+        weights = weights_file(self.model) if self.model else None
+        read = [self.moving, self.fixed, *given(weights, self._initial, self.moving_mask, self.fixed_mask), *labels]
         digests = {str(path): file_digest(path) for path in read}
         record = {**run_record("register", asdict(self), digests, machine), "recipe": setting.recipe.as_dict()}
         forces = self._refining() if self.refine else getattr(setting, "forces", None)
@@ -162,62 +188,46 @@ class Register:
         )
         return lines, metrics, _named(outcome)
 
-    def _check_options(self) -> None:
-        """Refuse what cannot be or would do nothing.
+    @property
+    def _initial(self) -> Path | None:
+        return None if self.initial is None else file_of(self.initial)
 
-        Raises:
-            InputError: says which option, and what it is for.
-        """
-        if self.aligned and (self.model is not None or self.optimiser == "adam"):
-            raise InputError(
-                "--aligned leaves out the affine part that forces begin with; it is for no model and no Adam"
-            )
-        if self.refine and self.model is None:
-            raise InputError("--refine goes on from what a model predicts; add --model RUN, or leave it out")
+    def _found(self, moving: Volume, fixed: Volume, machine: Machine) -> tuple[Setting, Fields, Found | None]:
+        """The fields between the volumes, what they were found with, and the pose if one was sought."""
         if self.model is not None:
-            if wrong := self._given(*WITHOUT_A_MODEL, *(() if self.refine else SMOOTHING)):
-                raise InputError(f"{wrong} is for finding a map without a model; a model brings its own")
-            if self.rate is not None and self.refine:
-                raise InputError("--rate is for tuning the network by --steps; with --refine no network is tuned")
-            if self.rate is not None and not any(self.steps or ()):
-                raise InputError("--rate is for test-time optimisation; add --steps 50, or leave it out")
-        elif self.optimiser == "adam":
-            if wrong := self._given(*SMOOTHING):
-                raise InputError(f"{wrong} is for --optimiser forces; --weight makes Adam's maps smoother")
-        elif wrong := self._given("weight", "regularity", "rate"):
-            raise InputError(
-                f"{wrong} is for --optimiser adam; --smooth-update and --smooth-total say how stiff a map is"
-            )
-        self._check_numbers()
+            return (*self._predicted(moving, fixed, machine), None)
+        check_kinds(moving, fixed)
+        scans = scan_of(moving, self.moving_mask), scan_of(fixed, self.fixed_mask)
+        if self.aligned:
+            initial = None if self.initial is None else initial_pose(self.initial, moving, fixed)
+            lies: Literal["world", "centre"] = "world" if self.placement == "world" else "centre"
+            return (*self._deformed(*scans, initial or lies, machine), None)
 
-    def _check_numbers(self) -> None:
-        levels = self.refine or (self.model is None and self.optimiser != "adam")
-        least = int(self.model is None or self.refine)
-        if self.steps is not None and (min(self.steps, default=-1) < least or (not levels and len(self.steps) > 1)):
-            most = "a number for each level, coarse to fine" if levels else "one number"
-            raise InputError(f"--steps is {most}, {least} or more")
-        if self.rate is not None and not 0 < self.rate < inf:
-            raise InputError(f"--rate is above 0 and finite; got {self.rate:g}")
-        if self.tolerance is not None and not 0 < self.tolerance < inf:
-            raise InputError(f"--tolerance is in voxels, above 0 and finite; got {self.tolerance:g}")
-        for name in SMOOTHING:
-            sigma = getattr(self, name)
-            if sigma is not None and not 0 <= sigma <= MOST_SMOOTHING:
-                raise InputError(f"--{name.replace('_', '-')} is 0 to {MOST_SMOOTHING} voxels; got {sigma:g}")
+        from foldless.direct import Direct, posed
+        from foldless.pose import displacement_of
 
-    def _given(self, *names: str) -> str:
-        """The first of these options that was given, as it is written; empty if none was."""
-        return next((f"--{name.replace('_', '-')}" for name in names if getattr(self, name) is not None), "")
+        deforms = self.transform is None or self.transform == "deformable"
+        freedom: Freedom = "rigid" if self.transform is None or self.transform == "deformable" else self.transform
+        started = perf_counter()
+        found = found_pose(*scans, freedom, self.placement or "anywhere", self.initial)
+        seconds = perf_counter() - started
+        say(pose_sentence(pose_scores(found)))
+        if deforms:
+            found = found.settled
+            setting, fields = self._deformed(*scans, found.pose, machine)
+        else:
+            setting = Direct.of_pair(moving, fixed, found.pose, **self._settings("similarity", "tolerance"))
+            fields = posed(found.pose, moving, fixed)
+        before = displacement_of(found.began, fixed.geometry)
+        return setting, replace(fields, untouched=before, seconds=fields.seconds + seconds), found
 
-    def _found(self, moving: Volume, fixed: Volume, machine: Machine) -> tuple[Setting, Fields]:
-        """The fields between the volumes, and what they were found with."""
-        if self.model is None:
-            return self._optimised(moving, fixed, machine)
-
+    def _predicted(self, moving: Volume, fixed: Volume, machine: Machine) -> tuple[Setting, Fields]:
+        """The fields by a model."""
         from foldless.model import Model
         from foldless.pairwise import TEST_TIME_RATE
         from foldless.registering import Tuning, register_volumes
 
+        assert self.model is not None
         model = Model.load(self.model, machine)
         if self.tolerance is not None:
             model = replace(model, recipe=replace(model.recipe, tolerance=self.tolerance))
@@ -237,25 +247,31 @@ class Register:
 
     def _forces(self) -> dict[str, Any]:
         """The settings of `Forces` that were given."""
-        given = {name: getattr(self, name) for name in SMOOTHING if getattr(self, name) is not None}
-        given |= {"affine_steps": 0} if self.aligned else {}
+        settings = self._settings(*SMOOTHING)
+        settings |= {"affine_steps": 0} if self.aligned else {}
         if self.steps is None:
-            return given
-        return {**given, "steps": self.steps, "levels": tuple(2**k for k in reversed(range(len(self.steps))))}
+            return settings
+        return {**settings, "steps": self.steps, "levels": tuple(2**k for k in reversed(range(len(self.steps))))}
 
-    def _optimised(self, moving: Volume, fixed: Volume, machine: Machine) -> tuple[Setting, Fields]:
+    def _settings(self, *names: str) -> dict[str, Any]:
+        """Those of these options that were given."""
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    def _deformed(
+        self, moving: Scan, fixed: Scan, placement: Literal["world", "centre"] | Pose, machine: Machine
+    ) -> tuple[Setting, Fields]:
+        """The fields by deforming scans that lie as is said."""
         from foldless.direct import Direct, register_directly
 
-        names = ("rate", "similarity", "weight", "regularity", "tolerance")
-        settings: dict[str, Any] = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        settings = self._settings("rate", "similarity", "weight", "regularity", "tolerance")
         optimiser = self.optimiser or "forces"
         if optimiser == "forces":
             settings |= self._forces()
         elif self.steps is not None:
             settings["steps"] = self.steps[0]
-        direct = Direct.of_pair(moving, fixed, self.placement or "centre", optimiser, **settings)
+        direct = Direct.of_pair(moving.volume, fixed.volume, placement, optimiser, **settings)
         with Watch(direct.steps, "optimising") as watch:
-            return direct, register_directly(direct, moving, fixed, watch.on_next, machine)
+            return direct, register_directly(direct, moving.volume, fixed.volume, watch.on_next, machine)
 
 
 def _fail_where_unproven(certificates: Mapping[str, Certificate], tolerance: Mapping[str, float] | None) -> None:
@@ -278,7 +294,11 @@ def _named(outcome: Outcome) -> dict[str, Certificate]:
 
 def _certificates(outcome: Outcome) -> dict[str, Any]:
     """What is proven of the written fields, and what was done to make them so."""
-    proofs = {name: certificate.as_dict() for name, certificate in _named(outcome).items()}
+    ends = (outcome.fields.pose, outcome.fields.back)
+    proofs = {
+        name: certificate.as_dict() | ({} if after is None else {"after": after.matrix.tolist()})
+        for (name, certificate), after in zip(_named(outcome).items(), ends, strict=True)
+    }
     repairs = dict(zip(proofs, outcome.fields.repairs, strict=False))
     return {
         name: {**proof, **({"repair": repairs[name].as_dict()} if name in repairs else {})}

@@ -14,7 +14,7 @@ from foldless.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
-    from foldless.io import Geometry, Spaces, Transform
+    from foldless.io import Geometry, Linear, Spaces, Transform
     from foldless.metrics import Certificate
 
 BRACKETS = re.compile(r"\[(.*),\s*([01])\]")
@@ -52,6 +52,26 @@ def transform_of(word: str, spaces: Spaces | None = None) -> Transform:
     name, path, inverse = split_word(word)
     found = read_transform(path, spaces, name)
     return found.flipped if inverse else found
+
+
+def affine_of(word: str, fixed: Geometry, moving: Geometry | None = None) -> Linear:
+    """An affine transform of any format, one matrix of positive determinant.
+
+    Raises:
+        InputError: it cannot be read, bends, mirrors, or is of another dimension than the fixed image's lattice.
+    """
+    import numpy as np
+
+    from foldless.io import Spaces
+
+    linear = transform_of(word, Spaces(fixed, moving)).linear
+    if linear is None:
+        raise InputError(f"{word} bends; expected an affine transform")
+    if linear.dim != fixed.dim:
+        raise InputError(f"{word} is {linear.dim}-D, but the fixed image {fixed.dim}-D; give a transform that fits")
+    if np.linalg.det(linear.matrix[:, :-1]) <= 0:
+        raise InputError(f"{word} mirrors space, or flattens it; expected a transform of positive determinant")
+    return linear
 
 
 def field_of(word: str, spaces: Spaces) -> tuple[np.ndarray, Geometry]:

@@ -4,7 +4,7 @@ from foldless.pose.find import Found, Freedom, find_pose, in_order, parts
 from foldless.pose.lattices import shared_lattices
 from foldless.pose.rigid import Moves, Pose
 from foldless.pose.views import Scan
-from foldless.pose.written import as_itk, as_linear, laid, pose_of
+from foldless.pose.written import as_itk, as_linear, displacement_of, laid, pose_of
 
 __all__ = [
     "Found",
@@ -14,6 +14,7 @@ __all__ = [
     "Scan",
     "as_itk",
     "as_linear",
+    "displacement_of",
     "find_pose",
     "in_order",
     "laid",

@@ -37,6 +37,8 @@ CLEAR = 2.7
 """Times that a pose must say for no search to be needed: right ones were seen to say 3.1 and more, wrong ones 2.2."""
 ELSEWHERE = 6.0
 """Coarse voxels within the body that a pose which was not refined must lie apart to count as another."""
+NO_GAIN = 0.01
+"""Share of what is said, by which a pose must say more than the start to be worth going there."""
 DISTINCT = 2.0
 """Coarse voxels within the body that two poses must lie apart to count as two."""
 
@@ -60,6 +62,11 @@ class Found:
     runner_up: float
     chance: float
     began: Pose
+
+    @property
+    def settled(self) -> Found:
+        """The same, but where the search began if that says as much: to read an image elsewhere blurs it."""
+        return replace(self, pose=self.began, score=self.start) if self.start > self.score * (1 - NO_GAIN) else self
 
 
 def parts(moving: Scan, fixed: Scan) -> int:

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
+from jaxtyping import Float32
 
-from foldless.io import Linear, Volume
+from foldless.io import Geometry, Linear, Transform, Volume
 from foldless.pose.rigid import Pose, Vector
 
 
@@ -27,6 +28,11 @@ def pose_of(linear: Linear, here: Vector) -> Pose:
     """An affine map of the world as a pose about a point."""
     matrix = linear.matrix
     return Pose(matrix[:, :-1], here, matrix[:, :-1] @ here + matrix[:, -1])
+
+
+def displacement_of(pose: Pose, on: Geometry) -> Float32[np.ndarray, "*shape dim"]:
+    """What it adds to every voxel centre of a lattice, (*on.shape, dim), LPS mm."""
+    return Transform((as_linear(pose),)).displacement_on(on).astype(np.float32)
 
 
 def laid(volume: Volume, pose: Pose) -> Volume:
