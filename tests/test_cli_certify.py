@@ -195,7 +195,21 @@ def test_repair_refuses(foldless, tmp_path, monkeypatch, words, says):
 
 def test_register_leaves_proven_maps_and_their_certificates(foldless, tmp_path):
     a, b = (save_image(blob((16, 17, 18), seed), tmp_path / f"{seed}.nii.gz") for seed in (0, 1))
-    words = ("register", a, b, "--optimiser", "adam", "--steps", 12, "--weight", 0.0, "--rate", 0.05)
+    words = (
+        "register",
+        a,
+        b,
+        "--optimiser",
+        "adam",
+        "--steps",
+        12,
+        "--weight",
+        0.0,
+        "--rate",
+        0.05,
+        "--placement",
+        "centre",
+    )
     code, said, _ = foldless(*words, "--output", tmp_path / "out")
     assert code == 0
     assert said.count("proven fold-free") == 2

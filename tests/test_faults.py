@@ -29,7 +29,7 @@ TINY = (
     "--precision", "float32",
 )  # fmt: skip
 COMMANDS = {
-    "register": ("register", "data/images/case_1.nii.gz", "data/images/case_2.nii.gz", "--steps", 4),
+    "register": ("register", "data/images/case_1.nii.gz", "data/images/case_2.nii.gz", "--steps", 4, "--aligned"),
     "evaluate": ("evaluate", "--model", "run", "--data", "data", "--pairs", "pairs.csv"),
     "train": ("train", "--data", "data", *TINY, "--steps", 10),
     "crossvalidate": ("crossvalidate", "--data", "data", "--groups", "groups.csv", *("--steps", 4), "--pairs", 2),
@@ -189,7 +189,7 @@ def test_a_disk_that_becomes_full(forks, home, undisturbed):
 
 
 HUNGRY = {
-    "register": ("register", "large.mha", "large.mha"),
+    "register": ("register", "large.mha", "large.mha", "--aligned"),
     "train": ("train", "--data", "shapes", "--size", 64, "--batch", 4000, "--steps", 2),
 }
 

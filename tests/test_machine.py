@@ -105,7 +105,7 @@ def home(tmp_path_factory):
 
 COMMANDS = {
     "train": (*SHAPES,),
-    "register": ("register", "data/images/case_1.nii.gz", "data/images/case_2.nii.gz", "--steps", 2),
+    "register": ("register", "data/images/case_1.nii.gz", "data/images/case_2.nii.gz", "--steps", 2, "--aligned"),
     "register by a model": (
         "register", "data/images/case_1.nii.gz", "data/images/case_2.nii.gz", "--model", "run", "--steps", 2,
         "--rate", 1e-3,

@@ -131,7 +131,7 @@ def test_the_command_writes_what_itk_reads(head, foldless, tmp_path):
     write_volume(np.ones_like(pair.fixed.array, np.int32), pair.fixed.geometry, names[2], np.uint8)
     out = tmp_path / "out"
     words = ("pose", *names[:2], "--output", out, "--fixed-mask", names[2], "--transform")
-    code, said, _ = foldless(*words, "rigid", "--start", "world")
+    code, said, _ = foldless(*words, "rigid", "--placement", "world")
     assert code == 0
     assert "100.0% of" in said
     assert "turned by" in said
@@ -143,7 +143,7 @@ def test_the_command_writes_what_itk_reads(head, foldless, tmp_path):
     there, back = (sitk.ReadTransform(str(out / name)) for name in ("pose.txt", "inverse_pose.txt"))
     np.testing.assert_allclose(back.TransformPoint(there.TransformPoint((1.0, 2, 3))), (1, 2, 3), atol=1e-6)
     assert (out / "laid.nii.gz").exists()
-    assert foldless(*words, "affine", "--start", "world", "--overwrite")[0] == 0
+    assert foldless(*words, "affine", "--placement", "world", "--overwrite")[0] == 0
     assert not (out / "laid.nii.gz").exists()
 
 
@@ -161,6 +161,6 @@ def test_images_that_lie_apart_have_no_start_in_the_world(head, foldless, tmp_pa
     far = laid(head, Pose.laying(head.geometry.centre, head.geometry.centre + 900))
     for name, volume in (("a.nii.gz", head), ("b.nii.gz", far)):
         write_volume(volume.array, volume.geometry, tmp_path / name)
-    words = ("pose", tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", "--output", tmp_path / "out", "--start", "world")
+    words = ("pose", tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", "--output", tmp_path / "out", "--placement", "world")
     assert foldless(*words)[0] == 2
     assert not (tmp_path / "out").exists()

@@ -289,7 +289,7 @@ def pair(tmp_path):
 
 
 def test_register_says_whether_a_tolerance_is_kept(foldless, pair, tmp_path):
-    words = ("register", *pair, "--steps", 4)
+    words = ("register", *pair, "--steps", 4, "--placement", "centre")
     code, said, complained = foldless(*words, "--output", tmp_path / "kept", "--tolerance", 0.5)
     assert (code, complained) == (0, "")
     assert "inside the bodies points come back" in said

@@ -7,6 +7,7 @@ from functools import partial
 from time import perf_counter
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from foldless.build import regularity_of, similarity_of, weight_of
@@ -19,9 +20,9 @@ from foldless.io.volumes import check_overlap
 from foldless.machine import CPU, Machine
 from foldless.maps import Map
 from foldless.pairwise import OnStep, Stiff, flow_steps, optimise_flow
-from foldless.pose import Pose, as_linear, displacement_of, in_order, shared_lattices
+from foldless.pose import Pose, Scan, as_linear, displacement_of, in_order, shared_lattices
 from foldless.recipe import Recipe, direct_recipe
-from foldless.registering import Fields, Find, fields_between, fields_of, quiet, sharp_similarity
+from foldless.registering import Fields, fields_between, fields_of, quiet, sharp_similarity
 
 Optimiser = Literal["forces", "adam"]
 """forces: greedy's update on a velocity half-way, in closed form. adam: any regularity, by autograd; slower."""
@@ -87,13 +88,19 @@ class Direct:
             return self.forces.most_steps
         return flow_steps(self.recipe.levels, self.recipe.steps)
 
-    def maps(self, image_A: Tensor, image_B: Tensor, on_step: OnStep = quiet) -> tuple[Map, Map]:
-        """phi_AB and its inverse for prepared images (1, 1, *lattice)."""
+    def maps(
+        self,
+        image_A: Tensor,
+        image_B: Tensor,
+        on_step: OnStep = quiet,
+        masks: tuple[Tensor | None, Tensor | None] = (None, None),
+    ) -> tuple[Map, Map]:
+        """phi_AB and its inverse for prepared images (1, 1, *lattice), and what counts of them; for Adam all does."""
         recipe, similarity = self.recipe, similarity_of(self.recipe)
         if self.forces is not None:
             sharp = sharp_similarity(recipe)
             spacing = self.preparation.spacing
-            return register_halfway(image_A, image_B, sharp, self.forces, similarity, spacing, on_step=on_step)
+            return register_halfway(image_A, image_B, sharp, self.forces, similarity, spacing, *masks, on_step=on_step)
         return optimise_flow(
             image_A,
             image_B,
@@ -109,23 +116,28 @@ class Direct:
 
 
 def register_directly(
-    direct: Direct, moving: Volume, fixed: Volume, on_step: OnStep = quiet, machine: Machine = CPU
+    direct: Direct,
+    moving: Volume,
+    fixed: Volume,
+    on_step: OnStep = quiet,
+    machine: Machine = CPU,
+    masks: tuple[Volume | None, Volume | None] = (None, None),
 ) -> Fields:
-    """Both fields between two volumes, found for them alone on a machine."""
+    """Both fields between two volumes, found for them alone on a machine.
+
+    After a pose, what one image does not show, or a mask of it leaves out, counts neither for nor against.
+    """
     find = partial(direct.maps, on_step=on_step)
     if direct.pose is None:
         return fields_between(moving, fixed, direct.preparation, find, machine)
-    return fields_after(direct.pose, moving, fixed, direct.preparation, find, machine)
-
-
-def fields_after(
-    pose: Pose, moving: Volume, fixed: Volume, preparation: Preparation, find: Find, machine: Machine = CPU
-) -> Fields:
-    """Both fields between two volumes that a pose lays on each other, and the pose that they end in."""
     started = perf_counter()
-    lattices = lattices_of_pair(moving, fixed, pose)
-    seen = [(preparation.read(volume, on), on) for volume, on in zip((moving, fixed), lattices, strict=True)]
-    return replace(fields_of(moving, fixed, seen, find, machine, started), pose=as_linear(pose))
+    scans = [Scan(*one) for one in zip((moving, fixed), masks, strict=True)]
+    lattices = lattices_of_pair(moving, fixed, direct.pose)
+    seen = [(direct.preparation.read(one.volume, on), on) for one, on in zip(scans, lattices, strict=True)]
+    shown = [one.shown(on) for one, on in zip(scans, lattices, strict=True)]
+    if min(part.min() for part in shown) < 1:
+        find = partial(find, masks=tuple(machine.takes(torch.from_numpy(part)[None, None]) for part in shown))
+    return replace(fields_of(moving, fixed, seen, find, machine, started), pose=as_linear(direct.pose))
 
 
 def posed(pose: Pose, moving: Volume, fixed: Volume) -> Fields:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from foldless.build import similarity_of
@@ -85,6 +85,14 @@ class Outcome:
         )
 
     @cached_property
+    def common(self) -> Bool[np.ndarray, "*shape"]:
+        """Fixed voxels that are carried to a place on the moving image's lattice, half a voxel around it included."""
+        there = np.moveaxis(self.fixed.geometry.voxel_centres, 0, -1) + self.fields.forward
+        index = self.moving.geometry.physical_to_index(there)
+        inside: np.ndarray = np.all((index >= -0.5) & (index <= np.array(self.moving.geometry.size) - 0.5), -1)
+        return inside
+
+    @cached_property
     def certificates(self) -> tuple[Certificate, Certificate]:
         """What is proven of the forward and of the inverse field."""
         return (
@@ -103,12 +111,19 @@ class Outcome:
         scores = {
             "certificate": certificate_scores(self.certificates, self.fields.repairs),
             **field_scores(torch.from_numpy(self.displacement_voxels.copy())[None]),
-            "inverse_consistency_voxels": summary(torch.from_numpy(self.inverse_error)),
+            **self._from_home(),
             "similarity_before": self._similarity(self._carried(self.moving, self.fields.untouched)),
             "similarity_after": self._similarity(self.warped),
             "seconds": self.fields.seconds,
         }
         return {**self._overlap(), **scores, **self._within()}
+
+    def _from_home(self) -> dict[str, Any]:
+        """How far from home voxels come back: in what both images show, and elsewhere, where the border continues."""
+        named = {"inverse_consistency_voxels": self.common, "inverse_consistency_elsewhere_voxels": ~self.common}
+        return {
+            name: summary(torch.from_numpy(self.inverse_error[where])) for name, where in named.items() if where.any()
+        }
 
     def _within(self) -> dict[str, Any]:
         tolerance = self.model.recipe.tolerance

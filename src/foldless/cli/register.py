@@ -125,7 +125,11 @@ class Register:
         ]
         with results_in(self.output, "register", self.overwrite, inputs) as folder:
             lines, metrics, certificates = self._into(folder, labels, machine)
-        table("Result", score_rows({name: value for name, value in metrics.items() if name != "pose"}), ("score", "before", "after"))
+        table(
+            "Result",
+            score_rows({name: value for name, value in metrics.items() if name != "pose"}),
+            ("score", "before", "after"),
+        )
         say(HINT)
         say(f"Written to {self.output}; look at {self.output / 'report.html'}. To open it elsewhere:")
         for line in lines:
@@ -271,7 +275,9 @@ class Register:
             settings["steps"] = self.steps[0]
         direct = Direct.of_pair(moving.volume, fixed.volume, placement, optimiser, **settings)
         with Watch(direct.steps, "optimising") as watch:
-            return direct, register_directly(direct, moving.volume, fixed.volume, watch.on_next, machine)
+            return direct, register_directly(
+                direct, moving.volume, fixed.volume, watch.on_next, machine, (moving.mask, fixed.mask)
+            )
 
 
 def _fail_where_unproven(certificates: Mapping[str, Certificate], tolerance: Mapping[str, float] | None) -> None:

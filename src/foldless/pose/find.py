@@ -103,8 +103,12 @@ def find_pose(
 
 def in_order(moving: Volume, fixed: Volume) -> bool:
     """Whether a pair is taken as it comes: in an order of its own, so that swapping inverts what is found."""
-    keys = [(volume.geometry.size, volume.geometry.spacing, volume.array.tobytes()) for volume in (moving, fixed)]
-    return keys[0] >= keys[1]
+    first, second = [(volume.geometry.size, volume.geometry.spacing) for volume in (moving, fixed)]
+    if first != second:
+        return first > second
+    one, other = moving.array.ravel(), fixed.array.ravel()
+    differ = int(np.argmax(one != other))
+    return bool(one[differ] >= other[differ])
 
 
 def _found(moving: Scan, fixed: Scan, freedom: Freedom, initial: Pose | None, on_part: Callable[[], None]) -> Found:

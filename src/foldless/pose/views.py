@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float32, Float64
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
@@ -123,6 +123,16 @@ class Scan:
             whole = like((self.mask.array > 0).astype(np.float32), self.mask)
             counted = resampled(whole, lattice).array
         return View(torch.from_numpy(np.stack([values, counted]))[None], lattice)
+
+    def shown(self, on: Geometry) -> Float32[np.ndarray, "*shape"]:
+        """How much what it shows at the voxels of a lattice counts, 0 to 1: nothing beyond half a voxel outside."""
+        index = np.moveaxis(self.geometry.physical_to_index(np.moveaxis(on.voxel_centres, 0, -1)), -1, 0)
+        last = np.array(self.geometry.size).reshape(-1, *[1] * on.dim) - 1.0
+        share = (np.minimum(index, last - index) + 1).clip(0, 1).prod(0)
+        if self.mask is not None:
+            share = share * resampled(like((self.mask.array > 0).astype(np.float32), self.mask), on).array
+        shown: np.ndarray = share.astype(np.float32)
+        return shown
 
     @cached_property
     def _counted(self) -> np.ndarray:
