@@ -13,18 +13,18 @@ from foldless.direct import Direct, lattices_of_pair, register_directly
 from foldless.io import Geometry, like, read_volume, read_warp, write_volume
 from foldless.pose import Moves, Pose, Scan, as_itk, laid
 
-SIDE = 3.0
+SIDE = 5.0
 TURN = Rotation.from_euler("zyx", [90, 15, -10], degrees=True).as_matrix()
 
 
-def body(seed, shape=(26, 30, 28)):
+def body(seed, shape=(16, 18, 17)):
     """An uneven egg of 60 mm, a little another for each seed."""
     grid = np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij")
     z, y, x = (
-        grid + 0.05 * np.array([gaussian_filter(np.random.default_rng(seed).normal(size=shape), 5) for _ in grid]) * 30
+        grid + 0.05 * np.array([gaussian_filter(np.random.default_rng(seed).normal(size=shape), 3) for _ in grid]) * 20
     )
     inside = (x / 0.6) ** 2 + (y / 0.85) ** 2 + (z / 0.7) ** 2 < 1
-    texture = gaussian_filter(np.random.default_rng(0).normal(size=shape), 2.0)
+    texture = gaussian_filter(np.random.default_rng(0).normal(size=shape), 1.3)
     return np.float32(gaussian_filter(inside.astype(float), 0.7) * (500 + 2500 * texture + 150 * x).clip(100))
 
 
@@ -49,7 +49,16 @@ def out(scans, foldless):
     if not (home / "out").exists():
         near = scans[1].moved(np.array([4.0, -3, 2, 3, -4, 2]), Moves.of("rigid", np.eye(3), 50.0))
         sitk.WriteTransform(as_itk(near), str(home / "near.txt"))
-        words = ("register", home / "moving.nii.gz", home / "fixed.nii.gz", "--steps", 8, 4, "--initial", home / "near.txt")
+        words = (
+            "register",
+            home / "moving.nii.gz",
+            home / "fixed.nii.gz",
+            "--steps",
+            8,
+            4,
+            "--initial",
+            home / "near.txt",
+        )
         code, said, complained = foldless(*words, "--output", home / "out")
         assert (code, complained) == (0, "")
         assert "turned by" in said
@@ -130,7 +139,7 @@ def test_images_on_one_lattice_are_read_at_their_voxels(scans):
     fixed, other = (read_volume(home / f"{seed}.nii.gz") for seed in (1, 2))
     here = fixed.geometry.centre
     for lattice in lattices_of_pair(other, fixed, Pose.laying(here, here)):
-        assert lattice.shape == (32, 32, 32)
+        assert lattice.shape == (16, 32, 32)
         index = fixed.geometry.physical_to_index(np.array(lattice.origin))
         np.testing.assert_allclose(index, index.round(), atol=1e-9)
         np.testing.assert_allclose(lattice.spacing, SIDE)

@@ -18,7 +18,7 @@ from foldless.report import Pair, Table, judge, warped_grid_figure, write_compar
 from foldless.report.arrays import jacobian_determinant, views_of, window
 from foldless.report.comparison import dots_of
 from foldless.report.curves import MOST_POINTS, draw_curve
-from foldless.report.verdict import format_number, overall
+from foldless.report.verdict import format_number, judge_numbers, named, overall
 
 METRICS: dict[str, Any] = {
     "dice_before": 0.5341,
@@ -374,7 +374,7 @@ def test_the_verdict_on_many_pairs_is_that_on_the_worst() -> None:
         judge(a_pair(metrics=m, inverse_error=None))
         for m in ({"folds_percent": NO_FOLDS}, {"folds_percent": {"ten": 9}})
     )
-    assert overall([good]) == ("good", "Passed every check")
+    assert overall([good]) == ("good", "Pass: every check")
     assert overall([good, bad, good, []]) == ("bad", "4 pairs: 2 passed every check, 1 failed a check, 1 not judged")
 
 
@@ -455,3 +455,27 @@ def test_a_comparison_is_one_page_that_says_everything(tmp_path: Path) -> None:
         assert ("a &amp; b, &lt;one&gt;: 0.400" in page) == bool(dice)
         assert "<one>" not in page
         assert "NaN" not in page
+
+
+POSE = {
+    **{"degrees": 90.0, "shift_mm": 12.0, "volume": 1.0, "score": 0.2, "start": 0.01, "chance": 0.05},
+    **{"clear": 4.0, "mirrored": 0.7, "runner_up": 0.3, "overlap": 0.9},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({}, "Pass: every check"),
+        ({"clear": 2.5}, "Look: It is not clear that the images are laid on each other: turned by 90.0° and shifted"),
+        ({"clear": 1.2}, "Fail: No pose was found that lays the images on each other"),
+        ({"mirrored": 1.4}, "Fail: The moving image may be mirrored: so it says 1.40 times as much"),
+        ({"runner_up": 0.9}, "Look: Another pose is nearly as likely: it says 90% as much"),
+        ({"overlap": 0.1}, "Look: The images have little in common: 10% of the smaller field of view"),
+        ({"overlap": 0.1, "clear": 1.0}, "Fail: No pose was found"),
+    ],
+)
+def test_the_reason_comes_first(change, sentence) -> None:
+    level, said = overall([judge_numbers({"pose": POSE | change})])
+    assert said.startswith(sentence)
+    assert named(level).capitalize() == said.split(":")[0]

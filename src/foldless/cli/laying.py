@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 Placement = Literal["anywhere", "world", "centre"]
 
 POSES = ("pose.txt", "inverse_pose.txt")
+EVIDENCE = ("score", "start", "runner_up", "chance", "clear", "mirrored", "overlap")
 UNSURE = 0.8
 """Share of what the found pose says, from which on another one that says as much is told of."""
 
@@ -90,7 +91,7 @@ def pose_scores(found: Found) -> dict[str, float]:
     """What was found, as numbers."""
     pose = found.pose
     moved = {"degrees": pose.degrees, "shift_mm": pose.shift, "volume": pose.volume}
-    return {**moved, **{name: getattr(found, name) for name in ("score", "start", "runner_up", "chance")}}
+    return {**moved, **{name: getattr(found, name) for name in EVIDENCE}}
 
 
 def pose_sentence(pose: Mapping[str, Any]) -> str:

@@ -116,6 +116,9 @@ class Register:
         if len(labels) == 1:
             raise InputError("labels come in pairs: give both --moving-labels and --fixed-labels, or neither")
         check_options(self)
+
+        from foldless.report.verdict import judge_numbers, overall, pose_findings
+
         machine = machine_named(self.device)
         inputs = [
             self.moving,
@@ -125,6 +128,7 @@ class Register:
         ]
         with results_in(self.output, "register", self.overwrite, inputs) as folder:
             lines, metrics, certificates = self._into(folder, labels, machine)
+        say(overall([judge_numbers(metrics)])[1])
         table(
             "Result",
             score_rows({name: value for name, value in metrics.items() if name != "pose"}),
@@ -136,7 +140,8 @@ class Register:
             say(f"  {line}")
         for name, certificate in certificates.items():
             say(f"{name} is {certificate.sentence}")
-        _fail_where_unproven(certificates, metrics.get("tolerance"))
+        lost = [finding.text for finding in pose_findings(metrics) if finding.level == "bad"]
+        _fail_where_unproven(certificates, metrics.get("tolerance"), lost)
 
     def _into(
         self, folder: Path, labels: list[Path], machine: Machine
@@ -280,9 +285,10 @@ class Register:
             )
 
 
-def _fail_where_unproven(certificates: Mapping[str, Certificate], tolerance: Mapping[str, float] | None) -> None:
-    """End with exit code 3 where a map is not proven, or a tolerance that was asked for is not kept."""
-    wrong = []
+def _fail_where_unproven(
+    certificates: Mapping[str, Certificate], tolerance: Mapping[str, float] | None, wrong: list[str]
+) -> None:
+    """End with exit code 3 where the pose failed, a map is not proven, or a tolerance is not kept."""
     if not all(certificate.proven for certificate in certificates.values()):
         wrong.append("a map is not proven fold-free")
     if tolerance is not None:

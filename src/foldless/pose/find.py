@@ -54,6 +54,9 @@ class Found:
         runner_up: of the best other pose, as far as it was refined, as a share of the winner's at that level.
         chance: the same of poses at random: median of the turns that were tried.
         began: where the search began.
+        clear: how many times `chance` the best pose says, refined on the coarsest level as that is.
+        mirrored: what it says there with the moving image mirrored, as a share of what it says as it is.
+        overlap: share of the smaller field of view that both show.
     """
 
     pose: Pose
@@ -62,6 +65,9 @@ class Found:
     runner_up: float
     chance: float
     began: Pose
+    clear: float
+    mirrored: float
+    overlap: float
 
     @property
     def settled(self) -> Found:
@@ -72,7 +78,7 @@ class Found:
 def parts(moving: Scan, fixed: Scan) -> int:
     """How many times a whole search says that it is a part further."""
     turns = TURNS[len(_axes(moving, fixed))]
-    return min(FEW, turns) + turns + sum(KEPT) + 1
+    return min(FEW, turns) + turns + sum(KEPT) + 6
 
 
 def find_pose(
@@ -113,20 +119,26 @@ def in_order(moving: Volume, fixed: Volume) -> bool:
 
 def _found(moving: Scan, fixed: Scan, freedom: Freedom, initial: Pose | None, on_part: Callable[[], None]) -> Found:
     pair = _Pair.of(moving, fixed, on_part)
-    began, chance, runner_up = pair.start, 0.0, 0.0
+    began, runner_up, first = pair.start, 0.0, 0.0
+    some = pair.tried(FEW)
+    chance = float(np.median([score for score, _ in some]))
     pool = [initial or began]
     if initial is None:
-        pool, chance, runner_up = pair.candidates()
+        pool, runner_up = pair.candidates(some, chance)
     for level, kept in enumerate(KEPT):
         pool, scores = pair.best(level, pool[: kept + (level == 0)])
+        first = first or scores[0]
         if len(scores) > 1:
             runner_up = scores[1] / max(scores[0], 1e-9)
+    mirrored = pair.mirrored(pool[0]) / max(pair.measures[1](pool[0]), 1e-9)
     pose = pool[0]
     for free in FREEDOMS[1 : FREEDOMS.index(freedom) + 1]:
         for level in range(1, len(KEPT)):
             _, pose = pair.refined(level, pose, free)
     last = pair.measures[-1]
-    return Found(pose, last(pose), last(began), runner_up, chance, began.about(pair.here))
+    clear = first / max(chance, 1e-9)
+    overlap = float(pair.measures[0].common(pose) / min(view.extent for view in pair.views[0]))
+    return Found(pose, last(pose), last(began), runner_up, chance, began.about(pair.here), clear, mirrored, overlap)
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,20 +199,26 @@ class _Pair:
         found = searched(fixed, moving, rotations(turns, self.axes), wide, self.on_part)
         return sorted(((self.measures[0](pose), pose) for _, pose in found), key=lambda one: -one[0])
 
-    def candidates(self) -> tuple[list[Pose], float, float]:
-        """Poses to refine, what poses at random say, and the best of the others as a share of the first."""
+    def candidates(self, some: list[tuple[float, Pose]], chance: float) -> tuple[list[Pose], float]:
+        """Poses to refine, and the best of the others as a share of the first; from what some turns say."""
         plain = sorted(((self.measures[0](pose), pose) for pose in _plain(*self.views[0])), key=lambda one: -one[0])
         score, near = self.refined(0, max((self.start, plain[0][1]), key=self.measures[0]))
-        some, turns = self.tried(FEW), TURNS[len(self.axes)]
-        chance = float(np.median([one for one, _ in some]))
+        turns = TURNS[len(self.axes)]
         if turns > FEW and score > CLEAR * chance:
             far = ELSEWHERE * self.levels[0]
             apart = [one for one, pose in some if _apart(pose, near, self.body) > far]
-            return [near], chance, max(apart, default=0.0) / score
-        tried = self.tried(turns)
+            return [near], max(apart, default=0.0) / score
+        tried = self.tried(turns) if turns > FEW else some
         scored = sorted([*plain, *tried], key=lambda one: -one[0])
-        chance = float(np.median([one for one, _ in scored]))
-        return [near, *(pose for _, pose in scored[: KEPT[0]])], chance, 0.0
+        return [near, *(pose for _, pose in scored[: KEPT[0]])], 0.0
+
+    def mirrored(self, pose: Pose) -> float:
+        """The most that the images say with one of them mirrored, from across each axis of the fixed one on."""
+        centre, _ = self.views[0][1].moments
+        flips = [np.eye(len(centre)) - 2 * np.outer(axis, axis) for axis in self.axes]
+        turned = [Pose.laying(pose(centre), centre, pose.linear @ flip) for flip in flips]
+        best = max((self.refined(0, one) for one in turned), key=lambda one: one[0], default=(0.0, pose))
+        return self.refined(1, best[1])[0]
 
 
 def _axes(moving: Scan, fixed: Scan) -> Float64[np.ndarray, "axes dim"]:

@@ -74,8 +74,12 @@ class Measure:
 
     def share(self, pose: Pose) -> float:
         """How much both show, as a share of the least that is asked for, 1 at most."""
+        return min(1.0, self.common(pose) / self.least)
+
+    def common(self, pose: Pose) -> float:
+        """What both show, mm³ (in 2-D mm²)."""
         weight = self.moving.read(pose(self.points.at))[1] * self.points.weight
-        return min(1.0, float(weight.sum()) * self.points.volume / self.least)
+        return float(weight.sum()) * self.points.volume
 
     def _joint(self, pose: Pose) -> tuple[float, Tensor, Tensor]:
         points = self.points

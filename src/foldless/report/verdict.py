@@ -18,6 +18,14 @@ CONSISTENT = 0.5
 """Voxels; below half a voxel, going there and back ends on average in the voxel it started from."""
 INCONSISTENT = 1.0
 """Voxels; above one, going there and back ends on average in another voxel."""
+CLEAR, UNCLEAR = 2.7, 1.5
+"""How many times what poses at random say that one must say to be believed, and below which it is not."""
+MIRRORED = 1.2
+"""What the mirrored moving image may say at most, as a share of what it says as it is."""
+RIVAL = 0.8
+"""What another pose may say at most, as a share."""
+LITTLE = 0.25
+"""Share of the smaller field of view that both must show."""
 
 RULES = {
     "forward": "forward differences, determinant < 0",
@@ -47,7 +55,14 @@ def judge(pair: Pair) -> list[Finding]:
 
 def judge_numbers(metrics: Mapping[str, Any]) -> list[Finding]:
     """The verdict on a pair of which nothing but its metrics is known."""
-    findings = [_proof(metrics), _folds(metrics), _consistency(metrics), _dice(metrics), _similarity(metrics)]
+    findings = [
+        *pose_findings(metrics),
+        _proof(metrics),
+        _folds(metrics),
+        _consistency(metrics),
+        _dice(metrics),
+        _similarity(metrics),
+    ]
     return [finding for finding in findings if finding is not None]
 
 
@@ -79,19 +94,51 @@ def overall(verdicts: Sequence[Sequence[Finding]]) -> tuple[str, str]:
     if not judged:
         return "none", "Nothing was judged: there are no numbers"
     worst = max(judged, key=LEVELS.index)
-    sentence = {"good": "Passed every check", "care": "Passed with reservations", "bad": "Failed a check"}[worst]
     if len(levels) == 1:
-        return worst, sentence
+        reason = next((finding.text for finding in verdicts[0] if finding.level == worst), "")
+        return worst, "Pass: every check" if worst == "good" else f"{named(worst).capitalize()}: {reason}"
     counts = [f"{levels.count(level)} {word}" for level, word in _COUNTED.items() if level in levels]
     return worst, f"{len(levels)} pairs: " + ", ".join(counts)
 
 
-_COUNTED = {
-    "good": "passed every check",
-    "care": "passed with reservations",
-    "bad": "failed a check",
-    "none": "not judged",
-}
+_COUNTED = {"good": "passed every check", "care": "to look at", "bad": "failed a check", "none": "not judged"}
+
+
+def named(level: str) -> str:
+    """The word for a level: pass, look or fail."""
+    return {"good": "pass", "care": "look", "bad": "fail", "none": "not judged"}[level]
+
+
+def pose_findings(metrics: Mapping[str, Any]) -> list[Finding]:
+    """What the evidence says of the pose that a map ends in; docs/how-to/lay-two-scans-on-each-other.md."""
+    pose = metrics.get("pose")
+    if not pose:
+        return []
+    moved = f"turned by {pose['degrees']:.1f}° and shifted by {pose['shift_mm']:.1f} mm"
+    says = f"they say {pose['clear']:.1f} times as much of each other as at poses from all over"
+    threshold = f"good: {CLEAR:g} times and more; bad: below {UNCLEAR:g}"
+    level = "good" if pose["clear"] >= CLEAR else "care" if pose["clear"] >= UNCLEAR else "bad"
+    words = {
+        "good": "The images are laid on each other",
+        "care": "It is not clear that the images are laid on each other",
+    }
+    found = [
+        Finding(
+            level,
+            f"{words.get(level, 'No pose was found that lays the images on each other')}: {moved} {says}",
+            threshold,
+        )
+    ]
+    if pose["mirrored"] > MIRRORED:
+        text = f"The moving image may be mirrored: so it says {pose['mirrored']:.2f} times as much"
+        found.append(Finding("bad", text, f"bad: more than {MIRRORED:g} times as much as it is"))
+    if pose["runner_up"] > RIVAL:
+        text = f"Another pose is nearly as likely: it says {pose['runner_up']:.0%} as much"
+        found.append(Finding("care", text, f"care: more than {RIVAL:.0%}"))
+    if pose["overlap"] < LITTLE:
+        text = f"The images have little in common: {pose['overlap']:.0%} of the smaller field of view"
+        found.append(Finding("care", text, f"care: less than {LITTLE:.0%}"))
+    return found
 
 
 def _finite(pair: Pair) -> Finding | None:
