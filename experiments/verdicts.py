@@ -1,7 +1,7 @@
 """What the evidence of a pose says of right and wrong ones: `python -m experiments.verdicts --data FOLDER`.
 
-Right: planted pairs of one brain, and brains of two people, turned. Wrong: the first with the moving image mirrored, and
-from a start that leads nowhere. Thresholds were chosen on even seeds and are reported on odd ones.
+Right: planted pairs of one brain, and brains of two people, turned. Wrong: the first with the moving image mirrored,
+and from a start that leads nowhere. Thresholds were chosen on even seeds and are reported on odd ones.
 """
 
 from __future__ import annotations

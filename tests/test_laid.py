@@ -101,6 +101,18 @@ def test_the_pose_is_what_the_warps_end_in(out, foldless):
         )
         assert again["bounds"] == pytest.approx(found[name]["bounds"], rel=1e-6)
         assert foldless(*words)[0] == 3
+        words = (
+            "repair",
+            out / f"{name}.nii.gz",
+            "--after",
+            out / pose,
+            "--output",
+            out / "mended.nii.gz",
+            "--overwrite",
+        )
+        code, said, _ = foldless(*words)
+        assert code == 0
+        assert "nothing to repair" in said
         linear = sitk.ReadTransform(str(out / pose))
         matrix = np.array(found[name]["after"])
         np.testing.assert_allclose(linear.TransformPoint((1.0, 2.0, 3.0)), matrix @ [1, 2, 3, 1], atol=1e-6)
