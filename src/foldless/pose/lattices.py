@@ -18,7 +18,7 @@ def shared_lattices(moving: Volume, fixed: Volume, pose: Pose) -> tuple[Geometry
 
     It lies along the axes of the fixed image, turned to the orientation nearest to LPS. Its spacing along an axis is
     the mean of both images' there; where that is the fixed image's own, nodes are its voxels. Each axis has a multiple
-    of 16 nodes.
+    of 16 nodes, or one where the fixed image has one.
     """
     own = reoriented(fixed).geometry
     fine = np.array(own.spacing)
@@ -28,7 +28,7 @@ def shared_lattices(moving: Volume, fixed: Volume, pose: Pose) -> tuple[Geometry
     ends = np.ceil(fine * (np.array(own.size) - 1) / spacing - 1e-6)
     first, last = np.maximum(first, 0), np.maximum(np.minimum(last, ends), 0)
     count = (last - first + 1).astype(int)
-    size = np.array(padded(count.tolist()))
+    size = np.where(np.array(own.size) == 1, 1, padded(count.tolist()))
     first -= (size - count) // 2
     corner = own.index_to_physical(first * spacing / fine)
     lattice = Geometry(tuple(size.tolist()), tuple(spacing.tolist()), tuple(corner.tolist()), own.direction)
