@@ -257,6 +257,12 @@ def test_evaluate_tunes_every_pair_anew(foldless, tmp_path, tuning):
         (("--refine",), "--model RUN"),
         (("--aligned", "--optimiser", "adam"), "--aligned leaves out"),
         (("--aligned", "--model", "run"), "--aligned leaves out"),
+        (("--model", "run", "--transform", "rigid"), "a model brings its own"),
+        (("--transform", "rigid", "--steps", 3), "deforms nothing"),
+        (("--transform", "affine", "--aligned"), "finds how they do"),
+        (("--initial", "a.txt", "--placement", "world"), "give one of them"),
+        (("--aligned", "--placement", "anywhere"), "--placement world or centre"),
+        (("--aligned", "--moving-mask", "a_seg.nii.gz"), "with --aligned add --placement world"),
     ],
 )
 def test_options_that_do_not_go_together(foldless, apart, more, says):

@@ -134,6 +134,47 @@ def test_a_pose_alone_is_a_warp_too(scans, out, foldless, tmp_path, kind):
     )
 
 
+@pytest.mark.parametrize(
+    ("matrix", "says"),
+    [(np.diag([-1.0, 1, 1]), "mirrors space"), (np.diag([1.0, 1]), "is 2-D, but the fixed image 3-D")],
+)
+def test_a_start_that_cannot_be_is_refused(scans, foldless, tmp_path, matrix, says):
+    home, _ = scans
+    start = sitk.AffineTransform(len(matrix))
+    start.SetMatrix(matrix.ravel().tolist())
+    sitk.WriteTransform(start, str(tmp_path / "start.txt"))
+    words = ("register", home / "moving.nii.gz", home / "fixed.nii.gz", "--initial", tmp_path / "start.txt")
+    code, _, complained = foldless(*words, "--output", tmp_path / "out")
+    assert code == 2
+    assert says in complained
+    assert not (tmp_path / "out").exists()
+
+
+def test_aligned_images_are_taken_as_a_file_lays_them(scans, foldless, tmp_path):
+    """Bit for bit the pose that was given, and a mask counts."""
+    home, pose = scans
+    sitk.WriteTransform(as_itk(pose), str(tmp_path / "start.txt"))
+    fixed = read_volume(home / "fixed.nii.gz")
+    mask = np.ones(fixed.array.shape, np.int32)
+    mask[:4] = 0
+    write_volume(mask, fixed.geometry, tmp_path / "mask.nii.gz", np.uint8)
+    words = (
+        "register",
+        home / "moving.nii.gz",
+        home / "fixed.nii.gz",
+        "--initial",
+        tmp_path / "start.txt",
+        "--aligned",
+    )
+    for name, more in (("out", ()), ("masked", ("--fixed-mask", tmp_path / "mask.nii.gz"))):
+        assert foldless(*words, "--steps", 2, "--output", tmp_path / name, *more)[0] == 0
+    found = sitk.ReadTransform(str(tmp_path / "out/pose.txt"))
+    np.testing.assert_allclose(found.TransformPoint((9.0, 8, 7)), as_itk(pose).TransformPoint((9.0, 8, 7)), atol=1e-9)
+    assert "pose" not in json.loads((tmp_path / "out/metrics.json").read_text()), "none was sought"
+    fields = [read_warp(tmp_path / name / "warp.nii.gz")[0] for name in ("out", "masked")]
+    assert np.abs(fields[0] - fields[1]).max() > 1e-2
+
+
 def test_swapped_images_have_the_inverse(scans):
     home, pose = scans
     moving, fixed = (read_volume(home / f"{name}.nii.gz") for name in ("moving", "fixed"))

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from foldless.cli.register import Register
 
 SMOOTHING = ("smooth_update", "smooth_total")
-FROM_A_POSE = ("transform", "placement", "initial", "moving_mask", "fixed_mask")
+MASKS = ("moving_mask", "fixed_mask")
+FROM_A_POSE = ("transform", "placement", "initial", *MASKS)
 """Options of how the images are laid on each other before they are deformed."""
 WITHOUT_A_MODEL = (*FROM_A_POSE, "similarity", "optimiser", "weight", "regularity")
 """Options of finding a map for a pair alone."""
@@ -58,6 +59,10 @@ def _check_pose(asked: Register) -> None:
         raise InputError(f"--aligned takes the images as they lie; --transform {asked.transform} finds how they do")
     if asked.initial is not None and asked.placement is not None:
         raise InputError("--initial and --placement both say where to begin; give one of them")
+    if asked.aligned and asked.initial is None and asked.placement != "world" and (wrong := _given(asked, *MASKS)):
+        raise InputError(
+            f"{wrong} needs to know how the images lie; with --aligned add --placement world, or --initial"
+        )
     if asked.aligned and asked.placement == "anywhere":
         raise InputError("--aligned takes the images as they lie; it goes with --placement world or centre")
 

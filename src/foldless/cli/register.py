@@ -208,27 +208,38 @@ class Register:
         check_kinds(moving, fixed)
         scans = scan_of(moving, self.moving_mask), scan_of(fixed, self.fixed_mask)
         if self.aligned:
-            initial = None if self.initial is None else initial_pose(self.initial, moving, fixed)
-            lies: Literal["world", "centre"] = "world" if self.placement == "world" else "centre"
-            return (*self._deformed(*scans, initial or lies, machine), None)
+            return (*self._deformed(*scans, self._lies(moving, fixed), machine), None)
 
         from foldless.direct import Direct, posed
         from foldless.pose import displacement_of
 
-        deforms = self.transform is None or self.transform == "deformable"
-        freedom: Freedom = "rigid" if self.transform is None or self.transform == "deformable" else self.transform
+        freedom: Freedom = "rigid"
+        if not (deforms := self.transform is None or self.transform == "deformable"):
+            freedom = self.transform
         started = perf_counter()
         found = found_pose(*scans, freedom, self.placement or "anywhere", self.initial)
         seconds = perf_counter() - started
+        found = found.settled if deforms else found
         say(pose_sentence(pose_scores(found)))
         if deforms:
-            found = found.settled
             setting, fields = self._deformed(*scans, found.pose, machine)
         else:
             setting = Direct.of_pair(moving, fixed, found.pose, **self._settings("similarity", "tolerance"))
             fields = posed(found.pose, moving, fixed)
         before = displacement_of(found.began, fixed.geometry)
         return setting, replace(fields, untouched=before, seconds=fields.seconds + seconds), found
+
+    def _lies(self, moving: Volume, fixed: Volume) -> Literal["centre"] | Pose:
+        """How images lie to each other that are aligned."""
+        from foldless.io.volumes import check_overlap
+        from foldless.pose import Pose
+
+        if self.initial is not None:
+            return initial_pose(self.initial, moving, fixed)
+        if self.placement != "world":
+            return "centre"
+        check_overlap(moving, fixed)
+        return Pose.laying(fixed.geometry.centre, fixed.geometry.centre)
 
     def _predicted(self, moving: Volume, fixed: Volume, machine: Machine) -> tuple[Setting, Fields]:
         """The fields by a model."""
@@ -267,7 +278,7 @@ class Register:
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def _deformed(
-        self, moving: Scan, fixed: Scan, placement: Literal["world", "centre"] | Pose, machine: Machine
+        self, moving: Scan, fixed: Scan, placement: Literal["centre"] | Pose, machine: Machine
     ) -> tuple[Setting, Fields]:
         """The fields by deforming scans that lie as is said."""
         from foldless.direct import Direct, register_directly
