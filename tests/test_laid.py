@@ -224,3 +224,7 @@ def test_what_lies_outside_weighs_nothing(tmp_path):
     mask = np.ones((4, 5), np.int32)
     mask[:, :2] = 0
     np.testing.assert_allclose(Scan(image, like(mask, image)).shown(on)[0, :9], [0, 0, 0, 0, 0, 0.5, 1, 1, 1])
+    small = read_volume(
+        save_image(np.ones((4, 2), np.uint8), tmp_path / "m.nii.gz", (2.0, 1.0), Origin=(12.0, 20.0)), labels=True
+    )
+    np.testing.assert_allclose(Scan(image, small).shown(on)[0], [0, 0, 0, 0.5, 1, 1, 1, 0.5, 0, 0, 0, 0, 0])

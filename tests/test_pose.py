@@ -1,5 +1,7 @@
 """Two scans of one body are laid on each other, turned, cut and of another contrast; and the command."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
@@ -10,7 +12,8 @@ from scipy.spatial.transform import Rotation
 
 from experiments.phantoms import planted
 from foldless.io import like, read_volume, write_volume
-from foldless.pose import Moves, Pose, Scan, as_itk, find_pose, laid
+from foldless.pose import Found, Moves, Pose, Scan, as_itk, find_pose, laid
+from foldless.pose.find import CLEAR, TURNS
 from foldless.pose.measure import Measure, Points
 from foldless.pose.rigid import rotations
 
@@ -35,6 +38,34 @@ def test_a_turn_a_cut_and_another_contrast_are_found(head):
     assert pair.error(found.pose) < pair.tolerance
     assert found.score > found.start
     assert found.runner_up < 0.8
+
+
+def test_no_search_is_made_where_the_start_is_right(head):
+    near = Pose.laying(head.geometry.centre, head.geometry.centre).moved(
+        np.array([3.0, -2, 1, 4, 2, -3]), Moves.of("rigid", np.eye(3), 80.0)
+    )
+    told = []
+    found = find_pose(Scan(laid(head, near)), Scan(head), on_part=lambda: told.append(1))
+    np.testing.assert_allclose(found.pose(near(head.geometry.corners)), head.geometry.corners, atol=0.5)
+    assert len(told) < TURNS[3]
+    assert found.clear > CLEAR
+    assert found.mirrored < 1
+    assert found.overlap > 0.9
+
+
+def test_a_mirrored_image_says_more_as_it_was(head):
+    here = head.geometry.centre
+    flipped = like(head.array[:, :, ::-1].copy(), head)
+    assert find_pose(Scan(flipped), Scan(head), initial=Pose.laying(here, here)).mirrored > 1.2
+
+
+def test_a_start_that_says_as_much_is_kept(head):
+    here = head.geometry.centre
+    began, pose = Pose.laying(here, here), Pose.laying(here + 1, here)
+    found = Found(pose, 0.2, 0.199, 0.0, 0.05, began, 4.0, 0.7, 1.0)
+    assert found.settled.pose is began
+    assert found.settled.score == 0.199
+    assert replace(found, start=0.19).settled.pose is pose
 
 
 def test_a_pose_undoes_itself_wherever_it_is_written():

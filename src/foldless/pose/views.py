@@ -14,6 +14,7 @@ from torch import Tensor
 from foldless.data.prepare import normalised
 from foldless.grid import sample, sample_with_jacobian
 from foldless.io import Geometry, Volume, like, resampled
+from foldless.io.world import slabs
 
 FLAT = 4
 """Voxels along an axis below which nothing is said of how an image changes along it, so nothing moves there."""
@@ -118,21 +119,23 @@ class Scan:
         array = normalised(self.volume.array, self._counted, PERCENTILES)
         blurred = like(gaussian_filter(array, np.where(deep, wide, 0)[::-1], mode="nearest", truncate=3), self.volume)
         values = resampled(blurred, lattice, extend=True).array
-        counted = np.ones_like(values)
-        if self.mask is not None:
-            whole = like((self.mask.array > 0).astype(np.float32), self.mask)
-            counted = resampled(whole, lattice).array
+        counted = np.ones_like(values) if self.mask is None else self._let(self.mask, lattice)
         return View(torch.from_numpy(np.stack([values, counted]))[None], lattice)
 
     def shown(self, on: Geometry) -> Float32[np.ndarray, "*shape"]:
         """How much what it shows at the voxels of a lattice counts, 0 to 1: nothing beyond half a voxel outside."""
-        index = np.moveaxis(self.geometry.physical_to_index(np.moveaxis(on.voxel_centres, 0, -1)), -1, 0)
-        last = np.array(self.geometry.size).reshape(-1, *[1] * on.dim) - 1.0
-        share = (np.minimum(index, last - index) + 1).clip(0, 1).prod(0)
-        if self.mask is not None:
-            share = share * resampled(like((self.mask.array > 0).astype(np.float32), self.mask), on).array
-        shown: np.ndarray = share.astype(np.float32)
-        return shown
+        shown, last = np.empty(on.shape, np.float32), np.array(self.geometry.size) - 1.0
+        for begin, end in slabs(on):
+            index = self.geometry.physical_to_index(np.moveaxis(on.slab(begin, end).voxel_centres, 0, -1))
+            shown[begin:end] = (np.minimum(index, last - index) + 1).clip(0, 1).prod(-1)
+        return shown if self.mask is None else shown * self._let(self.mask, on)
+
+    @staticmethod
+    def _let(mask: Volume, on: Geometry) -> Float32[np.ndarray, "*shape"]:
+        """What a mask lets count at the voxels of a lattice, 0 to 1: nothing beyond its own."""
+        inside = resampled(like((mask.array > 0).astype(np.float32), mask), on).array
+        let: np.ndarray = inside * Scan(mask).shown(on)
+        return let
 
     @cached_property
     def _counted(self) -> np.ndarray:
