@@ -79,6 +79,7 @@ def test_turned_scans_are_laid_and_deformed(scans, out):
     assert metrics["folds_percent"]["ten"] == 0
     assert metrics["pose"]["degrees"] == pytest.approx(90, abs=4)
     assert metrics["inverse_consistency_voxels"]["mean"] < 0.3
+    assert metrics["pose"]["clear"] == metrics["pose"]["mirrored"] == 0, "too few voxels to tell"
 
 
 def test_the_image_is_read_once_through_the_whole_map(scans, out):

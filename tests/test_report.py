@@ -473,6 +473,7 @@ POSE = {
         ({"runner_up": 0.9}, "Look: Another pose is nearly as likely: it says 90% as much"),
         ({"overlap": 0.1}, "Look: The images have little in common: 10% of the smaller field of view"),
         ({"overlap": 0.1, "clear": 1.0}, "Fail: No pose was found"),
+        ({"overlap": 0.1, "clear": 0.0, "mirrored": 0.0}, "Look: The images have little in common"),
     ],
 )
 def test_the_reason_comes_first(change, sentence) -> None:

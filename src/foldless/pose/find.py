@@ -54,8 +54,9 @@ class Found:
         runner_up: of the best other pose, as far as it was refined, as a share of the winner's at that level.
         chance: the same of poses at random: median of the turns that were tried.
         began: where the search began.
-        clear: how many times `chance` the best pose says, refined on the coarsest level as that is.
-        mirrored: what it says there with the moving image mirrored, as a share of what it says as it is.
+        clear: how many times `chance` the best pose says, refined on the coarsest level as that is; 0 where the
+            images have too few voxels to tell.
+        mirrored: what it says with the moving image mirrored, as a share of what it says as it is; 0 likewise.
         overlap: share of the smaller field of view that both show.
     """
 
@@ -130,13 +131,13 @@ def _found(moving: Scan, fixed: Scan, freedom: Freedom, initial: Pose | None, on
         first = first or scores[0]
         if len(scores) > 1:
             runner_up = scores[1] / max(scores[0], 1e-9)
-    mirrored = pair.mirrored(pool[0]) / max(pair.measures[1](pool[0]), 1e-9)
+    mirrored = pair.mirrored(pool[0]) / max(pair.measures[1](pool[0]), 1e-9) if pair.telling else 0.0
     pose = pool[0]
     for free in FREEDOMS[1 : FREEDOMS.index(freedom) + 1]:
         for level in range(1, len(KEPT)):
             _, pose = pair.refined(level, pose, free)
     last = pair.measures[-1]
-    clear = first / max(chance, 1e-9)
+    clear = first / max(chance, 1e-9) if pair.telling else 0.0
     overlap = float(pair.measures[0].common(pose) / min(view.extent for view in pair.views[0]))
     return Found(pose, last(pose), last(began), runner_up, chance, began.about(pair.here), clear, mirrored, overlap)
 
@@ -178,6 +179,11 @@ class _Pair:
     def start(self) -> Pose:
         """Where the search begins."""
         return _by_headers(*self.views[0], self.measures[0])
+
+    @property
+    def telling(self) -> bool:
+        """Whether so many points are compared that what they say can be judged."""
+        return len(self.measures[0].points.at) >= POINTS[0]
 
     @property
     def body(self) -> Float64[np.ndarray, "count dim"]:

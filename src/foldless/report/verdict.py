@@ -114,31 +114,29 @@ def pose_findings(metrics: Mapping[str, Any]) -> list[Finding]:
     pose = metrics.get("pose")
     if not pose:
         return []
-    moved = f"turned by {pose['degrees']:.1f}° and shifted by {pose['shift_mm']:.1f} mm"
-    says = f"they say {pose['clear']:.1f} times as much of each other as at poses from all over"
-    threshold = f"good: {CLEAR:g} times and more; bad: below {UNCLEAR:g}"
-    level = "good" if pose["clear"] >= CLEAR else "care" if pose["clear"] >= UNCLEAR else "bad"
-    words = {
-        "good": "The images are laid on each other",
-        "care": "It is not clear that the images are laid on each other",
-    }
-    found = [
-        Finding(
-            level,
-            f"{words.get(level, 'No pose was found that lays the images on each other')}: {moved} {says}",
-            threshold,
-        )
-    ]
+    found = [_clear(pose)] if pose["clear"] else []
     if pose["mirrored"] > MIRRORED:
         text = f"The moving image may be mirrored: so it says {pose['mirrored']:.2f} times as much"
         found.append(Finding("bad", text, f"bad: more than {MIRRORED:g} times as much as it is"))
     if pose["runner_up"] > RIVAL:
         text = f"Another pose is nearly as likely: it says {pose['runner_up']:.0%} as much"
-        found.append(Finding("care", text, f"care: more than {RIVAL:.0%}"))
+        found.append(Finding("care", text, f"tolerable: more than {RIVAL:.0%}"))
     if pose["overlap"] < LITTLE:
         text = f"The images have little in common: {pose['overlap']:.0%} of the smaller field of view"
-        found.append(Finding("care", text, f"care: less than {LITTLE:.0%}"))
+        found.append(Finding("care", text, f"tolerable: less than {LITTLE:.0%}"))
     return found
+
+
+def _clear(pose: Mapping[str, Any]) -> Finding:
+    level = "good" if pose["clear"] >= CLEAR else "care" if pose["clear"] >= UNCLEAR else "bad"
+    words = {
+        "good": "The images are laid on each other",
+        "care": "It is not clear that the images are laid on each other",
+        "bad": "No pose was found that lays the images on each other",
+    }[level]
+    moved = f"turned by {pose['degrees']:.1f}° and shifted by {pose['shift_mm']:.1f} mm"
+    says = f"they say {pose['clear']:.1f} times as much of each other as at poses from all over"
+    return Finding(level, f"{words}: {moved} {says}", f"good: {CLEAR:g} times and more; bad: below {UNCLEAR:g}")
 
 
 def _finite(pair: Pair) -> Finding | None:
