@@ -6,7 +6,7 @@ and from a start that leads nowhere. Thresholds were chosen on even seeds and ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from foldless.io import Volume
     from foldless.pose import Pose
 
-NAMES = ("seed", "kind", "verdict", "clear", "mirrored", "runner-up", "overlap")
+NAMES = ("seed", "kind", "verdict", "error, mm", "clear", "mirrored", "runner-up", "overlap")
 
 
 @dataclass(frozen=True)
@@ -43,18 +43,19 @@ class Verdicts(Shown):
 
         rows = []
         for seed in range(self.first, self.first + 2 * self.seeds, 2):
-            for kind, moving, fixed, start in cases(self.data, seed):
-                found = pose_scores(find_pose(Scan(moving), Scan(fixed), initial=start))
+            for kind, moving, fixed, start, error in cases(self.data, seed):
+                pose = find_pose(Scan(moving), Scan(fixed), initial=start)
+                found, off = pose_scores(pose), "" if error is None else f"{error(pose.pose):.2f}"
                 verdict = named(level_of(judge_numbers({"pose": found})))
                 evidence = (found[name] for name in ("clear", "mirrored", "runner_up", "overlap"))
-                rows.append((str(seed), kind, verdict, *(f"{number:.2f}" for number in evidence)))
+                rows.append((str(seed), kind, verdict, off, *(f"{number:.2f}" for number in evidence)))
                 say("  ".join(rows[-1]))
         command = "    python -m experiments.verdicts --data FOLDER"
         self.write("Verdicts on poses", f"{command}\n\n{markdown(NAMES, rows)}")
 
 
-def cases(data: Path, seed: int) -> Iterator[tuple[str, Volume, Volume, Pose | None]]:
-    """Kind, moving and fixed image, and a start where none is sought."""
+def cases(data: Path, seed: int) -> Iterator[tuple[str, Volume, Volume, Pose | None, Callable[[Pose], float] | None]]:
+    """Kind, moving and fixed image, a start where none is sought, and the error of a pose where the truth is known."""
     import numpy as np
 
     from experiments.phantoms import planted, volumes
@@ -68,12 +69,12 @@ def cases(data: Path, seed: int) -> Iterator[tuple[str, Volume, Volume, Pose | N
     turn = np.linalg.qr(random.normal(size=(3, 3)))[0]
     turn = turn * np.sign(np.linalg.det(turn))
     turned = laid(other, Pose.laying(volume.geometry.centre, other.geometry.centre, turn))
-    yield "right: one body", pair.moving, pair.fixed, None
-    yield "right: two people", turned, volume, None
-    yield "wrong: mirrored", like(pair.moving.array[:, :, ::-1].copy(), pair.moving), pair.fixed, None
+    yield "right: one body", pair.moving, pair.fixed, None, pair.error
+    yield "right: two people", turned, volume, None, None
+    yield "wrong: mirrored", like(pair.moving.array[:, :, ::-1].copy(), pair.moving), pair.fixed, None, None
     lost = Pose.laying(pair.moving.geometry.centre, pair.fixed.geometry.centre)
     if pair.truth.degrees > 60:
-        yield "wrong: a start that leads nowhere", pair.moving, pair.fixed, lost
+        yield "wrong: a start that leads nowhere", pair.moving, pair.fixed, lost, pair.error
 
 
 if __name__ == "__main__":
