@@ -219,11 +219,13 @@ class _Pair:
         return [near, *(pose for _, pose in scored[: KEPT[0]])], 0.0
 
     def mirrored(self, pose: Pose) -> float:
-        """The most that the images say with one of them mirrored, from across each axis of the fixed one on."""
+        """The most that the images say with one of them mirrored, from the best of mirrors all round on."""
         centre, _ = self.views[0][1].moments
-        flips = [np.eye(len(centre)) - 2 * np.outer(axis, axis) for axis in self.axes]
-        turned = [Pose.laying(pose(centre), centre, pose.linear @ flip) for flip in flips]
-        best = max((self.refined(0, one) for one in turned), key=lambda one: one[0], default=(0.0, pose))
+        normals = [*self.axes, *(rotations(FEW, self.axes) @ self.axes[0])]
+        flips = [pose.linear @ (np.eye(len(centre)) - 2 * np.outer(normal, normal)) for normal in normals]
+        turned = [Pose.laying(pose(centre), centre, flip) for flip in flips]
+        likely = sorted(turned, key=self.measures[0], reverse=True)[:3]
+        best = max((self.refined(0, one) for one in likely), key=lambda one: one[0])
         return self.refined(1, best[1])[0]
 
 
