@@ -6,7 +6,7 @@ import torch
 
 from foldless.errors import NotFiniteError
 from foldless.grid import Grid, sample
-from foldless.halfway import SHARP, Forces, _between, _Level, by_matrices, register_halfway
+from foldless.halfway import SHARP, Forces, _between, _Level, _remembered, by_matrices, register_halfway
 from foldless.kernels.bands import Bands, along, banded, between, blur, gathered
 from foldless.kernels.forces import _read_plainly, pulled, read_through
 from foldless.metrics import folds
@@ -266,3 +266,10 @@ def test_what_a_voxel_pulls_by_acts_where_the_affine_part_takes_it(lattice):
     inner = (..., *[slice(3, -3)] * len(lattice))
     assert expected[inner].abs().max() > 0
     assert torch.allclose((by_seen[:, :, None] * gradient).sum(1)[inner], expected[inner], rtol=1e-9, atol=1e-12)
+
+
+def test_forces_that_pull_on_stay_and_those_to_and_fro_cancel():
+    before = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 2.0]])[None]
+    force = torch.tensor([[0.5, -1.0, 3.0], [0.0, 0.0, 0.0]])[None]
+    expected = torch.tensor([[0.9, 0.0, 1.5], [0.0, 0.0, 1.0]])[None]
+    assert torch.allclose(_remembered(before, force), expected)
