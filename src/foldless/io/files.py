@@ -48,7 +48,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def write_packed(path: Path, write: Callable[[Path], None]) -> None:
-    """`write_whole`, gzipped where the name ends in .gz: `write` makes the file that is packed.
+    """`write_whole`, gzipped where the name ends in gz: `write` makes the file that is packed.
 
     Raises:
         InputError: as `write_whole` does.
@@ -62,7 +62,7 @@ def write_packed(path: Path, write: Callable[[Path], None]) -> None:
         finally:
             plain.unlink(missing_ok=True)
 
-    write_whole(path, fill if suffix(path).endswith(".gz") else write)
+    write_whole(path, fill if suffix(path).endswith("gz") else write)
 
 
 def pack(plain: Path, packed: Path) -> None:

@@ -91,7 +91,7 @@ def check_length(path: Path, promised: int) -> None:
     Raises:
         InputError: it does.
     """
-    most = path.stat().st_size * (DEFLATED if path.name.lower().endswith(".gz") else 1)
+    most = path.stat().st_size * (DEFLATED if path.name.lower().endswith("gz") else 1)
     if promised > most + DEFLATED:
         raise InputError(f"{path} stops before its last voxel: its header promises {promised:,} bytes; copy it again")
 

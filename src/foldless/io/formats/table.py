@@ -12,7 +12,7 @@ from typing import Literal
 from foldless.errors import InputError
 from foldless.io.checks import existing_file
 from foldless.io.files import suffix
-from foldless.io.formats import arrays, elastix, itk, lta, matrices, nifti_warps
+from foldless.io.formats import arrays, elastix, itk, lta, matrices, mgz, nifti_warps
 from foldless.io.formats.bids import names_in
 from foldless.io.formats.frames import Spaces
 from foldless.io.geometry import Geometry
@@ -169,6 +169,15 @@ FORMATS: dict[str, Format] = {
             lta.write_lta,
         ),
         Format(
+            "mgz",
+            "FreeSurfer's and SynthMorph's warps",
+            (".mgz", ".mgh"),
+            "field",
+            f"mm, RAS, or voxels, {PULLS}",
+            mgz.read_mgz,
+            mgz.write_mgz,
+        ),
+        Format(
             "afni-field",
             "AFNI's 3dQwarp, not on oblique lattices",
             NIFTI,
@@ -235,6 +244,8 @@ BY_NAME = {
     ".nrrd": "slicer-field",
     ".mha": "slicer-field",
     ".lta": "lta",
+    ".mgz": "mgz",
+    ".mgh": "mgz",
     ".1d": "afni-affine",
     ".nii": "itk-field",
     ".nii.gz": "itk-field",
@@ -336,6 +347,8 @@ def recognised(path: Path) -> str:
         return _nifti(path)
     if end in (".nrrd", ".nhdr", ".mha", ".mhd"):
         return "slicer-field"
+    if end in (".mgz", ".mgh"):
+        return "mgz"
     if end in (".npz", ".npy"):
         raise InputError(
             f"{path} is an array without a header; say whose, as in dipy:{path.name}, or learn2reg:, voxelmorph:"
