@@ -95,7 +95,8 @@ def _loaded(path: Path) -> nib.filebasedimages.FileBasedImage:
 def lps_affine(header: nib.Nifti1Header, affine: np.ndarray) -> Float64[np.ndarray, "4 4"]:
     """Voxel indices to LPS millimetres, of an affine (4, 4) in NIfTI's RAS and the header's unit."""
     unit = MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
-    scaled: np.ndarray = LPS @ np.diag([unit, unit, unit, 1.0]) @ affine.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # who asks looks whether it is finite
+        scaled: np.ndarray = LPS @ np.diag([unit, unit, unit, 1.0]) @ affine.astype(np.float64)
     return scaled
 
 

@@ -7,21 +7,39 @@ from __future__ import annotations
 import csv
 import io
 import json
+import struct
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.parsers.expat import ExpatError
 
 import nibabel as nib
 import numpy as np
 from nibabel.streamlines.array_sequence import ArraySequence
+from nibabel.streamlines.tractogram_file import DataError, HeaderError
 
 from foldless.errors import InputError
 from foldless.io.checks import existing_file
 from foldless.io.files import write_whole
 from foldless.io.meshes import LPS, RAS, Array, PointFile, Signs, read_ply, read_vtk
 
-DAMAGED = (ValueError, KeyError, TypeError, IndexError, OSError, EOFError, AttributeError)
-CANNOT_LOAD = (*DAMAGED, csv.Error, nib.filebasedimages.ImageFileError)
+CANNOT_LOAD = (
+    ValueError,
+    LookupError,
+    TypeError,
+    OSError,
+    EOFError,
+    AttributeError,
+    OverflowError,
+    struct.error,
+    csv.Error,
+    ExpatError,
+    HeaderError,
+    DataError,
+    nib.filebasedimages.ImageFileError,
+)
+"""What the libraries raise on damaged files."""
 SUFFIXES = (".csv", ".fcsv", ".mrk.json", ".gii", ".vtk", ".ply", ".trk", ".tck")
 
 
@@ -49,7 +67,9 @@ def read_points(path: Path | str, ras: bool = False) -> PointFile:
     if end is None:
         raise InputError(f"{path} is no file of points that is known; expected one of {', '.join(SUFFIXES)}")
     try:
-        found = readers[end](path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # how nibabel guesses what headers lack
+            found = readers[end](path)
     except CANNOT_LOAD as error:
         raise InputError(
             f"{path} cannot be read as {end}: its points are damaged or missing; write it again"

@@ -96,6 +96,8 @@ def lattice_about(size: np.ndarray, spacing: np.ndarray, cosines: np.ndarray, ce
     Raises:
         ValueError: these are no lattice.
     """
+    if not spacing.min() > 0:
+        raise ValueError(f"voxels of {spacing} mm")
     origin = LPS @ (centre - cosines @ (spacing * size / 2))
     direction = (LPS @ cosines).ravel().tolist()
     return Geometry(tuple(size.tolist()), tuple(spacing.tolist()), tuple(origin.tolist()), tuple(direction))

@@ -18,7 +18,7 @@ from foldless.io.formats.frames import Spaces
 from foldless.io.geometry import Geometry
 from foldless.io.nifti import open_nifti
 from foldless.io.transforms import NIFTYREG
-from foldless.io.world import Transform
+from foldless.io.world import Spline, Transform, Warped
 
 Reader = Callable[[Path, Spaces], Transform]
 FieldWriter = Callable[[Transform, Geometry, Path, Spaces], None]
@@ -26,6 +26,8 @@ Writer = Callable[[Transform, Geometry | None, Path, Spaces], None]
 
 NIFTI = (".nii.gz", ".nii")
 AFNI_EXTENSION = 4
+SMALLEST, LARGEST = 1e-9, 1e9
+"""Millimetres between which voxels of images are, and within which they lie."""
 STARTS = 4096
 """Bytes of a file by which its format is known."""
 
@@ -279,7 +281,18 @@ def read_transform(path: Path | str, spaces: Spaces | None = None, name: str | N
     spaces = spaces or Spaces()
     kind = FORMATS[recognised(path)] if name is None else named(name)
     found = kind.read(path, spaces)
+    _check_places(found, path)
     return replace(found, names=names_in(path) or found.names)
+
+
+def _check_places(transform: Transform, path: Path) -> None:
+    """Refuse lattices that no image has."""
+    fields = [part.geometry for part in transform.parts if isinstance(part, Warped | Spline)]
+    for on in filter(None, (transform.fixed, transform.moving, *fields)):
+        if not (min(on.spacing) > SMALLEST and max(on.spacing) < LARGEST and max(map(abs, on.origin)) < LARGEST):
+            raise InputError(
+                f"{path} says that voxels of {on.spacing} mm begin at {on.origin}; no image does, write the header anew"
+            )
 
 
 def write_transform(
