@@ -19,6 +19,7 @@ from foldless.io import (
     Warped,
     read_transform,
     read_volume,
+    recognised,
     write_transform,
     write_volume,
     write_warp,
@@ -358,6 +359,8 @@ def test_inspect_knows_the_other_direction(pair):
         (("compose", "warp.nii.gz", "turn.tfm", "--reference", "no.nii.gz", "--output", "a.h5"), "does not exist"),
         (("invert", "warp.nii.gz", "--output", "a.h5"), "give that image"),
         (("jacobian", "turn.tfm", "--output", "a.nii.gz"), "--reference"),
+        (("repair", "warp.nii.gz", "--output", "a.lta"), "affine maps only"),
+        (("repair", "warp.nii.gz", "--output", "a.docx"), "no transform's name"),
         (("inspect", "warp.nii.gz", "f.nii.gz"), "MOVING FIXED"),
     ],
 )
@@ -370,24 +373,48 @@ def test_what_cannot_be_done_is_one_sentence(foldless, home, words, says):
     assert sorted(home.rglob("*")) == before
 
 
-FIELDS = ("fsl-relative", "fsl-absolute", "niftyreg-def", "niftyreg-disp", "learn2reg", "voxelmorph", "dipy")
+FIELDS = (
+    "fsl-relative",
+    "fsl-absolute",
+    "slicer-field",
+    "mgz",
+    "niftyreg-def",
+    "niftyreg-disp",
+    "learn2reg",
+    "voxelmorph",
+    "dipy",
+)
 
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_fields_of_any_program_are_certified_and_repaired(foldless, home, name):
-    fixed = geometry("oblique")
+    fixed, end = geometry("oblique"), {"mgz": "mgz", "slicer-field": "mha"}.get(name, "nii.gz")
     torn = wave(fixed)
     torn[4, 5, 6] += 3.5
     spaces = Spaces(fixed, moving_geometry(fixed))
     for title, field in (("sound", wave(fixed)), ("torn", torn)):
-        write_transform(Transform((Warped(field, fixed),)), home / f"{title}.nii.gz", spaces, name)
+        write_transform(Transform((Warped(field, fixed),)), home / f"{title}.{end}", spaces, name)
     images = ("--moving", "m.nii.gz")
-    code, said, complained = foldless("certify", f"{name}:sound.nii.gz", "--reference", "f.nii.gz", *images)
+    code, said, complained = foldless("certify", f"{name}:sound.{end}", "--reference", "f.nii.gz", *images)
     assert (code, complained) == (0, "")
     assert "proven fold-free" in said
-    assert foldless("certify", f"{name}:torn.nii.gz", "--reference", "f.nii.gz", *images)[0] == 3
-    words = ("--fixed", "f.nii.gz", *images, "--output", "mended.nii.gz")
-    assert foldless("repair", f"{name}:torn.nii.gz", *words)[0] == 0
+    assert foldless("certify", f"{name}:torn.{end}", "--reference", "f.nii.gz", *images)[0] == 3
+    words = ("--fixed", "f.nii.gz", *images, "--output", f"mended.{end}")
+    code, said, _ = foldless("repair", f"{name}:torn.{end}", *words)
+    assert code == 0
+    assert f"mended.{end}: {name}; " in said
+    assert foldless("certify", f"{name}:mended.{end}", "--reference", "f.nii.gz", *images)[0] == 0
+
+
+def test_a_repaired_warp_may_get_another_format(foldless, home):
+    fixed = geometry("axis-aligned")
+    torn = wave(fixed)
+    torn[4, 5, 6] += 3.5
+    image_on(fixed, home / "f.nii.gz")
+    write_transform(Transform((Warped(torn, fixed),)), home / "torn.npz", Spaces(fixed, fixed), "voxelmorph")
+    words = ("--fixed", "f.nii.gz", "--output", "mended.nii.gz")
+    assert foldless("repair", "voxelmorph:torn.npz", *words)[0] == 0
+    assert recognised(home / "mended.nii.gz") == "itk-field"
     assert foldless("certify", "mended.nii.gz")[0] == 0
 
 
