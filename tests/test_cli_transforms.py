@@ -412,10 +412,10 @@ def test_a_repaired_warp_may_get_another_format(foldless, home):
     torn[4, 5, 6] += 3.5
     image_on(fixed, home / "f.nii.gz")
     write_transform(Transform((Warped(torn, fixed),)), home / "torn.npz", Spaces(fixed, fixed), "voxelmorph")
-    words = ("--fixed", "f.nii.gz", "--output", "mended.nii.gz")
+    words = ("--fixed", "f.nii.gz", "--output", "mended.h5")
     assert foldless("repair", "voxelmorph:torn.npz", *words)[0] == 0
-    assert recognised(home / "mended.nii.gz") == "itk-field"
-    assert foldless("certify", "mended.nii.gz")[0] == 0
+    assert recognised(home / "mended.h5") == "itk"
+    assert foldless("certify", "mended.h5")[0] == 0
 
 
 @pytest.mark.parametrize("name", ["fsl-relative", "voxelmorph"])

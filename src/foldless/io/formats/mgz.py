@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import zlib
 from pathlib import Path
 from typing import NoReturn
 
@@ -45,17 +44,11 @@ WITHOUT_LENGTH = (1, 2, 10, 11, 12, 20)
 MOST_TAGS = 1 << 20
 KINDS: dict[int, tuple[Frame, bool]] = {0: (VOXELS, True), 1: (VOXELS, False), 2: (RAS, True), 3: (RAS, False)}
 """Where the numbers count, and whether they are positions."""
-CANNOT_READ = (OSError, EOFError, zlib.error, ValueError, OverflowError)
 
 
 def read_mgz(path: Path, spaces: Spaces) -> Transform:
     """Displacements or positions in voxels or RAS mm, as the file says."""
-    try:
-        numbers, fixed, moving, kind = _read(path)
-    except CANNOT_READ as error:
-        raise InputError(
-            f"{path} cannot be read as FreeSurfer's warp: it is damaged; copy or write it again"
-        ) from error
+    numbers, fixed, moving, kind = _read(path)
     moving = moving or spaces.moving
     frame, absolute = KINDS[kind]
     if frame.needs and moving is None:

@@ -17,7 +17,7 @@ from foldless.io.world import Transform
 FSL_FIELD = 2006
 SPLINES = range(2007, 2010)
 VECTOR = 1007
-KINDS = {
+KINDS: dict[float, str] = {
     0: "a deformation",
     1: "a displacement",
     2: "a spline grid",
@@ -59,7 +59,7 @@ write_fsl_absolute = partial(write_fsl, absolute=True)
 def read_niftyreg(path: Path, spaces: Spaces) -> Transform:
     """NiftyReg's deformation or displacement field, as its header says, RAS mm."""
     header = open_nifti(path).header
-    kind = int(header["intent_p1"])
+    kind = float(header["intent_p1"])
     if kind not in (0, 1):
         raise InputError(
             f"{path} is {KINDS.get(kind, 'something else')} of NiftyReg's; make a field of it with reg_transform -def"

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,8 @@ NIFTI = (".nii.gz", ".nii")
 AFNI_EXTENSION = 4
 SMALLEST, LARGEST = 1e-9, 1e9
 """Millimetres between which voxels of images are, and within which they lie."""
+DAMAGED = (ValueError, LookupError, TypeError, ArithmeticError, OSError, EOFError, zlib.error)
+"""What readers meet in files that are not what they seem."""
 STARTS = 4096
 """Bytes of a file by which its format is known."""
 
@@ -280,7 +283,10 @@ def read_transform(path: Path | str, spaces: Spaces | None = None, name: str | N
     path = existing_file(path, "transform")
     spaces = spaces or Spaces()
     kind = FORMATS[recognised(path)] if name is None else named(name)
-    found = kind.read(path, spaces)
+    try:
+        found = kind.read(path, spaces)
+    except DAMAGED as error:
+        raise InputError(f"{path} cannot be read as {kind.name}, it is damaged; copy or write it again") from error
     _check_places(found, path)
     return replace(found, names=names_in(path) or found.names)
 
@@ -397,7 +403,7 @@ def _nifti(path: Path) -> str:
     header = open_nifti(path).header
     shape, intent = tuple(header.get_data_shape()), int(header["intent_code"])
     if header.get_intent()[2] == NIFTYREG:
-        return "niftyreg-def" if int(header["intent_p1"]) != 1 else "niftyreg-disp"
+        return "niftyreg-def" if float(header["intent_p1"]) != 1 else "niftyreg-disp"
     if nifti_warps.FSL_FIELD <= intent < 2020:
         return _fsl(path)
     if len(shape) == 5 and intent == 0 and any(one.get_code() == AFNI_EXTENSION for one in header.extensions):
