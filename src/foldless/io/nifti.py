@@ -64,6 +64,22 @@ def open_nifti(path: Path) -> nib.Nifti1Image:
     return file
 
 
+def check_colours(path: Path) -> None:
+    """Refuse colours in several components, at which SimpleITK may end the process.
+
+    Raises:
+        InputError: the header says so.
+    """
+    try:
+        file = _loaded(path)
+    except CANNOT_LOAD:
+        return
+    if isinstance(file, nib.Nifti1Pair) and len(file.shape) > 4 and file.get_data_dtype().kind == "V":
+        raise InputError(
+            f"{path} holds vectors of colours, which no program writes; its header is damaged, copy it again"
+        )
+
+
 def header_of(path: Path) -> nib.Nifti1Pair | nib.AnalyzeImage | None:
     """The header of a NIfTI file, of a pair .hdr and .img in NIfTI's or Analyze's form; None of other formats.
 

@@ -40,6 +40,8 @@ CANNOT_LOAD = (
     nib.filebasedimages.ImageFileError,
 )
 """What the libraries raise on damaged files."""
+FARTHEST = 1e9
+"""Millimetres within which streamlines lie."""
 SUFFIXES = (".csv", ".fcsv", ".mrk.json", ".gii", ".vtk", ".ply", ".trk", ".tck")
 
 
@@ -145,7 +147,10 @@ def _gifti(path: Path) -> PointFile:
 
 
 def _tracts(path: Path) -> PointFile:
-    file: Any = nib.streamlines.load(path)
+    file: Any = nib.streamlines.load(io.BytesIO(path.read_bytes()))  # which gives what it has, whatever is asked for
+    affine = np.asarray(file.header.get("voxel_to_rasmm", np.eye(4)))
+    if not np.allclose(affine[-1], [0, 0, 0, 1]) or not np.abs(affine).max() < FARTHEST:
+        raise ValueError(f"an affine that is none: {affine}")
     lines = file.tractogram.streamlines
     ends = np.cumsum([len(line) for line in lines])[:-1]
 

@@ -96,7 +96,7 @@ def lattice_about(size: np.ndarray, spacing: np.ndarray, cosines: np.ndarray, ce
     Raises:
         ValueError: these are no lattice.
     """
-    if not spacing.min() > 0:
+    if not spacing.min() > 0 or not np.isfinite([*spacing, *centre, *cosines.ravel()]).all():
         raise ValueError(f"voxels of {spacing} mm")
     origin = LPS @ (centre - cosines @ (spacing * size / 2))
     direction = (LPS @ cosines).ravel().tolist()

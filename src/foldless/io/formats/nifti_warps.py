@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from foldless.errors import InputError
 from foldless.io.formats.fields import Numbers, read_nifti_field, write_nifti_field
 from foldless.io.formats.frames import FSL, LPS, RAS, Spaces, numbers_for, parts_of, positions
@@ -93,4 +95,4 @@ def write_afni(transform: Transform, on: Geometry, path: Path, spaces: Spaces) -
 
 
 def _spread(numbers: Numbers) -> float:
-    return float(numbers.std((0, 1, 2)).sum())
+    return float(numbers.std((0, 1, 2), dtype=np.float64).sum())
