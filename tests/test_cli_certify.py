@@ -178,7 +178,7 @@ def test_repair_says_what_it_cannot_mend_and_writes_nothing(foldless, tmp_path):
     ("words", "says"),
     [
         (("--output", "torn.nii.gz", "--overwrite"), "one of the inputs"),
-        (("--output", "out.mha"), ".nii.gz or as .h5"),
+        (("--output", "out.tfm"), "give .h5 or .nii.gz"),
         (("--output", "out.nii.gz", "--margin", "2"), "--margin"),
         (("--output", "out.nii.gz", "--image", "other.nii.gz"), "other.nii.gz is not on the lattice"),
     ],

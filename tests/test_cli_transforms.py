@@ -1,6 +1,8 @@
 """The commands that bring transforms together: convert, compose, invert, jacobian, inspect, points."""
 
 import json
+import struct
+from functools import partial
 
 import nibabel as nib
 import numpy as np
@@ -17,6 +19,7 @@ from foldless.io import (
     Warped,
     read_transform,
     read_volume,
+    recognised,
     write_transform,
     write_volume,
     write_warp,
@@ -168,7 +171,37 @@ def tract_file(path, points):
     nib.streamlines.save(nib.streamlines.Tractogram(lines, affine_to_rasmm=np.eye(4)), str(path))
 
 
+TETRAHEDRA = [[0, 1, 2], [1, 2, 3]]
+
+
+def vtk_file(path, points, binary=False):
+    head = f"# vtk DataFile Version 4.2\nsurface\n{'BINARY' if binary else 'ASCII'}\nDATASET POLYDATA\n"
+    faces = np.array([[3, *face] for face in TETRAHEDRA])
+    numbers, cells = points.astype(">f8"), faces.astype(">i4")
+    body = [one.tobytes() if binary else " ".join(map(repr, one.ravel().tolist())).encode() for one in (numbers, cells)]
+    text = f"{head}POINTS {len(points)} double\n".encode() + body[0] + b"\nPOLYGONS 2 8\n" + body[1] + b"\n"
+    path.write_bytes(text)
+
+
+def ply_file(path, points, order=None):
+    kind = {None: "ascii", "<": "binary_little_endian", ">": "binary_big_endian"}[order]
+    head = (
+        f"ply\nformat {kind} 1.0\ncomment SPACE=RAS\nelement vertex {len(points)}\nproperty double x\n"
+        "property double y\nproperty double z\nproperty uchar red\nelement face 2\n"
+        "property list uchar int vertex_indices\nend_header\n"
+    )
+    rows, faces = [(*point, k) for k, point in enumerate((points * RAS).tolist())], [(3, *face) for face in TETRAHEDRA]
+    if order is None:
+        body = "".join(" ".join(map(repr, row)) + "\n" for row in (*rows, *faces)).encode()
+    else:
+        packed = [struct.pack(f"{order}3dB", *row) for row in rows]
+        body = b"".join([*packed, *(struct.pack(f"{order}B3i", *face) for face in faces)])
+    path.write_bytes(head.encode() + body)
+
+
 POINT_FILES = {
+    "p.vtk": vtk_file, "pb.vtk": partial(vtk_file, binary=True),
+    "p.ply": ply_file, "pl.ply": partial(ply_file, order="<"), "pb.ply": partial(ply_file, order=">"),
     "p.csv": csv_file, "p.fcsv": fcsv_file, "p.mrk.json": markups_file, "p.surf.gii": gifti_file,
     "p.trk": tract_file, "p.tck": tract_file,
 }  # fmt: skip
@@ -180,13 +213,13 @@ def test_points_are_pushed(foldless, home, name):
     points = some_points()
     warp = itk_of(transform("smooth warp", geometry("oblique")))
     POINT_FILES[name](home / name, np.array([warp.TransformPoint(point) for point in points.tolist()]))
-    output = f"out{name[1:]}"
+    output = f"out{name[name.index('.') :]}"
     code, said, complained = foldless("points", "warp.nii.gz", name, "--output", output)
     assert (code, complained) == (0, "")
     assert "by the inverse of the warp" in said
     np.testing.assert_allclose(read_points(output).points, points, atol=2e-3)
-    assert foldless("points", "warp.nii.gz", output, "--of", "fixed", "--output", f"again{name[1:]}")[0] == 0
-    np.testing.assert_allclose(read_points(f"again{name[1:]}").points, read_points(name).points, atol=2e-3)
+    assert foldless("points", "warp.nii.gz", output, "--of", "fixed", "--output", f"again-{name}")[0] == 0
+    np.testing.assert_allclose(read_points(f"again-{name}").points, read_points(name).points, atol=2e-3)
 
 
 def test_the_rest_of_a_table_stays(foldless, home):
@@ -197,7 +230,31 @@ def test_the_rest_of_a_table_stays(foldless, home):
     assert [line.split(",")[0] for line in lines[1:]] == ["p0", "p1"]
 
 
+@pytest.mark.parametrize("name", [name for name in POINT_FILES if name.endswith(("vtk", "ply"))])
+def test_the_rest_of_a_surface_stays(foldless, home, name):
+    """Points that stay where they are leave every byte of a binary file, and every word of text."""
+    POINT_FILES[name](home / name, some_points(4))
+    write_transform(Transform((Linear(np.eye(3, 4)),)), home / "still.tfm")
+    assert foldless("points", "still.tfm", name, "--output", f"q-{name}")[0] == 0
+    before, after = (home / name).read_bytes(), (home / f"q-{name}").read_bytes()
+    if name in ("p.vtk", "p.ply"):
+        before, after = ([word[:9] for word in text.split()] for text in (before, after))
+    assert after == before
+
+
+def test_a_surface_may_be_ras(foldless, home):
+    vtk_file(home / "p.vtk", some_points(4) * RAS)
+    assert np.allclose(read_points("p.vtk", ras=True).points, some_points(4))
+    assert foldless("points", "turn.tfm", "p.vtk", "--ras", "--output", "q.vtk", "--of", "fixed")[0] == 0
+    moved = read_transform("turn.tfm")(some_points(4))
+    np.testing.assert_allclose(read_points("q.vtk").points, moved * RAS, atol=1e-6)
+
+
 BAD_POINTS = {
+    "v.vtk": ("# vtk DataFile Version 3.0\na\nASCII\nDATASET POLYDATA\nPOINTS 9 float\n1 2 3\n", "damaged or missing"),
+    "w.vtk": ("# vtk DataFile Version 3.0\na\nASCII\nDATASET STRUCTURED_POINTS\n", "no POINTS"),
+    "x.ply": ("ply\nformat ascii 1.0\nelement face 1\nend_header\n", "do not come first"),
+    "y.ply": ("ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nend_header\n1\n", "damaged or missing"),
     "a.csv": ("hello\n1\n", "names x, y"),
     "b.csv": ("x,y,z\n1,2,no\n", "damaged or missing"),
     "c.csv": ("x,y\n1,2\n", "2-D points"),
@@ -302,6 +359,8 @@ def test_inspect_knows_the_other_direction(pair):
         (("compose", "warp.nii.gz", "turn.tfm", "--reference", "no.nii.gz", "--output", "a.h5"), "does not exist"),
         (("invert", "warp.nii.gz", "--output", "a.h5"), "give that image"),
         (("jacobian", "turn.tfm", "--output", "a.nii.gz"), "--reference"),
+        (("repair", "warp.nii.gz", "--output", "a.lta"), "affine maps only"),
+        (("repair", "warp.nii.gz", "--output", "a.docx"), "no transform's name"),
         (("inspect", "warp.nii.gz", "f.nii.gz"), "MOVING FIXED"),
     ],
 )
@@ -314,25 +373,49 @@ def test_what_cannot_be_done_is_one_sentence(foldless, home, words, says):
     assert sorted(home.rglob("*")) == before
 
 
-FIELDS = ("fsl-relative", "fsl-absolute", "niftyreg-def", "niftyreg-disp", "learn2reg", "voxelmorph", "dipy")
+FIELDS = (
+    "fsl-relative",
+    "fsl-absolute",
+    "slicer-field",
+    "mgz",
+    "niftyreg-def",
+    "niftyreg-disp",
+    "learn2reg",
+    "voxelmorph",
+    "dipy",
+)
 
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_fields_of_any_program_are_certified_and_repaired(foldless, home, name):
-    fixed = geometry("oblique")
+    fixed, end = geometry("oblique"), {"mgz": "mgz", "slicer-field": "mha"}.get(name, "nii.gz")
     torn = wave(fixed)
     torn[4, 5, 6] += 3.5
     spaces = Spaces(fixed, moving_geometry(fixed))
     for title, field in (("sound", wave(fixed)), ("torn", torn)):
-        write_transform(Transform((Warped(field, fixed),)), home / f"{title}.nii.gz", spaces, name)
+        write_transform(Transform((Warped(field, fixed),)), home / f"{title}.{end}", spaces, name)
     images = ("--moving", "m.nii.gz")
-    code, said, complained = foldless("certify", f"{name}:sound.nii.gz", "--reference", "f.nii.gz", *images)
+    code, said, complained = foldless("certify", f"{name}:sound.{end}", "--reference", "f.nii.gz", *images)
     assert (code, complained) == (0, "")
     assert "proven fold-free" in said
-    assert foldless("certify", f"{name}:torn.nii.gz", "--reference", "f.nii.gz", *images)[0] == 3
-    words = ("--fixed", "f.nii.gz", *images, "--output", "mended.nii.gz")
-    assert foldless("repair", f"{name}:torn.nii.gz", *words)[0] == 0
-    assert foldless("certify", "mended.nii.gz")[0] == 0
+    assert foldless("certify", f"{name}:torn.{end}", "--reference", "f.nii.gz", *images)[0] == 3
+    words = ("--fixed", "f.nii.gz", *images, "--output", f"mended.{end}")
+    code, said, _ = foldless("repair", f"{name}:torn.{end}", *words)
+    assert code == 0
+    assert f"mended.{end}: {name}; " in said
+    assert foldless("certify", f"{name}:mended.{end}", "--reference", "f.nii.gz", *images)[0] == 0
+
+
+def test_a_repaired_warp_may_get_another_format(foldless, home):
+    fixed = geometry("axis-aligned")
+    torn = wave(fixed)
+    torn[4, 5, 6] += 3.5
+    image_on(fixed, home / "f.nii.gz")
+    write_transform(Transform((Warped(torn, fixed),)), home / "torn.npz", Spaces(fixed, fixed), "voxelmorph")
+    words = ("--fixed", "f.nii.gz", "--output", "mended.h5")
+    assert foldless("repair", "voxelmorph:torn.npz", *words)[0] == 0
+    assert recognised(home / "mended.h5") == "itk"
+    assert foldless("certify", "mended.h5")[0] == 0
 
 
 @pytest.mark.parametrize("name", ["fsl-relative", "voxelmorph"])

@@ -13,6 +13,11 @@ FOUND = {
     "npz": (61, 69, 1425),
     "safetensors": (162,),
     "json": (5001,),
+    "texts": (1222, 1250),
+    "fields": (35, 71, 731, 991, 1219),
+    "mgz": (78, 740, 1029),
+    "arrays": (1974,),
+    "points": (4, 6, 18, 25, 32, 72, 845, 1522),
 }
 """Seeds of files that once met a traceback or came out wrong."""
 

@@ -1,6 +1,7 @@
 """Transform files of every format of the table: there and back, judged by SimpleITK, ANTs and published formulas."""
 
 import itertools
+import struct
 import warnings
 
 import nibabel as nib
@@ -270,6 +271,31 @@ def test_learn2reg_is_voxels_in_the_order_of_nibabel(tmp_path):
     assert "moving image" in found.notes[0]
 
 
+@pytest.mark.parametrize("kind", range(4))
+def test_freesurfer_says_what_its_numbers_are(tmp_path, kind):
+    """Positions (0) or displacements (1) in voxels of the source, or in RAS mm (2, 3), laid out byte by byte."""
+    fixed, turned = geometry("oblique"), geometry("flipped")
+    there = nodes(fixed) + wave(fixed).reshape(-1, 3)
+    ras, index = np.array([-1.0, -1, 1]), turned.physical_to_index(there)
+    here = fixed.physical_to_index(nodes(fixed))
+    numbers = (index, index - here, there * ras, (there - nodes(fixed)) * ras)[kind]
+
+    def placed(on, size):
+        centre = on.index_to_physical(np.array(on.size) / 2) * ras
+        size = struct.pack(">3i", *on.size) if size else b""
+        return size + struct.pack(">15f", *on.spacing, *(on.cosines * ras[:, None]).T.ravel(), *centre)
+
+    head = struct.pack(">7ih", 3 << 8 | 1, *fixed.size, 3, 3, 0, 1) + placed(fixed, size=False)
+    both = b"".join(struct.pack(">i", 1) + placed(on, size=True) + bytes(512) for on in (turned, fixed))
+    tags = struct.pack(">iqf", 43, 4, 0.0) + struct.pack(">i", 10) + both + struct.pack(">iqiif", 13, 12, kind, 1, 0)
+    (tmp_path / "w.mgh").write_bytes(head.ljust(284, b"\0") + numbers.T.astype(">f4").tobytes() + bytes(20) + tags)
+    found = read_transform(tmp_path / "w.mgh")
+    np.testing.assert_allclose(found(nodes(fixed)), there, atol=FLOAT32)
+    assert found.moving.fits(turned)
+    with pytest.raises(InputError, match="describe both images"):
+        write_transform(Transform((Warped(wave(fixed), fixed),)), tmp_path / "w.mgz")
+
+
 def test_composition_and_inverse(tmp_path):
     fixed = geometry("oblique")
     warp, turn = transform("smooth warp", fixed), transform("rotation", fixed)
@@ -358,6 +384,8 @@ BAD = {
     "elastix ring": (lambda d: raw(d / "a.txt", EULER.format(before="a.txt")), None, "name each other"),
     "no array": (lambda d: raw(d / "a.npy", "hello"), "voxelmorph", "cannot be read as .npy"),
     "an image": (lambda d: afni(d / "a.nii.gz"), "fsl-relative", "shape"),
+    "an image of FreeSurfer's": (lambda d: raw(d / "a.mgh", "\0" * 400), None, "has 0 frames"),
+    "mgz cut": (lambda d: raw(d / "a.mgz", "hello"), None, "damaged"),
     "an mha image": (lambda d: picture(d / "a.mha"), None, "1 numbers a voxel"),
 }
 

@@ -312,6 +312,43 @@ def _csv(content: bytes, rng: random.Random) -> bytes:
     return text.encode(rng.choice(("utf-8", "utf-8", "utf-8-sig", "utf-16", "latin-1")), "replace")
 
 
+def _words(content: bytes, rng: random.Random) -> bytes:
+    """A line or a word of text anywhere; of what is binary behind a header of text, in the header."""
+    stop = content.find(b"\n\n") if b"\0" in content else len(content)
+    return _lines(content[stop:])(content, rng) if stop < len(content) else _lines(b"\0")(content + b"\0", rng)[:-1]
+
+
+def _mgz(content: bytes, rng: random.Random) -> bytes:
+    """A number of the header, or one of the tags behind the voxels; packed again."""
+    packed = content.startswith(b"\x1f\x8b")
+    data = Content(gzip.decompress(content) if packed else content)
+    whole = rng.random() < 0.5
+    at = rng.choice((*range(0, 28, 4), *range(30, 90, 4))) if whole else len(data) - 4 * rng.randrange(1, 310)
+    _put(data, max(at, 0), rng.choice((">i", ">f", ">q")), rng)
+    return gzip.compress(bytes(data), mtime=0) if packed else bytes(data)
+
+
+def _array(content: bytes, rng: random.Random) -> bytes:
+    """By what it begins with: an archive of arrays, an array, or a header of lines."""
+    if content.startswith(b"PK"):
+        return _npz(content, rng)
+    if content.startswith(b"\x93NUMPY"):
+        head = content[: (end := content.index(b"\n"))].decode("latin-1")
+        return _another_word(head, rng).encode("latin-1", "replace") + content[end:]
+    return _lines(b"\n\n" if content.startswith(b"NRRD") else b"ElementDataFile")(content, rng)
+
+
+def _points(content: bytes, rng: random.Random) -> bytes:
+    """JSON by its values; a streamline's header by its numbers; else lines and words."""
+    if content.startswith(b"{"):
+        return _json(content, rng)
+    if content.startswith(b"TRACK"):
+        data = Content(content)
+        _put(data, rng.choice((*range(6, 24, 2), *range(36, 40, 2), *range(440, 504, 4), 988, 992, 996)), "<i", rng)
+        return bytes(data)
+    return _words(content, rng)
+
+
 BY_FORMAT: dict[str, Callable[[bytes, random.Random], bytes]] = {
     "nifti": _nifti,
     "nrrd": _lines(b"\n\n"),
@@ -322,4 +359,9 @@ BY_FORMAT: dict[str, Callable[[bytes, random.Random], bytes]] = {
     "safetensors": _safetensors,
     "csv": _csv,
     "json": _json,
+    "texts": _words,
+    "fields": _nifti,
+    "mgz": _mgz,
+    "arrays": _array,
+    "points": _points,
 }

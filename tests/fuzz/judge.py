@@ -199,6 +199,39 @@ def _record(path: Path) -> None:
     json.dumps(settings.recipe.as_dict())
 
 
+def _transform(path: Path) -> None:
+    """Of the format that the name begins with; what it does to points is finite, or refused."""
+    from foldless.errors import InputError
+    from foldless.io import read_transform, recognised
+    from tests.fuzz.valid import spaces
+
+    both, form = spaces(), path.name.partition(".")[0]
+    found = read_transform(path, both, form)
+    there = found(both.fixed.index_to_physical(np.array([[0.0, 0, 0], [2, 3, 1]])[:, : found.dim]))
+    if found.dim != 3 or there.shape != (2, 3) or not np.isfinite(there).all():
+        raise FaultError(f"points that go to {there}")
+    for lattice in filter(None, (found.fixed, found.moving)):
+        if not np.isfinite(lattice.corners).all() or min(lattice.size) < 1:
+            raise FaultError(f"a lattice at {lattice}")
+    try:
+        recognised(path)
+    except InputError as error:
+        _one_sentence(str(error))
+
+
+def _points(path: Path) -> None:
+    """Read, written with the same points, and read again."""
+    from foldless.io.points import read_points
+
+    found = read_points(path)
+    if found.points.shape[1] not in (2, 3) or not np.isfinite(found.points).all():
+        raise FaultError(f"points of the shape {found.points.shape}")
+    again = path.with_name(f"again-{path.name}")
+    found.rewrite(found.points, again)
+    if not np.allclose(read_points(again).points, found.points, rtol=1e-5):
+        raise FaultError("other points when they are written and read again")
+
+
 READERS: dict[str, Callable[[Path], None]] = {
     "nifti": _nifti,
     "nrrd": _image,
@@ -209,12 +242,17 @@ READERS: dict[str, Callable[[Path], None]] = {
     "safetensors": _model,
     "csv": _table,
     "json": _record,
+    "texts": _transform,
+    "fields": _transform,
+    "mgz": _transform,
+    "arrays": _transform,
+    "points": _points,
 }
 
 
 def unpacked(name: str, content: bytes) -> int:
     """Bytes that a file truly holds; those of a gzip stream once unpacked."""
-    if not name.endswith(".gz"):
+    if not name.endswith("gz"):
         return len(content)
     try:
         return len(gzip.decompress(content))

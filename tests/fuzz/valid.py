@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from struct import pack
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -199,6 +200,77 @@ def json_files() -> Files:
     return {name: json.dumps(content).encode() for name, content in files.items()}
 
 
+def spaces() -> Any:
+    """The two lattices that transforms lie between."""
+    from foldless.io import Geometry, Spaces
+
+    axes = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+    fixed = Geometry(SHAPE[::-1], (2.0, 2.5, 3.0), (-11.0, 7.0, 20.0), axes)
+    return Spaces(fixed, Geometry((6, 7, 5), (1.0, 2.0, 3.0), (-9.0, 8.0, 21.0), axes))
+
+
+@cache
+def transforms(*names: str) -> Files:
+    """Files of formats of transforms, FORMAT.SUFFIX, an affine one where one fits, else a smooth field."""
+    from foldless.io import FORMATS, Linear, Transform, Warped, write_transform
+
+    both, files = spaces(), {}
+    for name in names:
+        form, _, end = name.partition(".")
+        part = Warped(2 * np.sin(numbers(*SHAPE, 3)), both.fixed)
+        matrix = Linear(np.array([[1.0, 0.1, 0, 5], [0, 0.9, 0, -3], [0, 0, 1.2, 2]]))
+        one = Transform((part if FORMATS[form].holds == "field" else matrix,), both.fixed, both.moving)
+        files[name] = _written(lambda path, one=one, form=form: write_transform(one, path, both, form), f"a.{end}")
+    return files
+
+
+TEXTS = (
+    "flirt.mat", "niftyreg-affine.txt", "greedy-affine.mat", "lta.lta", "afni-affine.1d", "elastix.txt", "itk.tfm",
+    "itk.txt",
+)  # fmt: skip
+NIFTI = (
+    "itk-field",
+    "fsl-relative",
+    "fsl-absolute",
+    "niftyreg-def",
+    "niftyreg-disp",
+    "afni-field",
+    "dipy",
+    "voxelmorph",
+)
+
+
+@cache
+def points() -> Files:
+    """A file of every kind of points."""
+    at = np.random.default_rng(3).uniform(-30, 30, (5, 3)).round(3)
+    rows = [",".join(map(str, point)) for point in at.tolist()]
+    markups = {"markups": [{"coordinateSystem": "RAS", "controlPoints": [{"position": p} for p in at.tolist()]}]}
+    head = "# vtk DataFile Version 4.2\na\n{}\nDATASET POLYDATA\nPOINTS 5 float\n"
+    tail = b"\nPOLYGONS 1 4\n3 0 1 2\n"
+    ply = "ply\nformat {} 1.0\ncomment a\nelement vertex 5\n" + "".join(f"property float {c}\n" for c in "xyz")
+    text = "\n".join(rows).replace(",", " ").encode()
+    surface = nib.gifti.GiftiImage(
+        darrays=[nib.gifti.GiftiDataArray(at.astype(np.float32), intent="NIFTI_INTENT_POINTSET")]
+    )
+    lines = nib.streamlines.Tractogram(
+        [at[:2].astype(np.float32), at[2:].astype(np.float32)], affine_to_rasmm=np.eye(4)
+    )
+    files = {
+        "a.csv": ("name,x,y,z\n" + "".join(f"p,{row}\n" for row in rows)).encode(),
+        "a.fcsv": ("# CoordinateSystem = LPS\n" + "".join(f"0,{row},0\n" for row in rows)).encode(),
+        "a.mrk.json": json.dumps(markups).encode(),
+        "text.vtk": head.format("ASCII").encode() + text + tail,
+        "binary.vtk": head.format("BINARY").encode() + at.astype(">f4").tobytes() + tail,
+        "text.ply": ply.format("ascii").encode() + b"end_header\n" + text,
+        "binary.ply": ply.format("binary_little_endian").encode() + b"end_header\n" + at.astype("<f4").tobytes(),
+        "a.surf.gii": _written(lambda path: nib.save(surface, path), "a.surf.gii"),
+    }
+    for end in ("trk", "tck"):
+        files[f"a.{end}"] = _written(lambda path: nib.streamlines.save(lines, path), f"a.{end}")
+    return files
+
+
 FORMATS: dict[str, Callable[[], Files]] = {
     "nifti": nifti,
     "nrrd": nrrd,
@@ -209,4 +281,11 @@ FORMATS: dict[str, Callable[[], Files]] = {
     "safetensors": safetensors,
     "csv": csv,
     "json": json_files,
+    "texts": lambda: transforms(*TEXTS),
+    "fields": lambda: transforms(*(f"{name}.nii" for name in NIFTI), "itk-field.nii.gz", "niftyreg-def.nii.gz"),
+    "mgz": lambda: transforms("mgz.mgz", "mgz.mgh"),
+    "arrays": lambda: transforms(
+        "dipy.npy", "voxelmorph.npy", "learn2reg.npz", "slicer-field.nrrd", "slicer-field.mha"
+    ),
+    "points": points,
 }

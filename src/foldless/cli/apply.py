@@ -27,7 +27,7 @@ class Apply:
 
     Several transforms are composed, and images are interpolated once: the components of vectors and colours, and the
     volumes of a series, one by one. Beyond its lattice a warp continues by its border value. Large uncompressed images
-    (3-D .nii, .nrrd, .mha) need not fit in memory.
+    (3-D .nii, .nrrd, .mha) and OME-Zarr (.zarr, by pip install 'foldless[zarr]') need not fit in memory.
     """
 
     warp: Annotated[Positional[str], arg(metavar="WARP")]

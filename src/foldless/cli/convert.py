@@ -24,8 +24,8 @@ class Convert:
     Files are known by what is in them. Where several programs write such files, say whose: flirt:a.mat,
     greedy-affine:a.mat, niftyreg-affine:a.txt, learn2reg:d.npz, voxelmorph:d.npz, dipy:d.npy, fsl-absolute:w.nii.gz,
     afni-field:w.nii.gz, niftyreg-def:w.nii.gz. OUT takes the same words; without one, .nii.gz is ITK's field (ANTs,
-    greedy, 3D Slicer), .h5 and .tfm ITK's transforms, .nrrd and .mha 3D Slicer's, .lta FreeSurfer's, .1D AFNI's. The
-    table is in docs/how-to/bring-transforms-together.md.
+    greedy, 3D Slicer), .h5 and .tfm ITK's transforms, .nrrd and .mha 3D Slicer's, .lta and .mgz FreeSurfer's, .1D
+    AFNI's. The table is in docs/how-to/bring-transforms-together.md.
     """
 
     source: Annotated[Positional[str], arg(metavar="IN")]

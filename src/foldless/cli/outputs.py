@@ -90,11 +90,11 @@ def check_file(output: Path | None, inputs: Sequence[Path], overwrite: bool) -> 
     """Make sure that a result may become the file `output`, if any; put in order what is read.
 
     Raises:
-        InputError: it is an input, a folder, or exists and may not be replaced.
+        InputError: it is an input, a folder other than an image's, or exists and may not be replaced.
     """
     if output is not None:
         check_apart([output], inputs)
-        if output.is_dir():
+        if output.is_dir() and output.suffix.lower() != ".zarr":
             raise InputError(f"the output {output} is a folder; give a file name")
         if output.exists() and not overwrite:
             raise InputError(f"{output} exists; choose another name, or add --overwrite")

@@ -26,11 +26,14 @@ class Points:
     transform: Annotated[Positional[str], arg(metavar="WARP")]
     """The warp that foldless apply takes for the image: FILE or FORMAT:FILE; formats as in foldless convert."""
     points: Annotated[Positional[Path], arg(metavar="POINTS")]
-    """.csv with columns x, y(, z) in LPS mm, .fcsv, .mrk.json, .gii, .trk or .tck; all else in it is kept."""
+    """.csv with columns x, y(, z), .fcsv, .mrk.json, surfaces (.gii, legacy .vtk, .ply), streamlines (.trk, .tck).
+    All else in it is kept as it is."""
     output: Path
     """File of the carried points, of the same format."""
     of: Literal["moving", "fixed"] = "moving"
     """Whose points they are: of the moving image, by the inverse map, or of the fixed one, by the warp itself."""
+    ras: bool = False
+    """Points of a .csv, or of a .vtk or .ply that does not say SPACE=..., are RAS mm; by default LPS mm."""
     fixed: Path | None = None
     """The fixed image, for formats that count in it."""
     moving: Path | None = None
@@ -51,7 +54,7 @@ class Points:
         if end_of(self.output) != end_of(self.points):
             raise InputError(f"{self.output}: points are written as they came; give a name in {end_of(self.points)}")
         transform = transform_of(self.transform, spaces_of(self.fixed, self.moving))
-        file = read_points(self.points)
+        file = read_points(self.points, self.ras)
         if file.points.shape[1] != transform.dim:
             raise InputError(
                 f"{self.points} holds {file.points.shape[1]}-D points, but {self.transform} is {transform.dim}-D; "

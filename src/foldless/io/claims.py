@@ -26,6 +26,7 @@ HEADER = 4096
 
 META = (".mha", ".mhd")
 META_AXES = re.compile(rb"NDims\s*[=:]\s*([^\s]*)")
+META_DATA = re.compile(rb"^ElementDataFile\s*[=:]", re.MULTILINE)
 POSSIBLE_AXES = tuple(b"%d" % n for n in range(1, 9))
 
 LONGEST_HEADER = 1 << 20
@@ -88,7 +89,7 @@ def check_fields(path: Path) -> None:
     """Make sure that the text of an NRRD or MetaImage header is such a text; other formats pass.
 
     Raises:
-        InputError: a field is longer than fields are, or there are more axes than images have.
+        InputError: a field is longer than fields are, there are more axes than images have, or no end of the header.
     """
     with path.open("rb") as stream:
         start = stream.read(LONGEST_HEADER)
@@ -98,5 +99,6 @@ def check_fields(path: Path) -> None:
     else:
         axes = META_AXES.findall(start) if suffix(path) in META else []
         bad = any(number not in POSSIBLE_AXES for number in axes)
+        bad = bad or (suffix(path) in META and not META_DATA.search(start))  # voxels would be taken for fields
     if bad:
         raise InputError(f"{path} cannot be read as an image, its header is damaged; copy or write it again")

@@ -47,6 +47,24 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         beside.unlink(missing_ok=True)
 
 
+def write_packed(path: Path, write: Callable[[Path], None]) -> None:
+    """`write_whole`, gzipped where the name ends in gz: `write` makes the file that is packed.
+
+    Raises:
+        InputError: as `write_whole` does.
+    """
+
+    def fill(beside: Path) -> None:
+        plain = beside.with_suffix("")
+        try:
+            write(plain)
+            pack(plain, beside)
+        finally:
+            plain.unlink(missing_ok=True)
+
+    write_whole(path, fill if suffix(path).endswith("gz") else write)
+
+
 def pack(plain: Path, packed: Path) -> None:
     """Gzip a file, in a tenth of the time that ITK takes and to about its size; the same bytes each time."""
     with plain.open("rb") as source, packed.open("wb") as target:

@@ -61,6 +61,8 @@ def header(path: Path) -> sitk.ImageFileReader | None:
 
 
 def _header(path: Path) -> sitk.ImageFileReader:
+    if nifti.is_nifti(path):
+        nifti.check_colours(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     with quiet():

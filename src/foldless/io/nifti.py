@@ -64,6 +64,22 @@ def open_nifti(path: Path) -> nib.Nifti1Image:
     return file
 
 
+def check_colours(path: Path) -> None:
+    """Refuse colours in several components, at which SimpleITK may end the process.
+
+    Raises:
+        InputError: the header says so.
+    """
+    try:
+        file = _loaded(path)
+    except CANNOT_LOAD:
+        return
+    if isinstance(file, nib.Nifti1Pair) and len(file.shape) > 4 and file.get_data_dtype().kind == "V":
+        raise InputError(
+            f"{path} holds vectors of colours, which no program writes; its header is damaged, copy it again"
+        )
+
+
 def header_of(path: Path) -> nib.Nifti1Pair | nib.AnalyzeImage | None:
     """The header of a NIfTI file, of a pair .hdr and .img in NIfTI's or Analyze's form; None of other formats.
 
@@ -95,7 +111,8 @@ def _loaded(path: Path) -> nib.filebasedimages.FileBasedImage:
 def lps_affine(header: nib.Nifti1Header, affine: np.ndarray) -> Float64[np.ndarray, "4 4"]:
     """Voxel indices to LPS millimetres, of an affine (4, 4) in NIfTI's RAS and the header's unit."""
     unit = MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
-    scaled: np.ndarray = LPS @ np.diag([unit, unit, unit, 1.0]) @ affine.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # who asks looks whether it is finite
+        scaled: np.ndarray = LPS @ np.diag([unit, unit, unit, 1.0]) @ affine.astype(np.float64)
     return scaled
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from foldless.errors import InputError
 from foldless.io.checks import straightened
-from foldless.io.files import pack, suffix, write_whole
+from foldless.io.files import suffix, write_packed
 from foldless.io.geometry import Geometry
 from foldless.io.headers import header
 from foldless.io.nifti import LPS, open_nifti
@@ -88,21 +88,13 @@ def write_slabs(slabs: Iterator[np.ndarray], on: Geometry, path: Path, dtype: np
     if suffix(path) not in BY_SLABS:
         raise InputError(f"{path}: an image of this size is written by slabs; give a name in {', '.join(BY_SLABS)}")
 
-    def fill(beside: Path) -> None:
-        packed = suffix(path) == ".nii.gz"
-        plain = beside.with_suffix("") if packed else beside
-        try:
-            with plain.open("wb") as file:
-                HEADS[suffix(path)](file, on, dtype)
-                for slab in slabs:
-                    file.write(np.ascontiguousarray(slab, dtype.newbyteorder("<")).data)
-            if packed:
-                pack(plain, beside)
-        finally:
-            if packed:
-                plain.unlink(missing_ok=True)
+    def fill(path: Path) -> None:
+        with path.open("wb") as file:
+            HEADS[suffix(path)](file, on, dtype)
+            for slab in slabs:
+                file.write(np.ascontiguousarray(slab, dtype.newbyteorder("<")).data)
 
-    write_whole(path, fill)
+    write_packed(path, fill)
 
 
 def _nifti_head(file: BinaryIO, on: Geometry, dtype: np.dtype) -> None:
@@ -144,7 +136,6 @@ def _listed(numbers: np.ndarray | tuple[float, ...]) -> str:
 
 HEADS: dict[str, Callable[[BinaryIO, Geometry, np.dtype], None]] = {
     ".nii": _nifti_head,
-    ".nii.gz": _nifti_head,
     ".nrrd": _nrrd_head,
     ".mha": _meta_head,
 }

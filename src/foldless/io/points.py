@@ -1,4 +1,4 @@
-"""Files of points: tables, 3D Slicer's markups, GIFTI surfaces, TRK and TCK streamlines; in LPS mm once read."""
+"""Files of points: tables, 3D Slicer's markups, surfaces, TRK and TCK streamlines; in LPS mm once read."""
 
 # mypy: untyped-calls-exclude="nibabel"
 
@@ -7,52 +7,71 @@ from __future__ import annotations
 import csv
 import io
 import json
+import struct
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.parsers.expat import ExpatError
 
 import nibabel as nib
 import numpy as np
-from jaxtyping import Float64
 from nibabel.streamlines.array_sequence import ArraySequence
+from nibabel.streamlines.tractogram_file import DataError, HeaderError
 
 from foldless.errors import InputError
 from foldless.io.checks import existing_file
 from foldless.io.files import write_whole
+from foldless.io.meshes import LPS, RAS, Array, PointFile, Signs, read_ply, read_vtk
 
-Array = Float64[np.ndarray, "count dim"]
+CANNOT_LOAD = (
+    ValueError,
+    LookupError,
+    TypeError,
+    OSError,
+    EOFError,
+    AttributeError,
+    OverflowError,
+    struct.error,
+    csv.Error,
+    ExpatError,
+    HeaderError,
+    DataError,
+    nib.filebasedimages.ImageFileError,
+)
+"""What the libraries raise on damaged files."""
+FARTHEST = 1e9
+"""Millimetres within which streamlines lie."""
+SUFFIXES = (".csv", ".fcsv", ".mrk.json", ".gii", ".vtk", ".ply", ".trk", ".tck")
 
-RAS = np.array([-1.0, -1.0, 1.0])
-DAMAGED = (ValueError, KeyError, TypeError, IndexError, OSError, EOFError, AttributeError)
-CANNOT_LOAD = (*DAMAGED, csv.Error, nib.filebasedimages.ImageFileError)
-SUFFIXES = (".csv", ".fcsv", ".mrk.json", ".gii", ".trk", ".tck")
 
+def read_points(path: Path | str, ras: bool = False) -> PointFile:
+    """The points of a file; all else in it is kept where it is written again.
 
-@dataclass(frozen=True, eq=False)
-class PointFile:
-    """Points (count, dim), LPS mm, and how the same file is written with others in their place."""
+    `.csv`: a header with columns x, y(, z), LPS mm, as ANTs takes them. `.vtk` (legacy) and `.ply` are LPS mm unless
+    they say RAS, as 3D Slicer does. `.fcsv` and `.mrk.json` say what they are. `.gii`, `.trk` and `.tck` are RAS mm.
 
-    points: Array
-    rewrite: Callable[[Array, Path], None]
-
-
-def read_points(path: Path | str) -> PointFile:
-    """The points of a file.
-
-    `.csv`: a header with columns x, y(, z), LPS mm, as ANTs takes them; other columns are kept. `.fcsv` and
-    `.mrk.json` say themselves whether they are LPS or RAS. `.gii`, `.trk` and `.tck` are RAS mm.
+    Args:
+        path: the file.
+        ras: whether points are RAS where a `.csv`, `.vtk` or `.ply` does not say it.
 
     Raises:
         InputError: nothing is there, the format is not known, or the file is damaged.
     """
     path = existing_file(path, "point")
-    readers = {".csv": _csv, ".fcsv": _fcsv, ".mrk.json": _markups, ".gii": _gifti, ".trk": _tracts, ".tck": _tracts}
+    signs = RAS if ras else LPS
+    readers: dict[str, Callable[[Path], PointFile]] = {
+        ".csv": lambda path: _csv(path, signs), ".vtk": lambda path: read_vtk(path, signs),
+        ".ply": lambda path: read_ply(path, signs), ".fcsv": _fcsv, ".mrk.json": _markups, ".gii": _gifti,
+        ".trk": _tracts, ".tck": _tracts,
+    }  # fmt: skip
     end = end_of(path)
     if end is None:
         raise InputError(f"{path} is no file of points that is known; expected one of {', '.join(SUFFIXES)}")
     try:
-        found = readers[end](path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # how nibabel guesses what headers lack
+            found = readers[end](path)
     except CANNOT_LOAD as error:
         raise InputError(
             f"{path} cannot be read as {end}: its points are damaged or missing; write it again"
@@ -67,7 +86,7 @@ def end_of(path: Path) -> str | None:
     return next((end for end in SUFFIXES[::-1] if path.name.lower().endswith(end)), None)
 
 
-def _table(rows: list[list[str]], columns: list[int], first: int, signs: Float64[np.ndarray, " dim"]) -> PointFile:
+def _table(rows: list[list[str]], columns: list[int], first: int, signs: Signs) -> PointFile:
     """Points that stand in some columns of a table from row `first` on."""
     at = [k for k in range(first, len(rows)) if rows[k] and not rows[k][0].startswith("#")]
     points = np.array([[float(rows[k][column]) for column in columns] for k in at]).reshape(len(at), len(columns))
@@ -84,26 +103,26 @@ def _table(rows: list[list[str]], columns: list[int], first: int, signs: Float64
     return PointFile(points * signs, rewrite)
 
 
-def _csv(path: Path) -> PointFile:
+def _csv(path: Path, signs: Signs) -> PointFile:
     rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))
     names = [name.strip().lower() for name in rows[0]]
     if not {"x", "y"} <= set(names):
         raise InputError(f"{path} has the columns {', '.join(rows[0])}; expected a first line that names x, y(, z)")
     columns = [names.index(name) for name in "xyz" if name in names]
-    return _table(rows, columns, 1, np.ones(len(columns)))
+    return _table(rows, columns, 1, signs[: len(columns)])
 
 
 def _fcsv(path: Path) -> PointFile:
     rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))
     said = " ".join(" ".join(row) for row in rows if row and row[0].startswith("#")).lower()
     space = said.partition("coordinatesystem =")[2].split()[:1]
-    return _table(rows, [1, 2, 3], 0, np.ones(3) if space in (["lps"], ["1"]) else RAS)
+    return _table(rows, [1, 2, 3], 0, LPS if space in (["lps"], ["1"]) else RAS)
 
 
 def _markups(path: Path) -> PointFile:
     whole = json.loads(path.read_text(encoding="utf-8"))
     where = [
-        (point, np.ones(3) if str(one.get("coordinateSystem", "LPS")).upper() in ("LPS", "1") else RAS)
+        (point, LPS if str(one.get("coordinateSystem", "LPS")).upper() in ("LPS", "1") else RAS)
         for one in whole["markups"]
         for point in one["controlPoints"]
     ]
@@ -128,7 +147,10 @@ def _gifti(path: Path) -> PointFile:
 
 
 def _tracts(path: Path) -> PointFile:
-    file: Any = nib.streamlines.load(path)
+    file: Any = nib.streamlines.load(io.BytesIO(path.read_bytes()))  # which gives what it has, whatever is asked for
+    affine = np.asarray(file.header.get("voxel_to_rasmm", np.eye(4)))
+    if not np.allclose(affine[-1], [0, 0, 0, 1]) or not np.abs(affine).max() < FARTHEST:
+        raise ValueError(f"an affine that is none: {affine}")
     lines = file.tractogram.streamlines
     ends = np.cumsum([len(line) for line in lines])[:-1]
 

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
@@ -24,6 +23,7 @@ from foldless.io.headers import header, read_image
 from foldless.io.quiet import quiet, reason
 from foldless.io.stored import stored_dtype
 from foldless.io.volumes import TWO_FILES, Volume, read_volume, to_image, write_image, write_volume
+from foldless.io.zarrs import Kind, Layer, Layers, is_zarr, read_zarr, write_zarr
 
 MOST_SEEN = 1 << 22
 """Voxels that an image is judged by."""
@@ -43,11 +43,11 @@ class Source:
         step: between volumes, seconds.
     """
 
-    voxels: np.ndarray
+    voxels: np.ndarray | Layers
     geometry: Geometry
     path: Path
     dtype: np.dtype
-    kind: Literal["one", "vectors", "volumes"] = "one"
+    kind: Kind = "one"
     labels: bool = False
     step: float = 1.0
 
@@ -61,11 +61,16 @@ class Source:
     def least(self) -> float:
         """The smallest number in it."""
         least = np.inf
-        for channel in self.voxels:
-            for part in channel:
-                least = min(least, float(part.min()))
-                self.release()
+        for part in self.parts():
+            least = min(least, float(part.min()))
         return least
+
+    def parts(self) -> Iterator[np.ndarray]:
+        """All voxels, some at a time."""
+        for channel in self.voxels:
+            for part in channel.pieces() if isinstance(channel, Layer) else channel:
+                yield part
+                self.release()
 
     def release(self) -> None:
         """Let go of what was read of a file that lies in a memory map, which else stays until memory is short."""
@@ -83,13 +88,15 @@ class Source:
 def read_source(path: Path | str, labels: bool = False) -> Source:
     """An image of 2 or 3 axes, or several such volumes, in the file's own numbers.
 
-    A large uncompressed file (.nii, .nrrd, .mha) stays where it is; of a large compressed one a warning says that it
-    needs memory.
+    An OME-Zarr image and a large uncompressed file (.nii, .nrrd, .mha) stay where they are; of a large compressed
+    one a warning says that it needs memory.
 
     Raises:
         InputError: it is missing or unreadable, holds complex numbers, vectors in several volumes, NaN or infinity, or
             labels that are not whole.
     """
+    if is_zarr(Path(path)):
+        return _checked(_of_zarr(Path(path), labels))
     path = existing_file(path, "label" if labels else "image")
     dtype = stored_dtype(path)
     if labels and (dtype.kind == "f" or dtype.itemsize > 4):  # whole they must be, and fit
@@ -98,11 +105,21 @@ def read_source(path: Path | str, labels: bool = False) -> Source:
         source = Source(found[0][None], found[1], path, dtype, labels=labels)
     else:
         source = _loaded(path, labels)
+    return _checked(source)
+
+
+def _checked(source: Source) -> Source:
     if source.dtype.kind == "f":
-        for part in (part for channel in source.voxels for part in channel):
-            check_finite(part, path)
-            source.release()
+        for part in source.parts():
+            check_finite(part, source.path)
     return source
+
+
+def _of_zarr(path: Path, labels: bool) -> Source:
+    layers, lattice, kind, step = read_zarr(path)
+    if labels and (layers.dtype.kind == "f" or layers.dtype.itemsize > 4):
+        raise InputError(f"{path} holds {layers.dtype}; expected labels that are whole numbers of at most 32 bits")
+    return Source(layers, lattice, path, layers.dtype, kind, labels, step)
 
 
 def _loaded(path: Path, labels: bool) -> Source:
@@ -147,6 +164,9 @@ def write_like(source: Source, slabs: Iterator[np.ndarray], on: Geometry, path: 
     Raises:
         InputError: the format does not hold it.
     """
+    if is_zarr(path):
+        write_zarr(slabs, on, path, dtype, source.kind, source.step)
+        return
     if suffix(path) in TWO_FILES:
         raise InputError(f"{path}: {suffix(path)} spreads an image over two files; expected .nii.gz, .nrrd or .mha")
     large = int(np.prod(on.shape)) * dtype.itemsize >= plain.LARGE

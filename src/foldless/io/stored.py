@@ -15,6 +15,7 @@ from foldless.io.files import suffix
 from foldless.io.geometry import Geometry
 from foldless.io.headers import header, read_image
 from foldless.io.plain import mapped
+from foldless.io.zarrs import is_zarr, read_zarr
 
 PICTURES: dict[str, tuple[type[np.generic], ...]] = {
     ".png": (np.uint8, np.uint16),
@@ -35,6 +36,8 @@ def read_geometry(path: Path | str) -> Geometry:
     Raises:
         InputError: no file is there, or nothing in it tells of a lattice.
     """
+    if is_zarr(Path(path)):
+        return read_zarr(Path(path))[1]
     path = existing_file(path, "reference image")
     if (found := mapped(path, stored_dtype(path))) is not None:  # its voxels need not be read
         return found[1]

@@ -23,7 +23,7 @@ from foldless.io.apart import check_transform
 from foldless.io.checks import check_placed, existing_file
 from foldless.io.files import suffix, write_whole
 from foldless.io.geometry import Geometry
-from foldless.io.nifti import check_offset, check_voxels, is_nifti, open_nifti, placed, scales_nothing
+from foldless.io.nifti import check_colours, check_offset, check_voxels, is_nifti, open_nifti, placed, scales_nothing
 from foldless.io.quiet import quiet
 from foldless.io.volumes import Volume, through, to_image, write_image
 from foldless.maps import Map
@@ -189,6 +189,7 @@ def _read_nifti(path: Path) -> sitk.Image:
         raise InputError(f"{path} has the shape {shape}; {EXPECTED}")
     if intent not in (DISPLACEMENT, VECTOR):
         raise InputError(f"{path} has the intent {intent}, which says nothing of displacements; {EXPECTED}")
+    check_colours(path)
     try:
         with quiet():
             image = sitk.ReadImage(str(path))

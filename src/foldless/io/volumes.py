@@ -18,7 +18,7 @@ from numpy.typing import DTypeLike
 
 from foldless.errors import InputError
 from foldless.io.checks import check_finite, existing_file
-from foldless.io.files import pack, suffix, write_whole
+from foldless.io.files import suffix, write_packed
 from foldless.io.geometry import Geometry
 from foldless.io.headers import read_image
 from foldless.io.nifti import slope_of
@@ -280,20 +280,12 @@ def write_image(image: sitk.Image, path: Path) -> None:
         InputError: it cannot be written.
     """
 
-    def fill(beside: Path) -> None:
-        packed = suffix(path) == ".nii.gz"
-        plain = beside.with_suffix("") if packed else beside
-        try:
-            sitk.WriteImage(image, str(plain), useCompression=True)
-            if suffix(path) not in BLURRING:
-                _check_written(image, plain)
-            if packed:
-                pack(plain, beside)
-        finally:
-            if packed:
-                plain.unlink(missing_ok=True)
+    def fill(file: Path) -> None:
+        sitk.WriteImage(image, str(file), useCompression=True)
+        if suffix(path) not in BLURRING:
+            _check_written(image, file)
 
-    write_whole(path, fill)
+    write_packed(path, fill)
 
 
 def _check_written(image: sitk.Image, file: Path) -> None:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from foldless.errors import InputError
 from foldless.io.claims import DEFLATED
-from foldless.io.files import pack, suffix, write_whole
+from foldless.io.files import suffix, write_packed, write_whole
 from foldless.io.geometry import Geometry
 from foldless.io.learn2reg import CANNOT_LOAD
 from foldless.io.learn2reg import read_array as read_npz
@@ -55,18 +55,7 @@ def write_nifti_field(
     file.header["intent_p1"] = parameter
     file.set_sform(affine, 1)
     file.set_qform(affine, 1)
-
-    def fill(beside: Path) -> None:
-        plain = beside.with_suffix("") if suffix(path) == ".nii.gz" else beside
-        try:
-            nib.save(file, plain)
-            if plain != beside:
-                pack(plain, beside)
-        finally:
-            if plain != beside:
-                plain.unlink(missing_ok=True)
-
-    write_whole(path, fill)
+    write_packed(path, lambda beside: nib.save(file, beside))
 
 
 def read_array(path: Path) -> Float[np.ndarray, ...]:
@@ -102,7 +91,7 @@ def check_length(path: Path, promised: int) -> None:
     Raises:
         InputError: it does.
     """
-    most = path.stat().st_size * (DEFLATED if path.name.lower().endswith(".gz") else 1)
+    most = path.stat().st_size * (DEFLATED if path.name.lower().endswith("gz") else 1)
     if promised > most + DEFLATED:
         raise InputError(f"{path} stops before its last voxel: its header promises {promised:,} bytes; copy it again")
 

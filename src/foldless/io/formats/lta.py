@@ -81,23 +81,37 @@ def _geometry(info: str) -> Geometry | None:
     ):
         return None
     try:
-        size = [int(n) for n in values["volume"].split()]
+        size = np.array(values["volume"].split(), int)
         spacing, x, y, z, centre = (
             np.array(values[key].split(), float) for key in ("voxelsize", "xras", "yras", "zras", "cras")
         )
-        cosines = np.column_stack([x, y, z])
-        origin = centre - cosines @ (spacing * np.array(size) / 2)
-        direction = (LPS @ cosines).ravel().tolist()
-        return Geometry(tuple(size), tuple(spacing.tolist()), tuple((LPS @ origin).tolist()), tuple(direction))
+        return lattice_about(size, spacing, np.column_stack([x, y, z]), centre)
     except ValueError:
         return None
+
+
+def lattice_about(size: np.ndarray, spacing: np.ndarray, cosines: np.ndarray, centre: np.ndarray) -> Geometry:
+    """A lattice by its axes (columns) and the place of the voxel at half its size, both RAS.
+
+    Raises:
+        ValueError: these are no lattice.
+    """
+    if not spacing.min() > 0 or not np.isfinite([*spacing, *centre, *cosines.ravel()]).all():
+        raise ValueError(f"voxels of {spacing} mm")
+    origin = LPS @ (centre - cosines @ (spacing * size / 2))
+    direction = (LPS @ cosines).ravel().tolist()
+    return Geometry(tuple(size.tolist()), tuple(spacing.tolist()), tuple(origin.tolist()), tuple(direction))
+
+
+def axes_and_centre(geometry: Geometry) -> tuple[Float64[np.ndarray, "3 3"], Float64[np.ndarray, " 3"]]:
+    """What `lattice_about` takes of a lattice."""
+    return LPS @ geometry.cosines, LPS @ geometry.index_to_physical(np.array(geometry.size) / 2)
 
 
 def _info(geometry: Geometry | None) -> list[str]:
     if geometry is None:
         return ["valid = 0  # volume info invalid"]
-    cosines = LPS @ geometry.cosines
-    centre = LPS @ geometry.index_to_physical(np.array(geometry.size) / 2)
+    cosines, centre = axes_and_centre(geometry)
     rows = {"xras": cosines[:, 0], "yras": cosines[:, 1], "zras": cosines[:, 2], "cras": centre}
     lines = [
         "valid = 1  # volume info valid",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from foldless.errors import InputError
 from foldless.io.formats.fields import Numbers, read_nifti_field, write_nifti_field
 from foldless.io.formats.frames import FSL, LPS, RAS, Spaces, numbers_for, parts_of, positions
@@ -17,7 +19,7 @@ from foldless.io.world import Transform
 FSL_FIELD = 2006
 SPLINES = range(2007, 2010)
 VECTOR = 1007
-KINDS = {
+KINDS: dict[float, str] = {
     0: "a deformation",
     1: "a displacement",
     2: "a spline grid",
@@ -59,7 +61,7 @@ write_fsl_absolute = partial(write_fsl, absolute=True)
 def read_niftyreg(path: Path, spaces: Spaces) -> Transform:
     """NiftyReg's deformation or displacement field, as its header says, RAS mm."""
     header = open_nifti(path).header
-    kind = int(header["intent_p1"])
+    kind = float(header["intent_p1"])
     if kind not in (0, 1):
         raise InputError(
             f"{path} is {KINDS.get(kind, 'something else')} of NiftyReg's; make a field of it with reg_transform -def"
@@ -93,4 +95,4 @@ def write_afni(transform: Transform, on: Geometry, path: Path, spaces: Spaces) -
 
 
 def _spread(numbers: Numbers) -> float:
-    return float(numbers.std((0, 1, 2)).sum())
+    return float(numbers.std((0, 1, 2), dtype=np.float64).sum())

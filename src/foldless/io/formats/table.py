@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,13 +13,13 @@ from typing import Literal
 from foldless.errors import InputError
 from foldless.io.checks import existing_file
 from foldless.io.files import suffix
-from foldless.io.formats import arrays, elastix, itk, lta, matrices, nifti_warps
+from foldless.io.formats import arrays, elastix, itk, lta, matrices, mgz, nifti_warps
 from foldless.io.formats.bids import names_in
 from foldless.io.formats.frames import Spaces
 from foldless.io.geometry import Geometry
 from foldless.io.nifti import open_nifti
 from foldless.io.transforms import NIFTYREG
-from foldless.io.world import Transform
+from foldless.io.world import Spline, Transform, Warped
 
 Reader = Callable[[Path, Spaces], Transform]
 FieldWriter = Callable[[Transform, Geometry, Path, Spaces], None]
@@ -26,6 +27,10 @@ Writer = Callable[[Transform, Geometry | None, Path, Spaces], None]
 
 NIFTI = (".nii.gz", ".nii")
 AFNI_EXTENSION = 4
+SMALLEST, LARGEST = 1e-9, 1e9
+"""Millimetres between which voxels of images are, and within which they lie."""
+DAMAGED = (ValueError, LookupError, TypeError, ArithmeticError, OSError, EOFError, zlib.error)
+"""What readers meet in files that are not what they seem."""
 STARTS = 4096
 """Bytes of a file by which its format is known."""
 
@@ -169,6 +174,15 @@ FORMATS: dict[str, Format] = {
             lta.write_lta,
         ),
         Format(
+            "mgz",
+            "FreeSurfer's and SynthMorph's warps",
+            (".mgz", ".mgh"),
+            "field",
+            f"mm, RAS, or voxels, {PULLS}",
+            mgz.read_mgz,
+            mgz.write_mgz,
+        ),
+        Format(
             "afni-field",
             "AFNI's 3dQwarp, not on oblique lattices",
             NIFTI,
@@ -235,6 +249,8 @@ BY_NAME = {
     ".nrrd": "slicer-field",
     ".mha": "slicer-field",
     ".lta": "lta",
+    ".mgz": "mgz",
+    ".mgh": "mgz",
     ".1d": "afni-affine",
     ".nii": "itk-field",
     ".nii.gz": "itk-field",
@@ -267,8 +283,22 @@ def read_transform(path: Path | str, spaces: Spaces | None = None, name: str | N
     path = existing_file(path, "transform")
     spaces = spaces or Spaces()
     kind = FORMATS[recognised(path)] if name is None else named(name)
-    found = kind.read(path, spaces)
+    try:
+        found = kind.read(path, spaces)
+    except DAMAGED as error:
+        raise InputError(f"{path} cannot be read as {kind.name}, it is damaged; copy or write it again") from error
+    _check_places(found, path)
     return replace(found, names=names_in(path) or found.names)
+
+
+def _check_places(transform: Transform, path: Path) -> None:
+    """Refuse lattices that no image has."""
+    fields = [part.geometry for part in transform.parts if isinstance(part, Warped | Spline)]
+    for on in filter(None, (transform.fixed, transform.moving, *fields)):
+        if not (min(on.spacing) > SMALLEST and max(on.spacing) < LARGEST and max(map(abs, on.origin)) < LARGEST):
+            raise InputError(
+                f"{path} says that voxels of {on.spacing} mm begin at {on.origin}; no image does, write the header anew"
+            )
 
 
 def write_transform(
@@ -336,6 +366,8 @@ def recognised(path: Path) -> str:
         return _nifti(path)
     if end in (".nrrd", ".nhdr", ".mha", ".mhd"):
         return "slicer-field"
+    if end in (".mgz", ".mgh"):
+        return "mgz"
     if end in (".npz", ".npy"):
         raise InputError(
             f"{path} is an array without a header; say whose, as in dipy:{path.name}, or learn2reg:, voxelmorph:"
@@ -371,7 +403,7 @@ def _nifti(path: Path) -> str:
     header = open_nifti(path).header
     shape, intent = tuple(header.get_data_shape()), int(header["intent_code"])
     if header.get_intent()[2] == NIFTYREG:
-        return "niftyreg-def" if int(header["intent_p1"]) != 1 else "niftyreg-disp"
+        return "niftyreg-def" if float(header["intent_p1"]) != 1 else "niftyreg-disp"
     if nifti_warps.FSL_FIELD <= intent < 2020:
         return _fsl(path)
     if len(shape) == 5 and intent == 0 and any(one.get_code() == AFNI_EXTENSION for one in header.extensions):
