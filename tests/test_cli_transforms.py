@@ -56,8 +56,8 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def short_walks(monkeypatch):
-    """Inverses that are not there are given up after 20 steps of the 2000, which take seconds."""
-    monkeypatch.setattr("foldless.io.world.solve", partial(solve, walk=20))
+    """Inverses that are not there are given up after 4 steps of the 2000, which take seconds."""
+    monkeypatch.setattr("foldless.io.world.solve", partial(solve, walk=4))
 
 
 IMAGES = ("--fixed", "f.nii.gz", "--moving", "m.nii.gz")
