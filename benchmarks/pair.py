@@ -158,13 +158,15 @@ class Compared:
 
     def _scores(self, moving: Case, fixed: Case, there: Path, back: Path) -> Scores:
         from foldless.direct import Direct
-        from foldless.io import read_volume, read_warp
+        from foldless.io import read_transform, read_volume, read_warp
         from foldless.outcome import Outcome
         from foldless.registering import Fields
 
         a, b = (read_volume(image) for image, _ in (moving, fixed))
         labels = [self._grouped(read_volume(file, labels=True)) for _, file in (moving, fixed)]
-        fields = Fields(read_warp(there)[0], read_warp(back)[0], read_warp(there)[0], 0.0)
+        pose = there.with_name("pose.txt")
+        after = read_transform(pose).linear if pose.is_file() else None
+        fields = Fields(read_warp(there)[0], read_warp(back)[0], read_warp(there)[0], 0.0, pose=after)
         return Outcome(a, b, fields, Direct.of_pair(a, b), *labels).metrics()
 
     def _grouped(self, labels: Volume) -> Volume:

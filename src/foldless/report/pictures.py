@@ -147,7 +147,7 @@ def _panels(arrays: Arrays) -> list[tuple[str, Any]]:
             _show(axes, _cut(view, least), box, cmap=_colours(SEQUENTIAL), vmin=0, vmax=LARGEST_LEAST)
             _show_folds(axes, _cut(view, arrays.folded), box)
 
-        panels.append(("least volume change, 0 to 1", least_volume))
+        panels.append(("least volume, 0 to 1", least_volume))
     if pair.moving_labels is not None:
         over, limits = (pair.fixed, fixed) if arrays.same_lattice else (pair.moving, moving)
         panels.append(("labels before", labels(pair.moving_labels, over, limits, arrays.same_lattice)))
