@@ -239,3 +239,14 @@ def test_both_maps_are_certified_and_repaired_each_on_its_own_lattice(tmp_path):
     assert [one.failed > 0 for one in mended.repairs] == [False, True]
     assert Outcome(moving, fixed, mended, still_model(3)).metrics()["certificate"]["proven"] == 1
     assert mended.seconds > fields.seconds
+
+
+def test_what_both_images_show_is_where_the_map_stays_on_the_moving_lattice(tmp_path):
+    """Both begin at one origin, with voxels alike, so that the shorter of both sides is what both show."""
+    moving = volume(tmp_path / "a.nii.gz", (13, 17, 14), 1)
+    fixed = volume(tmp_path / "b.nii.gz", (16, 11, 15), 2)
+    still = np.zeros((16, 11, 15, 3), np.float32)
+    outcome = Outcome(moving, fixed, Fields(still, np.zeros((13, 17, 14, 3), np.float32), still, 0.0), still_model(3))
+    expected = np.zeros((16, 11, 15), bool)
+    expected[:13, :, :14] = True
+    assert np.array_equal(outcome.common, expected)
