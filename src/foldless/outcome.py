@@ -25,6 +25,7 @@ from foldless.io import (
     sitk_transform,
     voxel_displacement,
 )
+from foldless.io.landmarks import LandmarkPairs
 from foldless.io.volumes import on_lattice_of, through
 from foldless.metrics import (
     FOLD_RULES,
@@ -48,7 +49,7 @@ LARGE_ENOUGH = 5
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """Two volumes, the fields between them and, if known, their label maps (same lattices)."""
+    """Two volumes, the fields between them and, if known, their label maps (same lattices) and landmarks."""
 
     moving: Volume
     fixed: Volume
@@ -56,6 +57,7 @@ class Outcome:
     model: Setting
     moving_labels: Volume | None = None
     fixed_labels: Volume | None = None
+    landmarks: LandmarkPairs | None = None
 
     @cached_property
     def warped(self) -> Volume:
@@ -116,7 +118,15 @@ class Outcome:
             "similarity_after": self._similarity(self.warped),
             "seconds": self.fields.seconds,
         }
-        return {**self._overlap(), **scores, **self._within()}
+        return {**self._overlap(), **self._missed(), **scores, **self._within()}
+
+    def _missed(self) -> dict[str, Any]:
+        """Target registration error, mm, before and after."""
+        if self.landmarks is None:
+            return {}
+        named = {"tre_mm": self.fields.forward, "tre_mm_before": self.fields.untouched}
+        errors = {name: self.landmarks.errors(field, self.fixed.geometry) for name, field in named.items()}
+        return {name: summary(torch.from_numpy(error)) for name, error in errors.items()}
 
     def _from_home(self) -> dict[str, Any]:
         """How far from home voxels come back: in what both images show, and elsewhere, where the border continues."""

@@ -11,12 +11,13 @@ if TYPE_CHECKING:
     from foldless.cli.register import Register
 
 SMOOTHING = ("smooth_update", "smooth_total")
+OF_FORCES = (*SMOOTHING, "gain")
 MASKS = ("moving_mask", "fixed_mask")
 FROM_A_POSE = ("transform", "placement", "initial", *MASKS)
 """Options of how the images are laid on each other before they are deformed."""
-WITHOUT_A_MODEL = (*FROM_A_POSE, "similarity", "optimiser", "weight", "regularity")
+WITHOUT_A_MODEL = (*FROM_A_POSE, "similarity", "optimiser", "weight", "regularity", "landmark_weight")
 """Options of finding a map for a pair alone."""
-OF_A_DEFORMATION = ("optimiser", "steps", "rate", "weight", "regularity", *SMOOTHING)
+OF_A_DEFORMATION = ("optimiser", "steps", "rate", "weight", "regularity", "landmark_weight", *OF_FORCES)
 MOST_SMOOTHING = 100
 """Voxels; more would smooth a displacement away."""
 
@@ -34,7 +35,7 @@ def check_options(asked: Register) -> None:
     if asked.model is not None:
         _check_model(asked)
     elif asked.optimiser == "adam":
-        if wrong := _given(asked, *SMOOTHING):
+        if wrong := _given(asked, *OF_FORCES, "landmark_weight"):
             raise InputError(f"{wrong} is for --optimiser forces; --weight makes Adam's maps smoother")
     elif wrong := _given(asked, "weight", "regularity", "rate"):
         raise InputError(f"{wrong} is for --optimiser adam; --smooth-update and --smooth-total say how stiff a map is")
@@ -43,7 +44,7 @@ def check_options(asked: Register) -> None:
 
 
 def _check_model(asked: Register) -> None:
-    if wrong := _given(asked, *WITHOUT_A_MODEL, *(() if asked.refine else SMOOTHING)):
+    if wrong := _given(asked, *WITHOUT_A_MODEL, *(() if asked.refine else OF_FORCES)):
         raise InputError(f"{wrong} is for finding a map without a model; a model brings its own")
     if asked.rate is not None and asked.refine:
         raise InputError("--rate is for tuning the network by --steps; with --refine no network is tuned")
@@ -77,6 +78,12 @@ def _check_numbers(asked: Register) -> None:
         raise InputError(f"--rate is above 0 and finite; got {asked.rate:g}")
     if asked.tolerance is not None and not 0 < asked.tolerance < inf:
         raise InputError(f"--tolerance is in voxels, above 0 and finite; got {asked.tolerance:g}")
+    if asked.moving_landmarks is None and (wrong := _given(asked, "landmark_space", "landmark_weight")):
+        raise InputError(f"{wrong} is of landmarks; add --moving-landmarks and --fixed-landmarks")
+    if asked.landmark_weight is not None and not 0 < asked.landmark_weight < inf:
+        raise InputError(f"--landmark-weight is in voxels, above 0 and finite; got {asked.landmark_weight:g}")
+    if asked.gain is not None and not 0 <= asked.gain < 1:
+        raise InputError(f"--gain is a share of the score, from 0 to less than 1; got {asked.gain:g}")
     for name in SMOOTHING:
         sigma = getattr(asked, name)
         if sigma is not None and not 0 <= sigma <= MOST_SMOOTHING:

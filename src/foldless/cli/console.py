@@ -26,7 +26,7 @@ OUT = Console(highlight=False)
 ERR = Console(stderr=True, highlight=False)
 NARROWEST = 12
 HINT = "↑ more is better, ↓ less is better"
-LESS = ("folds", "ndv", "inverse_consistency", "sdlogj", "similarity", "seconds")
+LESS = ("folds", "ndv", "inverse_consistency", "sdlogj", "similarity", "tre", "seconds")
 """How the names of scores begin of which less is better; similarity is a loss."""
 
 
@@ -109,7 +109,8 @@ def score_rows(scores: Mapping[str, Any], before: str = "_before") -> list[tuple
         if name.endswith(before) or "per_label" in name:
             continue
         if isinstance(value, Mapping):
-            rows += [(directed(f"{name} {part}"), "", number(v)) for part, v in value.items()]
+            earlier = scores.get(f"{name}{before}") or {}
+            rows += [(directed(f"{name} {part}"), number(earlier.get(part)), number(v)) for part, v in value.items()]
         else:
             stem = name.removesuffix("_after")
             rows.append((directed(stem), number(scores.get(f"{stem}{before}")), number(value)))

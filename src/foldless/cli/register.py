@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from foldless.cli.asked import SMOOTHING, check_options
+from foldless.cli.asked import OF_FORCES, check_options
 from foldless.cli.console import HINT, say, score_rows, shell, table
 from foldless.cli.laying import (
     Placement,
@@ -32,6 +32,7 @@ from foldless.recipe import Regularity, Similarity
 if TYPE_CHECKING:
     from foldless.halfway import Forces
     from foldless.io import Volume
+    from foldless.io.landmarks import LandmarkPairs
     from foldless.machine import Machine
     from foldless.metrics import Certificate
     from foldless.outcome import Outcome
@@ -84,6 +85,9 @@ class Register:
     smooth_total: float | None = None
     """Without a model, or with --refine: how much the whole map is smoothed after each step, voxels, by default 0.55;
     less lets parts move farther and change their volume more."""
+    gain: float | None = None
+    """Without a model, or with --refine: end a level once ten of its steps gained less than this share of the score. By
+    default 0: all steps are taken. 0.01 saves half of them, most of them the cheap ones of coarse levels."""
     optimiser: Literal["forces", "adam"] | None = None
     """Without a model: forces, the default, or adam, similarity and regularity by autograd, slower."""
     rate: float | None = None
@@ -102,6 +106,16 @@ class Register:
     """Label map on the moving image's lattice; with --fixed-labels it gives Dice before and after."""
     fixed_labels: Path | None = None
     """Label map on the fixed image's lattice."""
+    moving_landmarks: Path | None = None
+    """Points of the moving image, .csv, .fcsv, .mrk.json, ...; with --fixed-landmarks, row by row the same places, it
+    gives how far they miss each other before and after (TRE)."""
+    fixed_landmarks: Path | None = None
+    """Points of the fixed image."""
+    landmark_space: Literal["lps", "ras", "voxels"] | None = None
+    """What numbers of a .csv are: lps, the default, or ras, mm, or voxels, indices x, y(, z) of its image from 0."""
+    landmark_weight: float | None = None
+    """Without a model: have landmarks draw the images together too, each as much as so many voxels; 100 is a start.
+    By default they only judge."""
     warp_format: Literal["nii.gz", "h5"] = "nii.gz"
     """nii.gz: 5-D NIfTI, intent 1007. h5: ITK composite transform, which sitk.ReadTransform opens as it is."""
     keep_folds: bool = False
@@ -113,8 +127,10 @@ class Register:
 
     def run(self) -> None:
         labels = [path for path in (self.moving_labels, self.fixed_labels) if path is not None]
-        if len(labels) == 1:
-            raise InputError("labels come in pairs: give both --moving-labels and --fixed-labels, or neither")
+        landmarks = [path for path in (self.moving_landmarks, self.fixed_landmarks) if path is not None]
+        for what, given_files in (("labels", labels), ("landmarks", landmarks)):
+            if len(given_files) == 1:
+                raise InputError(f"{what} come in pairs: give both --moving-{what} and --fixed-{what}, or neither")
         check_options(self)
 
         from foldless.report.verdict import judge_numbers, overall, pose_findings
@@ -125,9 +141,10 @@ class Register:
             self.fixed,
             *given(self.model, self._initial, self.moving_mask, self.fixed_mask),
             *labels,
+            *landmarks,
         ]
         with results_in(self.output, "register", self.overwrite, inputs) as folder:
-            lines, metrics, certificates = self._into(folder, labels, machine)
+            lines, metrics, certificates = self._into(folder, [*labels, *landmarks], machine)
         say(overall([judge_numbers(metrics)])[1])
         table(
             "Result",
@@ -144,7 +161,7 @@ class Register:
         _fail_where_unproven(certificates, metrics.get("tolerance"), lost)
 
     def _into(
-        self, folder: Path, labels: list[Path], machine: Machine
+        self, folder: Path, judging: list[Path], machine: Machine
     ) -> tuple[list[str], dict[str, Any], dict[str, Certificate]]:
         """Fill the folder; the lines that open it elsewhere, the scores, and what is proven of both maps."""
         from foldless.io import apply_warp, read_volume, read_warp, write_volume, write_warp
@@ -160,13 +177,14 @@ class Register:
         if self.moving_labels is not None and self.fixed_labels is not None:
             moving_labels = same_lattice(read_volume(self.moving_labels, labels=True), moving, "moving")
             fixed_labels = same_lattice(read_volume(self.fixed_labels, labels=True), fixed, "fixed")
-        setting, found, pose = self._found(moving, fixed, machine)
+        landmarks = self._landmarks(moving, fixed)
+        setting, found, pose = self._found(moving, fixed, landmarks, machine)
         found = mended(found, moving, fixed, setting, provable=not self.keep_folds)
         warp, inverse = folder / f"warp.{self.warp_format}", folder / f"inverse_warp.{self.warp_format}"
         write_warp(found.forward, fixed.geometry, warp)
         write_warp(found.inverse, moving.geometry, inverse)
         written = replace(found, forward=read_warp(warp)[0], inverse=read_warp(inverse)[0])
-        outcome = Outcome(moving, fixed, written, setting, moving_labels, fixed_labels)
+        outcome = Outcome(moving, fixed, written, setting, moving_labels, fixed_labels, landmarks)
         warped = apply_warp(moving, warp, fixed.geometry)
         write_volume(warped.array, warped.geometry, folder / "warped.nii.gz")
         if outcome.warped_labels is not None:
@@ -178,7 +196,7 @@ class Register:
         write_json(metrics, folder / "metrics.json")
         write_json(_certificates(outcome), folder / "certificate.json")
         weights = weights_file(self.model) if self.model else None
-        read = [self.moving, self.fixed, *given(weights, self._initial, self.moving_mask, self.fixed_mask), *labels]
+        read = [self.moving, self.fixed, *given(weights, self._initial, self.moving_mask, self.fixed_mask), *judging]
         digests = {str(path): file_digest(path) for path in read}
         record = {**run_record("register", asdict(self), digests, machine), "recipe": setting.recipe.as_dict()}
         forces = self._refining() if self.refine else getattr(setting, "forces", None)
@@ -201,14 +219,24 @@ class Register:
     def _initial(self) -> Path | None:
         return None if self.initial is None else file_of(self.initial)
 
-    def _found(self, moving: Volume, fixed: Volume, machine: Machine) -> tuple[Setting, Fields, Found | None]:
+    def _landmarks(self, moving: Volume, fixed: Volume) -> LandmarkPairs | None:
+        from foldless.io.landmarks import read_landmarks
+
+        if self.moving_landmarks is None or self.fixed_landmarks is None:
+            return None
+        files, space = (self.moving_landmarks, self.fixed_landmarks), self.landmark_space or "lps"
+        return read_landmarks(*files, moving.geometry, fixed.geometry, space)
+
+    def _found(
+        self, moving: Volume, fixed: Volume, landmarks: LandmarkPairs | None, machine: Machine
+    ) -> tuple[Setting, Fields, Found | None]:
         """The fields between the volumes, what they were found with, and the pose if one was sought."""
         if self.model is not None:
             return (*self._predicted(moving, fixed, machine), None)
         check_kinds(moving, fixed)
         scans = scan_of(moving, self.moving_mask), scan_of(fixed, self.fixed_mask)
         if self.aligned:
-            return (*self._deformed(*scans, self._lies(moving, fixed), machine), None)
+            return (*self._deformed(*scans, landmarks, self._lies(moving, fixed), machine), None)
 
         from foldless.direct import Direct, posed
         from foldless.pose import displacement_of
@@ -222,7 +250,7 @@ class Register:
         found = found.settled if deforms else found
         say(pose_sentence(pose_scores(found)))
         if deforms:
-            setting, fields = self._deformed(*scans, found.pose, machine)
+            setting, fields = self._deformed(*scans, landmarks, found.pose, machine)
         else:
             setting = Direct.of_pair(moving, fixed, found.pose, **self._settings("similarity", "tolerance"))
             fields = posed(found.pose, moving, fixed)
@@ -267,7 +295,7 @@ class Register:
 
     def _forces(self) -> dict[str, Any]:
         """The settings of `Forces` that were given."""
-        settings = self._settings(*SMOOTHING)
+        settings = self._settings(*OF_FORCES)
         settings |= {"affine_steps": 0} if self.aligned else {}
         if self.steps is None:
             return settings
@@ -278,12 +306,17 @@ class Register:
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def _deformed(
-        self, moving: Scan, fixed: Scan, placement: Literal["centre"] | Pose, machine: Machine
+        self,
+        moving: Scan,
+        fixed: Scan,
+        landmarks: LandmarkPairs | None,
+        placement: Literal["centre"] | Pose,
+        machine: Machine,
     ) -> tuple[Setting, Fields]:
         """The fields by deforming scans that lie as is said."""
         from foldless.direct import Direct, register_directly
 
-        settings = self._settings("rate", "similarity", "weight", "regularity", "tolerance")
+        settings = self._settings("rate", "similarity", "weight", "regularity", "tolerance", "landmark_weight")
         optimiser = self.optimiser or "forces"
         if optimiser == "forces":
             settings |= self._forces()
@@ -292,7 +325,7 @@ class Register:
         direct = Direct.of_pair(moving.volume, fixed.volume, placement, optimiser, **settings)
         with Watch(direct.steps, "optimising") as watch:
             return direct, register_directly(
-                direct, moving.volume, fixed.volume, watch.on_next, machine, (moving.mask, fixed.mask)
+                direct, moving.volume, fixed.volume, watch.on_next, machine, (moving.mask, fixed.mask), landmarks
             )
 
 

@@ -61,6 +61,7 @@ def judge_numbers(metrics: Mapping[str, Any]) -> list[Finding]:
         _folds(metrics),
         _consistency(metrics),
         _dice(metrics),
+        _landmarks(metrics),
         _similarity(metrics),
     ]
     return [finding for finding in findings if finding is not None]
@@ -234,6 +235,17 @@ def _dice(metrics: Mapping[str, Any]) -> Finding | None:
     return Finding("bad", f"Dice did not rise: {numbers}", "good: higher after than before")
 
 
+def _landmarks(metrics: Mapping[str, Any]) -> Finding | None:
+    before, after = (_at(metrics, (name, "mean")) for name in ("tre_mm_before", "tre_mm"))
+    if before is None or after is None:
+        return None
+    numbers = f"from {format_number(before)} to {format_number(after)} mm on average (TRE)"
+    threshold = "good: nearer after than before"
+    if after < before:
+        return Finding("good", f"Landmarks came closer, {numbers}", threshold)
+    return Finding("bad", f"Landmarks did not come closer: {numbers}", threshold)
+
+
 def _similarity(metrics: Mapping[str, Any]) -> Finding | None:
     before, after = _number(metrics.get("similarity_before")), _number(metrics.get("similarity_after"))
     if before is None or after is None:
@@ -253,6 +265,7 @@ def number_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     percent = dict(metrics.get("folds_percent") or {})
     error = dict(metrics.get("inverse_consistency_voxels") or {})
     proof = dict(metrics.get("certificate") or {})
+    tre, tre_before = (dict(metrics.get(name) or {}) for name in ("tre_mm", "tre_mm_before"))
     rows: list[tuple[str, Any, Any, str]] = [
         ("Cells not proven fold-free, both maps ↓", None, proof.get("failing_cells"), ""),
         ("Least volume change, both maps ↑", None, proof.get("least_volume"), ""),
@@ -260,6 +273,8 @@ def number_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ("Largest move of a repair ↓", None, proof.get("largest_repair_voxels") or None, " voxels"),
         ("Dice ↑", format_dice(metrics.get("dice_before")), format_dice(metrics.get("dice")), ""),
         ("Dissimilarity ↓", metrics.get("similarity_before"), metrics.get("similarity_after"), ""),
+        ("Landmark error (TRE), mean ↓", tre_before.get("mean"), tre.get("mean"), " mm"),
+        ("Landmark error (TRE), largest ↓", tre_before.get("max"), tre.get("max"), " mm"),
         ("Folds, forward differences: cells ↓", None, metrics.get("folds_forward"), ""),
     ]
     rows += [(f"Folds, {RULES.get(rule, rule)} ↓", None, value, " %") for rule, value in percent.items()]
@@ -285,6 +300,8 @@ def pairs_table(metrics: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[l
     columns = {
         "Dice before": ("dice_before",),
         "Dice ↑": ("dice",),
+        "TRE before, mm": ("tre_mm_before", "mean"),
+        "TRE, mm ↓": ("tre_mm", "mean"),
         "Proven ↑": ("certificate", "proven"),
         **{f"Folds ({rule.replace('_', ' ')}), % ↓": ("folds_percent", rule) for rule in RULES},
         "NDV, % ↓": ("ndv_percent",),
