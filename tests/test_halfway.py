@@ -6,9 +6,20 @@ import torch
 
 from foldless.errors import NotFiniteError
 from foldless.grid import Grid, sample
-from foldless.halfway import SHARP, Forces, _between, _Level, _remembered, by_matrices, register_halfway
+from foldless.halfway import (
+    SHARP,
+    Forces,
+    _between,
+    _both,
+    _Level,
+    _onwards,
+    _remembered,
+    by_matrices,
+    register_halfway,
+)
 from foldless.kernels.bands import Bands, along, banded, between, blur, gathered
 from foldless.kernels.forces import _read_plainly, pulled, read_through
+from foldless.maps.exponential import exponentiate
 from foldless.metrics import folds
 from foldless.similarity import LNCC, MINDSSC, MSE, NCC, NMI
 
@@ -273,3 +284,19 @@ def test_forces_that_pull_on_stay_and_those_to_and_fro_cancel():
     force = torch.tensor([[0.5, -1.0, 3.0], [0.0, 0.0, 0.0]])[None]
     expected = torch.tensor([[0.9, 0.0, 1.5], [0.0, 0.0, 1.0]])[None]
     assert torch.allclose(_remembered(before, force), expected)
+
+
+@pytest.mark.parametrize("lattice", [(40,), (30, 33), (17, 19, 21)])
+def test_a_flow_is_carried_on_to_first_order(lattice):
+    """What is lost is their bracket, a product of both: half the change leaves half of it."""
+    dim, grid = len(lattice), Grid(lattice)
+    x = grid.points().double()
+    velocity = 0.02 * torch.sin(4 * x + torch.arange(dim).reshape(1, dim, *[1] * dim))
+    change = 0.02 * torch.cos(5 * x.flip(1))
+    errors = []
+    for part in (1.0, 0.5):
+        found = _onwards(exponentiate(_both(velocity), 0.01), _both(part * change))
+        wanted = exponentiate(_both(velocity + part * change), 0.01)
+        errors.append((found - wanted).abs().max().item())
+    assert errors[0] < 0.2 * change.abs().max()
+    assert errors[1] < 0.6 * errors[0]

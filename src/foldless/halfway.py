@@ -27,7 +27,7 @@ from foldless.grid import Grid, per_axis, sample
 from foldless.kernels.bands import Bands, along, between, blur, gathered
 from foldless.kernels.forces import pulled, read_through
 from foldless.landmarks import Landmarks
-from foldless.maps import Affine, Exponential, Map, logarithm
+from foldless.maps import Affine, Displacement, Exponential, Map, logarithm
 from foldless.maps.exponential import exponentiate
 from foldless.objective import Terms
 from foldless.registration import average_pool
@@ -46,6 +46,8 @@ LEAST = 1e-3
 """A force below this, times the voxels, is noise, which no step takes as far as it goes."""
 MEMORY = 0.9, 0.999
 """Of Adam, for the derivative and for its square (Kingma and Ba 2015)."""
+EXACT = 5
+"""Steps after which exp(w) is found anew; in between it is composed with what w changes by."""
 KEPT, TURNED = 0.8, 0.5
 """Share of the forces before in a running mean; where a voxel is pulled back, so that it does not overshoot."""
 NEGLIGIBLE = 1e-3
@@ -223,8 +225,9 @@ class _Level:
         )
         targets = self.images.flip(0)
         in_voxels, scores, pull = per_axis(extent, velocity), list[float](), None
-        for _ in range(steps):
-            flow = exponentiate(_both(velocity), LOOSE)
+        flow = before = velocity
+        for step in range(steps):
+            flow = _onwards(flow, _both(velocity - before)) if step % EXACT else exponentiate(_both(velocity), LOOSE)
             score, by_seen, gradient = self.pull(flow, targets)
             force = pulled(by_seen, gradient, [1.0, -1.0], update) / in_voxels
             if self.landmarks is not None:
@@ -232,7 +235,7 @@ class _Level:
                 force = force + along(smooth, points) / in_voxels
             pull = force if pull is None else _remembered(pull, force)
             longest = (pull * pull).sum(1).max().sqrt().clamp_min(LEAST / lattice.numel())
-            velocity = along(total, velocity - forces.step / longest * pull / in_voxels)
+            before, velocity = velocity, along(total, velocity - forces.step / longest * pull / in_voxels)
             on_step(_terms(score))
             scores.append(score.item())
             if forces.gain and _gained(scores) < forces.gain:
@@ -262,6 +265,11 @@ class _Level:
     def places(self) -> Tensor:
         """Where the halves take the nodes."""
         return _moved(self.matrices, Grid.of(self.images).points(self.images))
+
+
+def _onwards(flow: Both, change: Both) -> Both:
+    """exp(w + change) where exp(w) is x + flow(x): exp(w) ∘ (id + change), right to first order in the change."""
+    return change + sample(flow, Displacement(change).on(Grid.of(change)))
 
 
 def _remembered(before: Tensor, force: Tensor) -> Tensor:

@@ -97,8 +97,11 @@ class Geometry:
     @property
     def voxel_centres(self) -> Float64[np.ndarray, " dim *shape"]:
         """Centres of all voxels, (dim, *shape): components x, y(, z), LPS millimetres."""
-        index = np.indices(self.shape, dtype=np.float64)[::-1]
-        return np.moveaxis(self.index_to_physical(np.moveaxis(index, 0, -1)), -1, 0)
+        centres = np.empty((self.dim, *self.shape))
+        for component, (origin, steps) in enumerate(zip(self.origin, self.matrix, strict=True)):
+            along = np.ogrid[tuple(slice(n) for n in self.shape)][::-1]
+            centres[component] = sum((step * at for step, at in zip(steps, along, strict=True)), np.array(origin))
+        return centres
 
     def index_to_physical(self, points: Float[np.ndarray, "*at dim"]) -> Float64[np.ndarray, "*at dim"]:
         """LPS millimetres of continuous indices (..., dim), both x, y(, z) last."""
@@ -112,13 +115,15 @@ class Geometry:
 
     def unit_to_physical(self, points: Float[np.ndarray, " dim *at"]) -> Float64[np.ndarray, " dim *at"]:
         """Unit cube, components in array order, to LPS millimetres, components x, y(, z); both (dim, *at)."""
-        index = np.moveaxis(points[::-1].astype(np.float64), 0, -1) * self._last
-        return np.moveaxis(self.index_to_physical(index), -1, 0)
+        index = points[::-1].reshape(self.dim, -1).astype(np.float64) * self._last[:, None]
+        physical: np.ndarray = self.matrix @ index + np.array(self.origin)[:, None]
+        return physical.reshape(points.shape)
 
     def physical_to_unit(self, points: Float[np.ndarray, " dim *at"]) -> Float64[np.ndarray, " dim *at"]:
         """LPS millimetres, components x, y(, z), to the unit cube, components in array order; both (dim, *at)."""
-        index = self.physical_to_index(np.moveaxis(points, 0, -1)) / self._last
-        return np.moveaxis(index, -1, 0)[::-1]
+        away = points.reshape(self.dim, -1).astype(np.float64) - np.array(self.origin)[:, None]
+        index: np.ndarray = np.linalg.inv(self.matrix) @ away / self._last[:, None]
+        return index[::-1].reshape(points.shape)
 
     def fits(self, other: Geometry, tolerance: float = SAME_LATTICE) -> bool:
         """Whether both are one lattice: equal sizes, and no corner further than `tolerance` voxels from its twin."""

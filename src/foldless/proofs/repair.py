@@ -113,8 +113,8 @@ def repair_field(
     mended = lattice.field().to(u.dtype)
     if not certify_field(mended, steps).proven:
         return u, Repair(failed, before.proven)
-    moves = _in_voxels((mended - u).double(), steps).norm(dim=0)
-    moved = moves[moves > 0]
+    away = (mended - u)[:, (mended != u).any(0)].double()
+    moved = _in_voxels(away, steps).square().sum(0).sqrt()
     return mended, Repair(failed, True, moved.numel(), float(moved.max()), float(moved.mean()))
 
 
