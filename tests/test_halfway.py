@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.special import ive
 
 from foldless.errors import NotFiniteError
 from foldless.grid import Grid, sample
@@ -284,6 +285,14 @@ def test_forces_that_pull_on_stay_and_those_to_and_fro_cancel():
     force = torch.tensor([[0.5, -1.0, 3.0], [0.0, 0.0, 0.0]])[None]
     expected = torch.tensor([[0.9, 0.0, 1.5], [0.0, 0.0, 1.0]])[None]
     assert torch.allclose(_remembered(before, force), expected)
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.55, 1.25, 3.0, 20.0])
+def test_blurring_weighs_by_bessel_functions(sigma):
+    reach = int(np.ceil(4 * sigma)) + 1
+    weights = ive(np.abs(np.arange(-reach, reach + 1)), sigma**2)
+    row = blur(4 * reach, sigma)[2 * reach, reach : 3 * reach + 1]
+    np.testing.assert_allclose(row, weights / weights.sum(), rtol=0, atol=1e-15)
 
 
 @pytest.mark.parametrize("lattice", [(40,), (30, 33), (17, 19, 21)])

@@ -8,7 +8,6 @@ from math import isfinite
 
 import numpy as np
 from jaxtyping import Float
-from scipy.ndimage import map_coordinates
 
 from foldless.io import Geometry, Transform, Volume, Warped, voxel_displacement
 
@@ -105,6 +104,8 @@ def _some_of(fixed: Volume) -> tuple[np.ndarray, np.ndarray]:
 def _read(moving: Volume, there: np.ndarray) -> np.ndarray:
     index = moving.geometry.physical_to_index(there).T[::-1]
     array = moving.array
+    from scipy.ndimage import map_coordinates
+
     return np.asarray(map_coordinates(array, np.clip(index, -9, 1e6), order=1, cval=float(array.min())))
 
 

@@ -9,7 +9,6 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float64
-from scipy.optimize import minimize
 
 from foldless.io import Volume
 from foldless.pose.measure import LEAST_SHARE, Measure, Points
@@ -245,6 +244,8 @@ def refined(measure: Measure, pose: Pose, moves: Moves, spacing: float, steps: i
         if score > best[0]:
             best = score, moved
         return -score, -slope * spacing
+
+    from scipy.optimize import minimize
 
     minimize(loss, np.zeros(moves.count), jac=True, method="BFGS", options={"maxiter": steps, "gtol": 1e-5})
     return best

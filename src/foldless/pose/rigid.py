@@ -7,8 +7,6 @@ from math import pi
 
 import numpy as np
 from jaxtyping import Float64
-from scipy.linalg import expm
-from scipy.spatial.transform import Rotation
 
 Vector = Float64[np.ndarray, " dim"]
 Matrix = Float64[np.ndarray, "dim dim"]
@@ -111,6 +109,8 @@ class Moves:
 
     def motion(self, parameters: Parameters) -> tuple[Matrix, Vector]:
         """The linear map and the shift of so much of each."""
+        from scipy.linalg import expm
+
         shift, turn = np.split(parameters, [len(self.shifts)])
         return expm(np.tensordot(turn / self.radius, self.generators, 1)), shift @ self.shifts
 
@@ -129,11 +129,15 @@ def rotations(count: int, axes: Float64[np.ndarray, "axes dim"]) -> Float64[np.n
         return np.eye(axes.shape[1])[None]
     if len(axes) == 2:
         (turn,) = Moves.of("rigid", axes, 1.0).generators
+        from scipy.linalg import expm
+
         return np.array([expm(2 * pi * k / count * turn) for k in range(count)])
     golden, other = np.sqrt(2.0), 1.533751168755204288118041
     s = np.arange(count) + 0.5
     t, d = s / count, 2 * pi * s
     r, big, a, b = np.sqrt(t), np.sqrt(1 - t), d / golden, d / other
+    from scipy.spatial.transform import Rotation
+
     spiral = Rotation.from_quat(np.stack([r * np.sin(a), r * np.cos(a), big * np.sin(b), big * np.cos(b)], 1))
     nearest = int(np.argmin(spiral.magnitude()))
     turned = (spiral[nearest].inv() * spiral).as_matrix()

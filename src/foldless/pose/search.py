@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float64
-from scipy.fft import next_fast_len
 from torch import Tensor
 
 from foldless.pose.rigid import Pose
@@ -61,6 +60,8 @@ def searched(
     thin = np.abs(turns - np.eye(len(here))).max((0, 1)) < 1e-9  # nothing turns out of these axes' way
     half = np.where(thin, np.abs(moving.geometry.corners - there).max(0), reach)
     other = _Box.holding(half + spacing / 2, spacing)
+    from scipy.fft import next_fast_len
+
     size = [next_fast_len(n + m - 1, True) for n, m in zip(box.counts, other.counts, strict=True)]
     mine = _transforms(fixed, here + box.offsets, box, size)
     least = LEAST_OVERLAP * min(fixed.extent, moving.extent) / spacing ** len(here)

@@ -8,7 +8,6 @@ from functools import cached_property
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Float64
-from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from foldless.data.prepare import normalised
@@ -117,6 +116,8 @@ class Scan:
         )
         wide = np.sqrt(np.maximum(spacings**2 - np.array(own.spacing) ** 2, 0)) / 2 / np.array(own.spacing)
         array = normalised(self.volume.array, self._counted, PERCENTILES)
+        from scipy.ndimage import gaussian_filter
+
         blurred = like(gaussian_filter(array, np.where(deep, wide, 0)[::-1], mode="nearest", truncate=3), self.volume)
         values = resampled(blurred, lattice, extend=True).array
         counted = np.ones_like(values) if self.mask is None else self._let(self.mask, lattice)
