@@ -12,9 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
 import torch
-from samples import save_cases
+from samples import save_cases, save_image
 
 import benchmarks
 from benchmarks import beside, contestants, forces, operations, pair, results, scaling
@@ -23,6 +25,7 @@ from benchmarks.beside import Beside, Row
 from benchmarks.cycle_contestants import DenseLNCC, contestant, objective_of, plain_cycle
 from benchmarks.cycle_step import NAMES
 from benchmarks.results import Result
+from benchmarks.slices import Slices
 from benchmarks.training_step import in_turn
 from foldless.networks import VoxelMorphUNet
 from foldless.similarity import LNCC
@@ -269,3 +272,18 @@ def test_a_pair_by_forces_is_timed_by_voxels_and_threads(capsys):
     said = capsys.readouterr().out
     assert "seconds grow as voxels^" in said
     assert "1 threads are 1.00 times" in said
+
+
+def test_slices_are_axial_ones_whatever_the_axes(tmp_path):
+    values = np.random.default_rng(0).integers(0, 200, (9, 8, 7)).astype(np.int16)
+    sagittal = (0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0)  # the file's x runs along z
+    for folder in ("images", "labels"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        save_image(values, tmp_path / "data" / folder / "a.nii.gz", spacing=(2.0, 1.0, 1.5), Direction=sagittal)
+    (tmp_path / "data/split.json").write_text("{}")
+    Slices(tmp_path / "data", tmp_path / "out").run()
+    for folder in ("images", "labels"):
+        found = sitk.ReadImage(str(tmp_path / "out" / folder / "a.nii.gz"))
+        assert np.array_equal(sitk.GetArrayFromImage(found), values[:, :, 3])
+        assert found.GetSpacing() == (1.0, 1.5)
+    assert (tmp_path / "out/split.json").exists()
