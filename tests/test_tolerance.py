@@ -22,7 +22,7 @@ from foldless.mending import mended
 from foldless.objective import Objective
 from foldless.outcome import Outcome
 from foldless.pairwise import FreeMaps, optimise
-from foldless.proofs import brought_home, largest_inverse_error
+from foldless.proofs import brought_home, home, largest_inverse_error
 from foldless.recipe import Recipe, Stage
 from foldless.registering import Fields
 from foldless.registration import Predict
@@ -207,6 +207,27 @@ def test_fields_are_brought_home(dim, flip, tolerance):
     assert largest_inverse_error(moving, fixed, there, back, EVERYTHING) == pytest.approx(homing.after, abs=1e-5)
     assert 0 < homing.largest < 2 * homing.before
     assert there.dtype == back.dtype == np.float32
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("dim", [2, 3])
+def test_slopes_are_autograds_and_bends_bound_how_they_grow(dim, flip):
+    (fixed, moving), (forward, inverse) = two_fields(dim, flip)
+    legs, aim = (home._Leg(fixed, forward, EVERYTHING), home._Leg(moving, inverse, EVERYTHING)), 0.2
+    points = [leg.inside for leg in legs]
+
+    def excess(fields):
+        return sum((error - aim).clamp_min(0).square().sum() / 2 for error in home._errors(legs, fields, points))
+
+    fields = [leg.field.requires_grad_() for leg in legs]
+    wanted = torch.autograd.grad(excess(fields), fields)
+    with torch.no_grad():
+        found = home._slopes(legs, fields, points, aim)
+        stepped = [field - slope / bend for field, (slope, bend) in zip(fields, found, strict=True)]
+        promised = sum((slope.square() / bend).sum() / 2 for slope, bend in found)
+        assert excess(stepped) <= excess(fields) - promised
+    for slope, (got, _) in zip(wanted, found, strict=True):
+        assert_close(got, slope, rtol=1e-9, atol=1e-12)
 
 
 def test_steep_fields_are_brought_home_too():
