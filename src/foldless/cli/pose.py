@@ -12,7 +12,6 @@ from foldless.cli.console import say, shell
 from foldless.cli.laying import (
     UNSURE,
     Placement,
-    check_kinds,
     found_pose,
     pose_scores,
     pose_sentence,
@@ -20,6 +19,7 @@ from foldless.cli.laying import (
     write_poses,
 )
 from foldless.cli.outputs import results_in
+from foldless.cli.preflight import read_pair, recorded
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,10 @@ class FindPose:
     """What of the moving image counts, above 0; on any lattice in its world."""
     fixed_mask: Path | None = None
     """What of the fixed image counts."""
+    moving_spacing: tuple[float, ...] | None = None
+    """Of a moving picture (PNG, TIFF, JPEG), whose file says nothing or something wrong of it: mm along x, y(, z)."""
+    fixed_spacing: tuple[float, ...] | None = None
+    """The same of a fixed picture."""
     overwrite: bool = False
     """Replace an earlier result at --output."""
 
@@ -62,14 +66,14 @@ class FindPose:
 
     def _into(self, folder: Path, inputs: list[Path]) -> dict[str, Any]:
         """Fill the folder; the scores."""
-        from foldless.io import read_volume, write_volume
+        from foldless.io import write_volume
         from foldless.io.volumes import through
         from foldless.machine import CPU
         from foldless.pose import as_itk, laid
         from foldless.record import FILE, file_digest, run_record, write_json
 
-        moving, fixed = read_volume(self.moving), read_volume(self.fixed)
-        check_kinds(moving, fixed)
+        spacings = (self.moving_spacing, self.fixed_spacing)
+        moving, fixed, findings = read_pair(self.moving, self.fixed, spacings)
         scans = scan_of(moving, self.moving_mask), scan_of(fixed, self.fixed_mask)
         found = found_pose(*scans, self.transform, self.placement)
         write_poses(found.pose, folder)
@@ -81,5 +85,6 @@ class FindPose:
         metrics = pose_scores(found)
         write_json(metrics, folder / "metrics.json")
         digests = {str(path): file_digest(path) for path in inputs}
-        write_json(run_record("pose", asdict(self), digests, CPU), folder / FILE)
+        record = {**run_record("pose", asdict(self), digests, CPU), "preflight": recorded(findings)}
+        write_json(record, folder / FILE)
         return metrics

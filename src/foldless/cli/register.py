@@ -14,7 +14,6 @@ from foldless.cli.asked import SMOOTHING, check_options
 from foldless.cli.console import HINT, say, score_rows, shell, table
 from foldless.cli.laying import (
     Placement,
-    check_kinds,
     found_pose,
     initial_pose,
     pose_scores,
@@ -24,6 +23,7 @@ from foldless.cli.laying import (
 )
 from foldless.cli.machine import machine_named
 from foldless.cli.outputs import results_in
+from foldless.cli.preflight import read_pair, recorded
 from foldless.cli.transforms import file_of, given
 from foldless.cli.watch import Watch
 from foldless.errors import InputError, UnprovenError
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from foldless.metrics import Certificate
     from foldless.outcome import Outcome
     from foldless.pose import Found, Freedom, Pose, Scan
+    from foldless.preflight import Laid
     from foldless.registering import Fields, Setting
 
 
@@ -70,6 +71,10 @@ class Register:
     """Without a model: what of the moving image counts, above 0; on any lattice in its world."""
     fixed_mask: Path | None = None
     """Without a model: what of the fixed image counts."""
+    moving_spacing: tuple[float, ...] | None = None
+    """Of a moving picture (PNG, TIFF, JPEG), whose file says nothing or something wrong of it: mm along x, y(, z)."""
+    fixed_spacing: tuple[float, ...] | None = None
+    """The same of a fixed picture."""
     refine: bool = False
     """With a model: take its map as the start, and find the rest for this pair as without a model."""
     steps: tuple[int, ...] | None = None
@@ -147,7 +152,7 @@ class Register:
         self, folder: Path, labels: list[Path], machine: Machine
     ) -> tuple[list[str], dict[str, Any], dict[str, Certificate]]:
         """Fill the folder; the lines that open it elsewhere, the scores, and what is proven of both maps."""
-        from foldless.io import apply_warp, read_volume, read_warp, write_volume, write_warp
+        from foldless.io import apply_warp, read_beside, read_warp, write_volume, write_warp
         from foldless.mending import mended
         from foldless.model import weights_file
         from foldless.outcome import Outcome, headline, same_lattice
@@ -155,11 +160,13 @@ class Register:
         from foldless.record import FILE, file_digest, run_record, write_json
         from foldless.report import write_report
 
-        moving, fixed = read_volume(self.moving), read_volume(self.fixed)
+        spacings = (self.moving_spacing, self.fixed_spacing)
+        laid: Laid = "sought" if self.model is None and not self.aligned else "given"
+        moving, fixed, findings = read_pair(self.moving, self.fixed, spacings, laid)
         moving_labels = fixed_labels = None
         if self.moving_labels is not None and self.fixed_labels is not None:
-            moving_labels = same_lattice(read_volume(self.moving_labels, labels=True), moving, "moving")
-            fixed_labels = same_lattice(read_volume(self.fixed_labels, labels=True), fixed, "fixed")
+            moving_labels = same_lattice(read_beside(self.moving_labels, moving), moving, "moving")
+            fixed_labels = same_lattice(read_beside(self.fixed_labels, fixed), fixed, "fixed")
         setting, found, pose = self._found(moving, fixed, machine)
         found = mended(found, moving, fixed, setting, provable=not self.keep_folds)
         warp, inverse = folder / f"warp.{self.warp_format}", folder / f"inverse_warp.{self.warp_format}"
@@ -181,6 +188,7 @@ class Register:
         read = [self.moving, self.fixed, *given(weights, self._initial, self.moving_mask, self.fixed_mask), *labels]
         digests = {str(path): file_digest(path) for path in read}
         record = {**run_record("register", asdict(self), digests, machine), "recipe": setting.recipe.as_dict()}
+        record["preflight"] = recorded(findings)
         forces = self._refining() if self.refine else getattr(setting, "forces", None)
         if forces is not None:
             record["forces"] = asdict(forces)
@@ -194,6 +202,7 @@ class Register:
             command=shell("foldless", *record["arguments"]),
             record=record,
             opening_lines=lines,
+            notes=[finding.text for finding in findings],
         )
         return lines, metrics, _named(outcome)
 
@@ -205,7 +214,6 @@ class Register:
         """The fields between the volumes, what they were found with, and the pose if one was sought."""
         if self.model is not None:
             return (*self._predicted(moving, fixed, machine), None)
-        check_kinds(moving, fixed)
         scans = scan_of(moving, self.moving_mask), scan_of(fixed, self.fixed_mask)
         if self.aligned:
             return (*self._deformed(*scans, self._lies(moving, fixed), machine), None)
