@@ -12,9 +12,9 @@ import SimpleITK as sitk  # noqa: N813
 from PIL import Image, TiffImagePlugin
 from scipy.ndimage import gaussian_filter
 
+from foldless.cli.preflight import laid_by
 from foldless.errors import InputError
 from foldless.io import read_beside, read_volume
-from foldless.io.findings import Finding
 from foldless.io.preflight import FEW, findings_of, looked_at
 from foldless.pose.views import FLAT
 from foldless.preflight import orientation, pair_findings, share_seen
@@ -283,8 +283,9 @@ def test_images_that_do_not_overlap(tmp_path: Path) -> None:
     assert set(found) == {"overlap"}
     assert "300 mm apart" in found["overlap"]
     assert "seeks a pose" in found["overlap"]
-    given = pair_findings(*map(read_volume, pair), laid="given")
-    assert "seeks" not in given[0].text
+    for laid in ("headers", "otherwise"):
+        (given,) = pair_findings(*map(read_volume, pair), laid=laid)
+        assert "seeks" not in given.text
 
 
 def test_fields_of_view_that_cut_the_other(tmp_path: Path) -> None:
@@ -296,8 +297,7 @@ def test_fields_of_view_that_cut_the_other(tmp_path: Path) -> None:
     assert share == pytest.approx(float((head()[:, :, :6] > 50).sum() / (head() > 50).sum()), abs=0.02)
     assert f"shows {share:.0%}" in found["field of view"]
     assert "counts nothing" in found["field of view"]
-    given: list[Finding] = pair_findings(read_volume(whole), read_volume(part), "given")
-    assert "continued by its border" in given[0].text
+    assert pair_findings(read_volume(whole), read_volume(part), "otherwise") == []
 
 
 def test_a_picture_of_no_size_beside_a_slice_of_one(tmp_path: Path) -> None:
@@ -377,6 +377,12 @@ def test_commands_say_and_record_it(foldless, tmp_path: Path, command: str) -> N
     assert read_volume(tmp_path / "out" / "warped.nii.gz").geometry.spacing == pytest.approx((0.1, 0.2))
     if command == "register":
         assert record["preflight"][0]["text"] in unescape((tmp_path / "out" / "report.html").read_text())
+
+
+def test_how_options_lay_images() -> None:
+    assert [laid_by(one) for one in (None, "anywhere", "world", "centre")] == [*["sought"] * 2, "headers", "otherwise"]
+    assert laid_by("world", sought=False) == "headers"
+    assert laid_by(None, sought=False) == laid_by("world", by_options=False) == "otherwise"
 
 
 def test_other_warnings_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

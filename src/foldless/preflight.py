@@ -28,8 +28,8 @@ PROBED = 48
 LETTERS = ("RL", "AP", "IS")
 """Where the axes of LPS begin and where they lead."""
 
-Laid = Literal["sought", "given"]
-"""Whether images are laid on each other by a pose that is sought, or by their centres, a model or an option."""
+Laid = Literal["sought", "headers", "otherwise"]
+"""Whether a pose is sought, images lie as their headers say, or as a model, their centres or a file do."""
 
 
 def pair_findings(moving: Volume, fixed: Volume, laid: Laid = "sought") -> list[Finding]:
@@ -108,27 +108,24 @@ def _apart(moving: Volume, fixed: Volume, laid: Laid) -> list[Finding]:
         return []
     does = {
         "sought": "foldless seeks a pose wherever they lie: see that it is right",
-        "given": "foldless lays them as the model or the options say: see that they belong together",
+        "headers": "so they cannot be laid by their headers: leave out --placement world, and a pose is sought",
+        "otherwise": "foldless does not lay them by their headers: see that they belong together",
     }[laid]
     return [Finding("overlap", f"{moving.path} and {fixed.path}: by their headers {reason}; {does}")]
 
 
 def _cut(moving: Volume, fixed: Volume, laid: Laid) -> list[Finding]:
-    if any(is_picture(one.path) or is_lost(one) for one in (moving, fixed)):  # no headers that say where they lie
+    """What one image shows of the other, where headers say and count."""
+    if laid == "otherwise" or any(is_picture(one.path) or is_lost(one) for one in (moving, fixed)):
         return []
     seen = [share_seen(moving, fixed.geometry), share_seen(fixed, moving.geometry)]
     if min(seen) >= SEEN:
         return []
-    does = {
-        "sought": "what only one of them shows counts nothing, and the map there follows what is near: if they show "
-        "different parts, little of what is found there can be trusted",
-        "given": "beyond its field of view an image is continued by its border, as if it went on so: crop both to what "
-        "both show, or leave out --model and --aligned, and what only one shows counts nothing",
-    }[laid]
     return [
         Finding(
             "field of view",
             f"by the headers {fixed.path} shows {seen[0]:.0%} of what there is in {moving.path}, and the latter "
-            f"{seen[1]:.0%} of the former; {does}",
+            f"{seen[1]:.0%} of the former; what only one of them shows counts nothing, and the map there follows what "
+            "is near: trust it where both show the same, or take scans that show more of it",
         )
     ]

@@ -19,7 +19,7 @@ from foldless.cli.laying import (
     write_poses,
 )
 from foldless.cli.outputs import results_in
-from foldless.cli.preflight import read_pair, recorded
+from foldless.cli.preflight import laid_by, on_disk, read_pair, recorded
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class FindPose:
     """
 
     moving: Annotated[Positional[Path], arg(metavar="MOVING")]
-    """The image to lay: NIfTI, NRRD, MHA, PNG, ...; any orientation, spacing and field of view."""
+    """The image to lay: NIfTI, NRRD, MHA, PNG, ..., or a folder of DICOM slices (of several series, FOLDER#NUMBER);
+    any orientation, spacing and field of view."""
     fixed: Annotated[Positional[Path], arg(metavar="FIXED")]
     """The image to lay it on."""
     output: Path
@@ -56,7 +57,7 @@ class FindPose:
 
     def run(self) -> None:
         inputs = [path for path in (self.moving, self.fixed, self.moving_mask, self.fixed_mask) if path is not None]
-        with results_in(self.output, "pose", self.overwrite, inputs) as folder:
+        with results_in(self.output, "pose", self.overwrite, on_disk(inputs)) as folder:
             metrics = self._into(folder, inputs)
         say(pose_sentence(metrics))
         if metrics["runner_up"] > UNSURE:
@@ -73,7 +74,7 @@ class FindPose:
         from foldless.record import FILE, file_digest, run_record, write_json
 
         spacings = (self.moving_spacing, self.fixed_spacing)
-        moving, fixed, findings = read_pair(self.moving, self.fixed, spacings)
+        moving, fixed, findings = read_pair(self.moving, self.fixed, spacings, laid_by(self.placement))
         scans = scan_of(moving, self.moving_mask), scan_of(fixed, self.fixed_mask)
         found = found_pose(*scans, self.transform, self.placement)
         write_poses(found.pose, folder)

@@ -17,6 +17,26 @@ if TYPE_CHECKING:
 Spacing = tuple[float, ...] | None
 
 
+def on_disk(paths: Sequence[Path]) -> list[Path]:
+    """Where files are that are read: the folder of a DICOM series that is named in it."""
+    from foldless.io.dicom import folder_of
+
+    return [folder_of(path) for path in paths]
+
+
+def laid_by(placement: str | None, by_options: bool = True, sought: bool = True) -> Laid:
+    """By what images are laid on each other.
+
+    Args:
+        placement: as it was asked for.
+        by_options: whether that counts, and no model or file.
+        sought: whether a pose is sought where no placement is asked for.
+    """
+    if by_options and placement == "world":
+        return "headers"
+    return "sought" if by_options and sought and placement != "centre" else "otherwise"
+
+
 def read_pair(
     moving: Path, fixed: Path, spacings: tuple[Spacing, Spacing] = (None, None), laid: Laid = "sought"
 ) -> tuple[Volume, Volume, list[Finding]]:
@@ -46,7 +66,7 @@ def inspect_images(paths: Sequence[Path]) -> None:
     from foldless.cli.outputs import put_in_order
     from foldless.io.preflight import looked_at
 
-    for path in paths:
+    for path in on_disk(paths):
         put_in_order(path)
     if len(paths) == 2:
         moving, fixed, findings = read_pair(paths[0], paths[1])

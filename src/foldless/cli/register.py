@@ -23,7 +23,7 @@ from foldless.cli.laying import (
 )
 from foldless.cli.machine import machine_named
 from foldless.cli.outputs import results_in
-from foldless.cli.preflight import read_pair, recorded
+from foldless.cli.preflight import laid_by, on_disk, read_pair, recorded
 from foldless.cli.transforms import file_of, given
 from foldless.cli.watch import Watch
 from foldless.errors import InputError, UnprovenError
@@ -51,7 +51,8 @@ class Register:
     """
 
     moving: Annotated[Positional[Path], arg(metavar="MOVING")]
-    """The image to warp: NIfTI, NRRD, MHA, PNG, ...; any orientation and spacing."""
+    """The image to warp: NIfTI, NRRD, MHA, PNG, ..., or a folder of DICOM slices (of several series, FOLDER#NUMBER);
+    any orientation and spacing."""
     fixed: Annotated[Positional[Path], arg(metavar="FIXED")]
     """The image to match."""
     output: Path
@@ -131,7 +132,7 @@ class Register:
             *given(self.model, self._initial, self.moving_mask, self.fixed_mask),
             *labels,
         ]
-        with results_in(self.output, "register", self.overwrite, inputs) as folder:
+        with results_in(self.output, "register", self.overwrite, on_disk(inputs)) as folder:
             lines, metrics, certificates = self._into(folder, labels, machine)
         say(overall([judge_numbers(metrics)])[1])
         table(
@@ -161,8 +162,7 @@ class Register:
         from foldless.report import write_report
 
         spacings = (self.moving_spacing, self.fixed_spacing)
-        laid: Laid = "sought" if self.model is None and not self.aligned else "given"
-        moving, fixed, findings = read_pair(self.moving, self.fixed, spacings, laid)
+        moving, fixed, findings = read_pair(self.moving, self.fixed, spacings, self._laid)
         moving_labels = fixed_labels = None
         if self.moving_labels is not None and self.fixed_labels is not None:
             moving_labels = same_lattice(read_beside(self.moving_labels, moving), moving, "moving")
@@ -209,6 +209,11 @@ class Register:
     @property
     def _initial(self) -> Path | None:
         return None if self.initial is None else file_of(self.initial)
+
+    @property
+    def _laid(self) -> Laid:
+        """By what the images are laid on each other."""
+        return laid_by(self.placement, self.model is None and self.initial is None, not self.aligned)
 
     def _found(self, moving: Volume, fixed: Volume, machine: Machine) -> tuple[Setting, Fields, Found | None]:
         """The fields between the volumes, what they were found with, and the pose if one was sought."""

@@ -29,10 +29,7 @@ def existing_file(path: Path | str, kind: str) -> Path:
     path = Path(path)
     check_name(path)
     if path.is_dir():
-        raise InputError(
-            f"{path} is a folder, but one {kind} file was expected; name the file itself "
-            "(a folder of DICOM slices must be converted first, for example with dcm2niix)"
-        )
+        raise InputError(f"{path} is a folder, but one {kind} file was expected; name the file itself")
     if not path.exists():
         raise InputError(f"{path} does not exist; check the name of the {kind} file")
     return path

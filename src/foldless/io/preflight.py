@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
+from foldless.io.dicom import is_series
 from foldless.io.findings import Finding, HeaderWarning, in_mm
 from foldless.io.headers import header
 from foldless.io.nifti_fields import nifti_findings, says_where
@@ -46,7 +47,9 @@ def looked_at(
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file is an image by its header, of one number a voxel or a picture in colour, and no field."""
+    """Whether it is an image by its header, of one number a voxel or a picture in colour, and no field; or DICOM."""
+    if is_series(path):
+        return True
     reader = header(path) if path.is_file() else None
     return reader is not None and (is_picture(path) or reader.GetNumberOfComponents() == 1)
 

@@ -18,6 +18,7 @@ from numpy.typing import DTypeLike
 
 from foldless.errors import InputError
 from foldless.io.checks import check_finite, existing_file
+from foldless.io.dicom import is_series, read_series
 from foldless.io.files import suffix, write_packed
 from foldless.io.geometry import Geometry
 from foldless.io.headers import read_image
@@ -73,23 +74,25 @@ class Volume:
 
 
 def read_volume(path: Path | str, labels: bool = False, spacing: tuple[float, ...] | None = None) -> Volume:
-    """An image or label map, 2-D or 3-D, in any format that SimpleITK reads.
+    """An image or label map, 2-D or 3-D, in any format that SimpleITK reads, or a folder of DICOM slices.
 
     Colour pictures (PNG, JPEG, ...) become their luminance; an alpha channel is ignored. A fourth axis of one volume
     is dropped. Directions that are slightly off orthonormal are straightened with a warning, and a NIfTI file
     whose sform and qform disagree is warned about.
 
     Args:
-        path: the file.
+        path: the file, a folder with the slices of one DICOM series, or FOLDER#SERIES by its number or UID.
         labels: whether its voxels are labels, whole numbers, rather than intensities.
         spacing: of a picture (PNG, TIFF, JPEG, ...), mm along x, y(, z), instead of what its file says.
 
     Raises:
-        InputError: the file is missing, is a folder, cannot be read, holds several volumes, holds several numbers a
-            voxel, holds NaN or infinity, is constant (images) or not whole (labels), or cannot have the spacing.
+        InputError: the file is missing, is a folder without one series, cannot be read, holds several volumes, holds
+            several numbers a voxel, holds NaN or infinity, is constant (images) or not whole (labels), or cannot have
+            the spacing.
     """
-    path = existing_file(path, "label" if labels else "image")
-    image = spaced(_one_number_a_voxel(read_image(path), path, labels), path, spacing)
+    path = Path(path)
+    image = read_series(path) if is_series(path) else read_image(existing_file(path, "label" if labels else "image"))
+    image = spaced(_one_number_a_voxel(image, path, labels), path, spacing)
     check_finite(sitk.GetArrayViewFromImage(image), path)
     if labels:
         return Volume(_whole_numbers(image, path), path)
