@@ -127,6 +127,12 @@ def test_several_series_are_listed_and_one_is_chosen(tmp_path: Path) -> None:
     assert file_digest(tmp_path / "s#1") != file_digest(tmp_path / "s#12")
 
 
+def test_descriptions_in_latin_letters(tmp_path: Path) -> None:
+    for file in series(tmp_path / "s", description="Tete").iterdir():
+        file.write_bytes(file.read_bytes().replace(b"Tete", b"T\xeate"))
+    assert series_in(tmp_path / "s")[0].description == "Tête"
+
+
 def test_missing_slices_are_filled_where_they_were(tmp_path: Path) -> None:
     folder = series(tmp_path / "s", [0, 2.5, 5, 10, 12.5, 20])
     found = kinds(folder)

@@ -379,6 +379,27 @@ def test_commands_say_and_record_it(foldless, tmp_path: Path, command: str) -> N
         assert record["preflight"][0]["text"] in unescape((tmp_path / "out" / "report.html").read_text())
 
 
+def test_apply_takes_the_spacings_that_register_took(foldless, tmp_path: Path) -> None:
+    image, reference = picture(tmp_path / "m.jpg", dpi=(300, 300)), picture(tmp_path / "f.png")
+    turn = sitk.Euler2DTransform((12.0, 6.0), 0.2, (1.0, -2.0))
+    sitk.WriteTransform(turn, str(tmp_path / "turn.tfm"))
+    words = ("--spacing", 0.5, 0.3, "--reference", reference, "--reference-spacing", 0.4, 0.3)
+    code, _, noted = foldless("apply", tmp_path / "turn.tfm", image, *words, "--output", tmp_path / "out.tif")
+    assert (code, noted) == (0, "")
+    moving, fixed = (sitk.ReadImage(str(path), sitk.sitkFloat32) for path in (image, reference))
+    moving.SetSpacing((0.5, 0.3))
+    fixed.SetSpacing((0.4, 0.3))
+    expected = sitk.GetArrayFromImage(
+        sitk.Resample(moving, fixed, turn, sitk.sitkLinear, sitk.GetArrayFromImage(moving).min().item())
+    )
+    found = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out.tif")))
+    assert (np.abs(found - expected) <= 0.51)[1:-1, 1:-1].mean() > 0.97
+    code, _, noted = foldless(
+        "apply", tmp_path / "turn.tfm", image, *words[:2], "--reference", reference, "--output", "x.png"
+    )
+    assert (code, "2 numbers above 0" in noted) == (2, True)
+
+
 def test_how_options_lay_images() -> None:
     assert [laid_by(one) for one in (None, "anywhere", "world", "centre")] == [*["sought"] * 2, "headers", "otherwise"]
     assert laid_by("world", sought=False) == "headers"

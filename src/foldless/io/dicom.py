@@ -116,10 +116,17 @@ def _series(uid: str, files: tuple[Path, ...]) -> Series | None:
     reader = _reader(files[0])
     if reader is None:
         return None
-    said = [
-        reader.GetMetaData(tag).strip() if reader.HasMetaDataKey(tag) else "" for tag in (NUMBER, MODALITY, DESCRIPTION)
-    ]
-    return Series(uid, *said, files)
+    said = {tag: _text(reader.GetMetaData(tag)) for tag in reader.GetMetaDataKeys()}
+    return Series(uid, said.get(NUMBER, ""), said.get(MODALITY, ""), said.get(DESCRIPTION, ""), files)
+
+
+def _text(word: str) -> str:
+    """A word of a header; what is not in UTF-8 is taken to be in DICOM's usual Latin letters."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        word = word.encode(errors="surrogateescape").decode("latin-1")
+    return word.strip()
 
 
 def _reader(file: Path) -> sitk.ImageFileReader | None:

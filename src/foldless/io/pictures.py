@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import SimpleITK as sitk  # noqa: N813
 from foldless.errors import InputError
 from foldless.io.files import suffix
 from foldless.io.findings import Finding
+from foldless.io.geometry import Geometry
 from foldless.io.headers import header
 
 TAGGED = (".tif", ".tiff", ".jpg", ".jpeg")
@@ -44,6 +46,18 @@ def spaced(image: sitk.Image, path: Path, spacing: tuple[float, ...] | None) -> 
     check_spacing(path, spacing, image.GetDimension())
     image.SetSpacing(spacing)
     return image
+
+
+def respaced(lattice: Geometry, path: Path, spacing: tuple[float, ...] | None) -> Geometry:
+    """A lattice with a spacing that is given for its file; as it is where None.
+
+    Raises:
+        InputError: as `spaced` does.
+    """
+    if spacing is None:
+        return lattice
+    check_spacing(path, spacing, lattice.dim)
+    return replace(lattice, spacing=spacing)
 
 
 def check_spacing(path: Path, spacing: tuple[float, ...], dim: int) -> None:
