@@ -368,7 +368,7 @@ def test_nothing_of_the_libraries_reaches_the_user(tmp_path: Path, capfd) -> Non
 def test_commands_say_and_record_it(foldless, tmp_path: Path, command: str) -> None:
     moving, fixed = (picture(tmp_path / name, dpi=(300, 300)) for name in ("m.jpg", "f.jpg"))
     more = ("--transform", "rigid", "--placement", "centre", "--fixed-spacing", "0.1", "0.2")
-    code, _, noted = foldless(command, moving, fixed, "--output", tmp_path / "out", *more)
+    code, told, noted = foldless(command, moving, fixed, "--output", tmp_path / "out", *more)
     assert code == 0
     assert noted.count("note:") == noted.count("m.jpg: its resolution tag, 300 dots per inch") == 1
     record = json.loads((tmp_path / "out" / "run.json").read_text())
@@ -377,6 +377,11 @@ def test_commands_say_and_record_it(foldless, tmp_path: Path, command: str) -> N
     assert read_volume(tmp_path / "out" / "warped.nii.gz").geometry.spacing == pytest.approx((0.1, 0.2))
     if command == "register":
         assert record["preflight"][0]["text"] in unescape((tmp_path / "out" / "report.html").read_text())
+        assert read_volume(tmp_path / "out" / "fixed.nii.gz").geometry.spacing == pytest.approx((0.1, 0.2))
+        assert f"-i {moving} -r {tmp_path / 'out' / 'fixed.nii.gz'}" in told
+        assert not (tmp_path / "out" / "moving.nii.gz").exists()
+    else:
+        assert f"{moving} --reference {fixed} --reference-spacing 0.1 0.2 --output" in told
 
 
 def test_apply_takes_the_spacings_that_register_took(foldless, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from foldless.cli.laying import (
     write_poses,
 )
 from foldless.cli.outputs import results_in
-from foldless.cli.preflight import laid_by, on_disk, read_pair, recorded
+from foldless.cli.preflight import laid_by, on_disk, read_pair, recorded, spacing_words
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,9 @@ class FindPose:
         say(pose_sentence(metrics))
         if metrics["runner_up"] > UNSURE:
             say("look at warped.nii.gz: another pose is nearly as likely")
-        warped = shell("foldless", "apply", self.output / "pose.txt", self.moving, "--reference", self.fixed)
+        spacings = spacing_words(("--spacing", self.moving_spacing), ("--reference-spacing", self.fixed_spacing))
+        images = (self.moving, "--reference", self.fixed)
+        warped = shell("foldless", "apply", self.output / "pose.txt", *images, *spacings)
         say(f"Written to {self.output}. To carry other images: {warped} --output CARRIED.nii.gz")
 
     def _into(self, folder: Path, inputs: list[Path]) -> dict[str, Any]:

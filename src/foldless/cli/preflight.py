@@ -57,6 +57,30 @@ def read_pair(
     return first, second, [*own, *both]
 
 
+def readable(volume: Volume, spacing: Spacing, role: str, folder: Path, output: Path) -> Path:
+    """The file by which other programs read an image as it was read here.
+
+    Args:
+        volume: the image.
+        spacing: what was given for it.
+        role: what a file is called that is written where its own would be read otherwise: NIfTI.
+        folder: where that is written.
+        output: where the folder will be.
+    """
+    from foldless.io import write_volume
+    from foldless.io.dicom import is_series
+
+    if spacing is None and not is_series(volume.path):
+        return volume.path
+    write_volume(volume.array, volume.geometry, folder / f"{role}.nii.gz")
+    return output / f"{role}.nii.gz"
+
+
+def spacing_words(*given: tuple[str, Spacing]) -> list[str]:
+    """Options that give spacings, by their names, as they are typed."""
+    return [word for name, spacing in given if spacing is not None for word in (name, *map(str, spacing))]
+
+
 def inspect_images(paths: Sequence[Path]) -> None:
     """Say of images where they lie and what is odd about each and, of two, about both.
 

@@ -23,7 +23,7 @@ from foldless.cli.laying import (
 )
 from foldless.cli.machine import machine_named
 from foldless.cli.outputs import results_in
-from foldless.cli.preflight import laid_by, on_disk, read_pair, recorded
+from foldless.cli.preflight import laid_by, on_disk, read_pair, readable, recorded
 from foldless.cli.transforms import file_of, given
 from foldless.cli.watch import Watch
 from foldless.errors import InputError, UnprovenError
@@ -57,7 +57,8 @@ class Register:
     """The image to match."""
     output: Path
     """Folder for warped.nii.gz, warp.nii.gz, inverse_warp.nii.gz, certificate.json, metrics.json, run.json,
-    report.html and, where a pose was found, pose.txt and inverse_pose.txt, which the warps end in."""
+    report.html and, where a pose was found, pose.txt and inverse_pose.txt, which the warps end in; of DICOM slices, and
+    pictures whose spacing is given, also moving.nii.gz and fixed.nii.gz for other programs."""
     model: Path | None = None
     """A run of `foldless train` (its folder) or a .safetensors file; without one the map is optimised for this pair."""
     transform: Literal["rigid", "similarity", "affine", "deformable"] | None = None
@@ -153,7 +154,7 @@ class Register:
         self, folder: Path, labels: list[Path], machine: Machine
     ) -> tuple[list[str], dict[str, Any], dict[str, Certificate]]:
         """Fill the folder; the lines that open it elsewhere, the scores, and what is proven of both maps."""
-        from foldless.io import apply_warp, read_beside, read_warp, write_volume, write_warp
+        from foldless.io import apply_warp, opening_lines, read_beside, read_warp, write_volume, write_warp
         from foldless.mending import mended
         from foldless.model import weights_file
         from foldless.outcome import Outcome, headline, same_lattice
@@ -193,7 +194,9 @@ class Register:
         if forces is not None:
             record["forces"] = asdict(forces)
         write_json(record, folder / FILE)
-        lines = outcome.opening_lines(self.output / warp.name)
+        where = (folder, self.output)
+        there = (readable(moving, spacings[0], "moving", *where), readable(fixed, spacings[1], "fixed", *where))
+        lines = opening_lines(*there, self.output / warp.name, fixed.dim)
         write_report(
             folder / "report.html",
             f"{self.moving.name} onto {self.fixed.name}",
