@@ -180,6 +180,14 @@ def test_what_makes_no_volume_is_refused(tmp_path: Path) -> None:
         read_volume(tmp_path / "none")
 
 
+def test_nothing_of_the_libraries_reaches_the_user(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = series(tmp_path / "s", [0, 2.5, 5, 10])
+    capfd.readouterr()
+    looked_at(folder)
+    assert series_in(tmp_path) == []
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_slice_alone_is_a_volume_of_one(tmp_path: Path) -> None:
     assert set(kinds(series(tmp_path / "s", [0.0]))) == {"few slices"}
 

@@ -184,6 +184,22 @@ def test_scaling_that_programs_take_differently(tmp_path: Path, slope: float, in
     assert said(patched(nifti(tmp_path / "b.nii"), 112, [2.0, 7.0])) == {}
 
 
+@pytest.mark.parametrize(
+    ("fields", "unsaid"),
+    [
+        ("spacings: 1 2 2", True),
+        ("space dimension: 3\nspace directions: (2,0,0) (0,2,0) (0,0,2)\nspace origin: (1,2,3)", True),
+        ("space: 3D-right-handed\nspace directions: (2,0,0) (0,2,0) (0,0,2)\nspace origin: (1,2,3)", True),
+        ("space: right-anterior-superior\nspace directions: (2,0,0) (0,2,0) (0,0,2)\nspace origin: (1,2,3)", False),
+        ("space: LPS\nspace directions: (2,0,0) (0,2,0) (0,0,2)\nspace origin: (1,2,3)", False),
+    ],
+)
+def test_nrrd_of_no_anatomical_space(tmp_path: Path, fields: str, unsaid: bool) -> None:
+    start = f"NRRD0004\ntype: float\ndimension: 3\nsizes: 20 24 16\nendian: little\nencoding: raw\n{fields}\n\n"
+    (tmp_path / "a.nrrd").write_bytes(start.encode() + head().T.astype("<f4").tobytes())
+    assert set(said(tmp_path / "a.nrrd")) == ({"place unsaid"} if unsaid else set())
+
+
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
 def test_places_that_were_lost(tmp_path: Path, suffix: str) -> None:
     sitk.WriteImage(sitk.GetImageFromArray(head()), str(tmp_path / f"a{suffix}"))
@@ -272,7 +288,7 @@ def test_orientations_that_differ(tmp_path: Path) -> None:
 def test_extents_that_differ_tenfold(tmp_path: Path) -> None:
     here, there = nifti(tmp_path / "a.nii.gz"), nifti(tmp_path / "b.nii.gz", AFFINE @ np.diag([0.05, 0.05, 0.05, 1]))
     for pair in ((here, there), (there, here)):
-        assert "20 times as much" in together(*pair)["extents"]
+        assert "20 times as long as the other" in together(*pair)["extents"]
 
 
 def test_images_that_do_not_overlap(tmp_path: Path) -> None:
@@ -343,7 +359,7 @@ def test_inspect_says_what_an_image_is(foldless, tmp_path: Path) -> None:
     other = nifti(tmp_path / "b.nii.gz", AFFINE @ np.diag([0.05, 0.05, 0.05, 1]))
     code, told, noted = foldless("inspect", tmp_path / "a.nii.gz", other)
     assert code == 0
-    assert "20 times as much" in noted
+    assert "20 times as long as the other" in noted
     assert "nothing odd" not in told
     code, told, noted = foldless("inspect", *[tmp_path / "a.nii.gz"] * 3)
     assert (code, noted, told.count("LAS")) == (0, "", 3)

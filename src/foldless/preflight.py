@@ -82,8 +82,8 @@ def _tenfold(*pair: Volume) -> Iterator[Finding]:
     said = " and ".join(f"{one.path} measures {in_mm(side)}" for one, side in zip(pair, sides, strict=True))
     yield Finding(
         "extents",
-        f"{said}, {max(longest) / min(longest):.3g} times as much; foldless takes both as they are: where they show "
-        "the same, one header counts in another unit, or a picture's pixels are not what its tag says "
+        f"{said}, one {max(longest) / min(longest):.3g} times as long as the other; foldless takes both as they are: "
+        "where they show the same, one header counts in another unit, or a picture's pixels are not what its tag says "
         "(--moving-spacing and --fixed-spacing give them); correct it first",
     )
 

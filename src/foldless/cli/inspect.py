@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from foldless.cli.console import say
-from foldless.cli.preflight import inspect_images
+from foldless.cli.preflight import inspect_images, read_pair
 from foldless.cli.transforms import certificate_of, file_of, given, spaces_of, split_word, transform_of
 from foldless.errors import InputError
 
@@ -88,10 +88,9 @@ def _say_how_far(transform: Transform, on: Geometry) -> None:
 
 
 def _say_which_way(transform: Transform, moving: Path, fixed: Path) -> None:
-    from foldless.io import read_volume
     from foldless.mistakes import judged
 
-    images = [read_volume(path) for path in (moving, fixed)]
+    images = read_pair(moving, fixed, laid="otherwise")[:2]
     if {image.dim for image in images} != {transform.dim}:
         others = " and ".join(f"{image.dim}-D" for image in images)
         raise InputError(f"the warp is {transform.dim}-D, but the images are {others}; all must agree")

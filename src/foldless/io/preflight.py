@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from foldless.io.dicom import is_series
+from foldless.io.files import suffix
 from foldless.io.findings import Finding, HeaderWarning, in_mm
 from foldless.io.headers import header
 from foldless.io.nifti_fields import nifti_findings, says_where
@@ -62,6 +63,7 @@ def findings_of(volume: Volume) -> list[Finding]:
         *of_fields,
         *(() if any(one.kind == "unit" for one in of_fields) else _large(volume)),
         *picture_findings(volume.path, lattice.size, lattice.spacing),
+        *_unsaid(volume),
         *_lost(volume),
         *_thick(volume),
         *_flat(volume),
@@ -76,10 +78,29 @@ def is_lost(volume: Volume) -> bool:
     return (
         not is_picture(volume.path)
         and says_where(volume.path)
+        and names_space(volume.path)
         and not any(lattice.origin)
         and set(lattice.spacing) == {1.0}
         and unturned
     )
+
+
+def names_space(path: Path) -> bool:
+    """Whether an NRRD header says in which anatomical space its axes lie; other formats have one of their own."""
+    if suffix(path) not in (".nrrd", ".nhdr"):
+        return True
+    reader = header(path)
+    space = reader.GetMetaData("NRRD_space") if reader is not None and reader.HasMetaDataKey("NRRD_space") else ""
+    return space.startswith(("left", "right", "scanner"))
+
+
+def _unsaid(volume: Volume) -> Iterator[Finding]:
+    if volume.dim == 3 and not names_space(volume.path):
+        yield Finding(
+            "place unsaid",
+            f"{volume.path}: the header names no anatomical space, so it does not say where its axes lead; taken as "
+            "SimpleITK does, to the left, back and up: see that it is not turned round, and write the header anew",
+        )
 
 
 def _ras(dim: int) -> Float64[np.ndarray, "dim dim"]:
@@ -110,7 +131,7 @@ def _large(volume: Volume) -> Iterator[Finding]:
 def _thick(volume: Volume) -> Iterator[Finding]:
     size, spacing = volume.geometry.size, volume.geometry.spacing
     deep = [step for n, step in zip(size, spacing, strict=True) if n > 1]
-    if is_picture(volume.path) or not deep or max(deep) < THICK * min(deep):
+    if is_picture(volume.path) or volume.dim != 3 or not deep or max(deep) < THICK * min(deep):
         return
     yield Finding(
         "thick slices",
