@@ -49,6 +49,7 @@ def series(
         image = sitk.GetImageFromArray(np.rint(array * 4).astype(np.uint16)[None])
         image.SetSpacing((*PIXEL, STEP))
         words = {
+            "0008|0008": said.get("kind", "ORIGINAL"),
             "0008|0016": "1.2.840.10008.5.1.4.1.1.4",
             "0008|0018": f"{uid}.{number}.{k + 1}",
             "0008|0060": "MR",
@@ -143,11 +144,24 @@ def test_missing_slices_are_filled_where_they_were(tmp_path: Path) -> None:
     assert error(folder) <= 1
 
 
-def test_uneven_slices_are_put_on_even_steps(tmp_path: Path) -> None:
-    folder = series(tmp_path / "s", [0, 2, 4, 7.3, 9.3, 11.3])
+def test_more_slices_are_missing_than_there_are(tmp_path: Path) -> None:
+    folder = series(tmp_path / "s", [0, 5, 10, 12.5, 17.5, 22.5])
+    assert "4 of 10 slices are missing" in kinds(folder)["missing slices"]
+    assert error(folder) <= 1
+
+
+def test_positions_that_are_rounded_are_even(tmp_path: Path) -> None:
+    assert kinds(series(tmp_path / "s", [0, 3.33, 6.67, 10, 13.33])) == {}
+
+
+@pytest.mark.parametrize(
+    ("heights", "apart"), [((0, 2, 4, 7.3, 9.3, 11.3), "2 to 3.3 mm"), ((0, 2, 4.1, 6.1, 8.2), "2 to 2.1 mm")]
+)
+def test_uneven_slices_are_put_on_even_steps(tmp_path: Path, heights: tuple[float, ...], apart: str) -> None:
+    folder = series(tmp_path / "s", heights)
     found = kinds(folder)
     assert set(found) == {"slice spacing"}
-    assert "2 to 3.3 mm apart" in found["slice spacing"]
+    assert f"{apart} apart" in found["slice spacing"]
     assert error(folder) <= 1
 
 
@@ -174,6 +188,8 @@ def test_what_makes_no_volume_is_refused(tmp_path: Path) -> None:
     series(tmp_path / "scout", [0, 2.5])
     with pytest.raises(InputError, match="differ in size, spacing or direction"):
         read_volume(tmp_path / "scout")
+    with pytest.raises(InputError, match="is a mosaic"):
+        read_volume(series(tmp_path / "mosaic", kind="ORIGINAL\\PRIMARY\\M\\ND\\MOSAIC"))
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "a.txt").write_text("nothing")
     with pytest.raises(InputError, match="holds no slices"):

@@ -18,7 +18,7 @@ from foldless.io.slices import Stack
 
 CHOICE = "#"
 """What stands between a folder and the series that is meant."""
-NUMBER, MODALITY, DESCRIPTION = "0020|0011", "0008|0060", "0008|103e"
+NUMBER, MODALITY, DESCRIPTION, KIND = "0020|0011", "0008|0060", "0008|103e", "0008|0008"
 SAME_DIRECTION = 1e-3
 MOST_LISTED = 12
 
@@ -37,7 +37,8 @@ class Series:
     def sentence(self) -> str:
         """What a person chooses by."""
         said = " ".join(word for word in (self.modality, f'"{self.description}"' if self.description else "") if word)
-        return f"number {self.number or 'unknown'}, {said or 'nameless'}, {len(self.files)} slices, {self.uid}"
+        count = f"{len(self.files)} slice{'s' * (len(self.files) != 1)}"
+        return f"number {self.number or 'unknown'}, {said or 'nameless'}, {count}, {self.uid or 'no UID'}"
 
 
 def is_series(path: Path) -> bool:
@@ -148,6 +149,11 @@ def _slice(file: Path) -> tuple[Float32[np.ndarray, "rows columns"], Geometry]:
         raise InputError(
             f"{file} is no slice of one number a pixel (size {size}); expected a series of such slices; name a file "
             "that holds a whole volume by itself"
+        )
+    if reader.HasMetaDataKey(KIND) and "MOSAIC" in reader.GetMetaData(KIND):
+        raise InputError(
+            f"{file} is a mosaic, the slices of a whole volume side by side as Siemens stores functional and diffusion "
+            "scans; convert the series to NIfTI first, for example with dcm2niix"
         )
     reader.SetOutputPixelType(sitk.sitkFloat32)
     try:

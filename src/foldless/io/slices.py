@@ -73,8 +73,11 @@ class Stack:
 
     @property
     def step(self) -> float:
-        """How far slices lie apart, in the median."""
-        return float(np.median(np.diff(self.heights)))
+        """How far slices lie apart: a number of which all gaps are multiples, if there is one, else their median."""
+        gaps = np.diff(self.heights)
+        times = np.rint(gaps / gaps.min())
+        whole = np.abs(gaps / gaps.min() - times).max() <= WHOLE
+        return float(gaps.sum() / times.sum() if whole else np.median(gaps))
 
     def _straight(self) -> Stack:
         """Slices moved to lie straight above each other, on as many pixels as that takes."""
@@ -127,7 +130,7 @@ class Stack:
 
     def _say_uneven(self, gaps: Float64[np.ndarray, " gaps"], step: float) -> None:
         times = np.rint(gaps / step)
-        if (times >= 1).all() and np.abs(gaps - times * step).max() <= WHOLE * step:
+        if times.min() >= 1 < times.max() and np.abs(gaps - times * step).max() <= WHOLE * step:
             missing, place = int(times.sum()) - len(gaps), int(times.argmax()) + 1
             kind = "missing slices"
             what = (
