@@ -181,6 +181,10 @@ def test_a_gantry_tilt_is_undone(tmp_path: Path, tilt: float) -> None:
 def test_what_makes_no_volume_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="where another one does"):
         read_volume(series(tmp_path / "twice", [0, 2.5, 2.5, 5]))
+    with pytest.raises(InputError, match="0\\.1 to 900 mm apart, so they make no volume"):
+        read_volume(series(tmp_path / "apart", [0, 0.1, 900.1]))
+    with pytest.raises(InputError, match="more than they are wide"):
+        read_volume(series(tmp_path / "aslant", [0, 2, 4], tilt=9.0))
     series(tmp_path / "scout", [0, 2.5])
     series(tmp_path / "scout", [5, 7.5], number=2, turn=OBLIQUE[:, [1, 2, 0]]).joinpath("1.2.3.4-00.dcm").rename(
         tmp_path / "scout" / "other.dcm"

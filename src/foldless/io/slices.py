@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import atan2, degrees
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 from jaxtyping import Float32, Float64
@@ -21,6 +22,8 @@ WHOLE = 0.1
 """Share of their distance by which a gap may miss a whole number of distances and still be slices that are missing."""
 STRAIGHT = 0.1
 """Voxels by which slices may lie beside the line on which the first one's normal leads."""
+MOST_MISSING = 10
+"""Times as many slices as there are, beyond which none are put between them."""
 TOGETHER = 1e-3
 """Millimetres within which two slices lie at one place."""
 STEPS_UP = 7
@@ -83,6 +86,8 @@ class Stack:
         """Slices moved to lie straight above each other, on as many pixels as that takes."""
         if np.abs(self.beside).max() <= STRAIGHT:
             return self
+        if (np.abs(self.beside).max(0) > self.at.size[:2]).any():
+            self._refuse("lie beside each other by more than they are wide")
         tilt = np.hypot(*(self.beside[-1] * self.at.spacing[:2]))
         angle = degrees(atan2(float(tilt), float(self.heights[-1])))
         warn(
@@ -111,6 +116,8 @@ class Stack:
         gaps, step = np.diff(self.heights), self.step
         count = round(float(self.heights[-1]) / step) + 1
         array = self.slices
+        if count > MOST_MISSING * len(array):
+            self._refuse(f"lie {gaps.min():.3g} to {gaps.max():.3g} mm apart")
         if np.abs(gaps - step).max() <= EVEN * step:
             count = len(array)
         else:
@@ -119,6 +126,12 @@ class Stack:
         spacing = (*self.at.spacing[:2], float(self.heights[-1]) / (count - 1))
         size = (array.shape[2], array.shape[1], count)
         return array, Geometry(size, spacing, self.at.origin, self.at.direction)
+
+    def _refuse(self, why: str) -> NoReturn:
+        raise InputError(
+            f"{self.path}: its slices {why}, so they make no volume; see that they belong to one scan, or export it "
+            "again"
+        )
 
     def _between(self, height: float) -> Float32[np.ndarray, "rows columns"]:
         """The slice at a height, linear between its neighbours."""
