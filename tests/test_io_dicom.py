@@ -194,6 +194,11 @@ def test_what_makes_no_volume_is_refused(tmp_path: Path) -> None:
         read_volume(tmp_path / "scout")
     with pytest.raises(InputError, match="is a mosaic"):
         read_volume(series(tmp_path / "mosaic", kind="ORIGINAL\\PRIMARY\\M\\ND\\MOSAIC"))
+    first = min(series(tmp_path / "damaged").iterdir())
+    samples = b"\x28\x00\x02\x00\x02\x00\x00\x00"  # the tag of how many numbers a pixel has, 1
+    first.write_bytes(first.read_bytes().replace(samples + b"\x01", samples + b"\x02"))
+    with pytest.raises(InputError, match="damaged"):
+        read_volume(tmp_path / "damaged")
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "a.txt").write_text("nothing")
     with pytest.raises(InputError, match="holds no slices"):

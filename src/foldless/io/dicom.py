@@ -53,10 +53,19 @@ def folder_of(path: Path) -> Path:
 
 
 def series_in(folder: Path) -> list[Series]:
-    """The series of a folder that hold images, by their numbers; what lies in folders below is left out."""
-    with quiet():
-        uids = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-        files = {uid: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid) for uid in uids}
+    """The series of a folder that hold images, by their numbers; what lies in folders below is left out.
+
+    Raises:
+        InputError: a file in it is damaged.
+    """
+    try:
+        with quiet():
+            uids = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+            files = {uid: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid) for uid in uids}
+    except RuntimeError as error:
+        raise InputError(
+            f"{folder} holds a damaged DICOM file ({reason(error)}); copy or export the series again"
+        ) from error
     found = [_series(uid, tuple(map(Path, names))) for uid, names in files.items()]
     known = [one for one in found if one is not None]
     return sorted(known, key=lambda one: (not one.number.isdigit(), one.number.zfill(12), one.uid))
