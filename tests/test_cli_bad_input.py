@@ -11,6 +11,9 @@ from safetensors.torch import save_file
 from samples import blob, run_folder, save_case, save_cases, save_image
 from test_model import Malicious
 
+HERE = (-7.0, -8.0, -6.0)
+"""An origin, without which a note is due."""
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
@@ -18,12 +21,12 @@ def whole(tmp_path_factory):
     home = tmp_path_factory.mktemp("whole")
     shape = (14, 15, 16)
     image = (blob(shape, 0) * 50.0).astype(np.float32)
-    save_image(image, home / "a.nii.gz")
-    save_image(np.flip(image, 1).copy(), home / "b.nii.gz")
-    save_image(blob(shape, 0).astype(np.uint8), home / "a_seg.nii.gz")
-    save_image(blob((14, 15, 17), 0).astype(np.uint8), home / "other_seg.nii.gz")
-    save_image(blob(shape, 0).astype(np.float32) / 2, home / "half_seg.nii.gz")
-    save_image(image[7], home / "flat.nii.gz")
+    save_image(image, home / "a.nii.gz", Origin=HERE)
+    save_image(np.flip(image, 1).copy(), home / "b.nii.gz", Origin=HERE)
+    save_image(blob(shape, 0).astype(np.uint8), home / "a_seg.nii.gz", Origin=HERE)
+    save_image(blob((14, 15, 17), 0).astype(np.uint8), home / "other_seg.nii.gz", Origin=HERE)
+    save_image(blob(shape, 0).astype(np.float32) / 2, home / "half_seg.nii.gz", Origin=HERE)
+    save_image(image[7], home / "flat.nii.gz", Origin=HERE[:2])
     two = sitk.JoinSeries([sitk.GetImageFromArray(image)] * 2)
     sitk.WriteImage(two, str(home / "two_volumes.nii.gz"))
     save_image(np.where(image > 60, np.nan, image).astype(np.float32), home / "nan.nii.gz")

@@ -60,7 +60,7 @@ def out(scans, foldless):
             home / "near.txt",
         )
         code, said, complained = foldless(*words, "--output", home / "out")
-        assert (code, complained) == (0, "")
+        assert (code, complained.count("note:"), complained.count("is stored as")) == (0, 1, 1)
         assert "turned by" in said
     return home / "out"
 
@@ -124,7 +124,7 @@ def test_a_pose_alone_is_a_warp_too(scans, out, foldless, tmp_path, kind):
     home, _ = scans
     words = ("register", home / "moving.nii.gz", home / "fixed.nii.gz", "--initial", out / "pose.txt")
     code, _, complained = foldless(*words, "--transform", kind, "--output", tmp_path / "out")
-    assert (code, complained) == (0, "")
+    assert (code, complained.count("note:"), complained.count("is stored as")) == (0, 1, 1)
     there, back = (sitk.ReadTransform(str(tmp_path / "out" / name)) for name in ("pose.txt", "inverse_pose.txt"))
     warp, geometry = read_warp(tmp_path / "out/warp.nii.gz")
     point = geometry.index_to_physical(np.array([3.0, 4, 5]))

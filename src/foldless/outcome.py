@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,6 @@ from foldless.io import (
     Volume,
     inverse_consistency_of_files,
     like,
-    opening_lines,
     reoriented,
     sitk_transform,
     voxel_displacement,
@@ -174,10 +172,6 @@ class Outcome:
             least_volume=least,
             **labels,
         )
-
-    def opening_lines(self, warp: Path) -> list[str]:
-        """Lines that open the written warp in other programs."""
-        return opening_lines(self.moving.path, self.fixed.path, warp, self.fixed.dim)
 
     def _turned(self, field: Field, onto: Volume) -> Field:
         """A field of the fixed lattice read on the same lattice in the common orientation; LPS components stay."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foldless.errors import InputError
+from foldless.io.dicom import is_series, slices_of
 from foldless.io.files import write_whole
 
 if TYPE_CHECKING:
@@ -84,7 +85,10 @@ def our_record(folder: Path) -> dict[str, Any] | None:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
+    """SHA-256 of a file; of a DICOM series that of its slices' digests, sorted."""
+    if is_series(path):
+        digests = sorted(map(file_digest, slices_of(path).files))
+        return hashlib.sha256("".join(digests).encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

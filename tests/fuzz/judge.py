@@ -37,6 +37,7 @@ def judged(kind: str, path: Path) -> str:
         Exception: what the reader let through.
     """
     from foldless.errors import InputError
+    from foldless.io.findings import HeaderWarning
 
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -47,10 +48,25 @@ def judged(kind: str, path: Path) -> str:
             _one_sentence(str(error))
             outcome = "refused"
     for one in said:
-        if one.category is not UserWarning:
+        if one.category not in (UserWarning, HeaderWarning):
             raise FaultError(f"{one.category.__name__}: {one.message}")
         _one_sentence(str(one.message))
+    if outcome == "read" and kind in ("nifti", "nrrd", "mha", "png"):
+        _looked_at(path)
     return outcome
+
+
+def _looked_at(path: Path) -> None:
+    """What is said of an image before anything is computed with it, if it is one."""
+    from foldless.errors import InputError
+    from foldless.io.preflight import looked_at
+
+    try:
+        findings = looked_at(path)[1]
+    except InputError:  # it was read as labels
+        return
+    for finding in findings:
+        _one_sentence(finding.text)
 
 
 def _one_sentence(text: str) -> None:

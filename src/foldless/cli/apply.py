@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -46,6 +46,10 @@ class Apply:
     """linear (for images), nearest (for labels), label (a Gaussian vote), cubic (B-spline), sinc (Lanczos)."""
     fill: float | None = None
     """What lies outside the image; by default its minimum, or 0 with --labels."""
+    spacing: tuple[float, ...] | None = None
+    """Of images that are pictures (PNG, TIFF, JPEG): mm along x, y(, z), as --moving-spacing was for register."""
+    reference_spacing: tuple[float, ...] | None = None
+    """Of a reference that is a picture, as --fixed-spacing was."""
     labels: bool = False
     """The images hold labels: take the nearest voxel instead of interpolating."""
     overwrite: bool = False
@@ -78,10 +82,12 @@ class Apply:
     def _carry(self, transform: Transform, image: Path, output: Path) -> str:
         """Write the result; its size in words."""
         from foldless.io import Pulling, check_format, read_geometry, read_source, rounded, write_like
+        from foldless.io.pictures import respaced
 
         labels = self.labels or self.interpolation == "label"
         source = read_source(image, labels)
-        reference = read_geometry(self.reference)
+        source = replace(source, geometry=respaced(source.geometry, image, self.spacing))
+        reference = respaced(read_geometry(self.reference), self.reference, self.reference_spacing)
         check_format(output, source.dtype, reference.dim, labels)
         how = self.interpolation or ("nearest" if labels else "linear")
         pulling = Pulling(source, transform, how, self.fill)

@@ -62,7 +62,12 @@ def say_warning(
 ) -> None:
     """A warning as one line, without the place in the code."""
     del category, filename, lineno, file, line
-    ERR.print(f"[yellow]note:[/] {escape(_one_line(message))}", soft_wrap=True, emoji=False)
+    say_note(message)
+
+
+def say_note(text: Warning | str) -> None:
+    """A line on standard error about what deserves a look and stops nothing."""
+    ERR.print(f"[yellow]note:[/] {escape(_one_line(text))}", soft_wrap=True, emoji=False)
 
 
 def quiet_thread(failed: threading.ExceptHookArgs) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from foldless.cli.console import say
+from foldless.cli.preflight import inspect_images, read_pair
 from foldless.cli.transforms import certificate_of, file_of, given, spaces_of, split_word, transform_of
 from foldless.errors import InputError
 
@@ -18,20 +19,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Inspect:
-    """Say what a transform file is, which way it goes, and what may be wrong with it.
+    """Say what a transform file or an image is, which way a transform goes, and what may be wrong.
 
-    With the two images it is tried both ways, and by the readings that are mistaken for one another: voxels for mm,
-    z, y, x for x, y, z, RAS for LPS, positions for displacements, a header that was lost. Nothing is written.
+    Of images, one or more, it says where they lie and what is odd about them and, of two, about them as a pair, MOVING
+    FIXED: what `register` and `pose` say before they compute. With the two images a transform is tried both ways, and
+    by the readings that are mistaken for one another: voxels for mm, z, y, x for x, y, z, RAS for LPS, positions for
+    displacements, a header that was lost. Nothing is written.
     """
 
-    transform: Annotated[Positional[str], arg(metavar="WARP")]
-    """FILE or FORMAT:FILE; formats as in foldless convert."""
-    images: Annotated[Positional[tuple[Path, ...]], arg(metavar="[MOVING FIXED]")] = ()
-    """The two images that the warp should bring together."""
+    transform: Annotated[Positional[str], arg(metavar="WARP|IMAGE")]
+    """A transform, FILE or FORMAT:FILE, formats as in foldless convert; or an image."""
+    images: Annotated[Positional[tuple[Path, ...]], arg(metavar="[IMAGE...]")] = ()
+    """After a transform the two images that it should bring together, MOVING FIXED; after an image more of them."""
 
     def run(self) -> None:
         from foldless.cli.outputs import put_in_order
+        from foldless.io.preflight import is_image
 
+        if split_word(self.transform)[0] is None and is_image(Path(self.transform)):
+            inspect_images([Path(self.transform), *self.images])
+            return
         if len(self.images) not in (0, 2):
             raise InputError(f"inspect takes a warp, or a warp and two images, MOVING FIXED; got {len(self.images)}")
         for path in given(file_of(self.transform), *self.images):
@@ -81,10 +88,9 @@ def _say_how_far(transform: Transform, on: Geometry) -> None:
 
 
 def _say_which_way(transform: Transform, moving: Path, fixed: Path) -> None:
-    from foldless.io import read_volume
     from foldless.mistakes import judged
 
-    images = [read_volume(path) for path in (moving, fixed)]
+    images = read_pair(moving, fixed, laid="otherwise")[:2]
     if {image.dim for image in images} != {transform.dim}:
         others = " and ".join(f"{image.dim}-D" for image in images)
         raise InputError(f"the warp is {transform.dim}-D, but the images are {others}; all must agree")

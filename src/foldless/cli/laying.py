@@ -104,9 +104,9 @@ def pose_sentence(pose: Mapping[str, Any]) -> str:
 
 
 def _mask(path: Path, image: Volume) -> Volume:
-    from foldless.io import read_volume, resampled
+    from foldless.io import read_beside, resampled
 
-    mask = read_volume(path, labels=True)
+    mask = read_beside(path, image)
     if mask.dim != image.dim:
         raise InputError(f"the mask {path} is {mask.dim}-D, its image {image.path} {image.dim}-D")
     share = float((resampled(mask, image.geometry, order=0).array > 0).mean())

@@ -12,7 +12,6 @@ from foldless.cli.console import say, shell
 from foldless.cli.laying import (
     UNSURE,
     Placement,
-    check_kinds,
     found_pose,
     pose_scores,
     pose_sentence,
@@ -20,6 +19,7 @@ from foldless.cli.laying import (
     write_poses,
 )
 from foldless.cli.outputs import results_in
+from foldless.cli.preflight import laid_by, on_disk, read_pair, recorded, spacing_words
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class FindPose:
     """
 
     moving: Annotated[Positional[Path], arg(metavar="MOVING")]
-    """The image to lay: NIfTI, NRRD, MHA, PNG, ...; any orientation, spacing and field of view."""
+    """The image to lay: NIfTI, NRRD, MHA, PNG, ..., or a folder of DICOM slices (of several series, FOLDER#NUMBER);
+    any orientation, spacing and field of view."""
     fixed: Annotated[Positional[Path], arg(metavar="FIXED")]
     """The image to lay it on."""
     output: Path
@@ -47,29 +48,35 @@ class FindPose:
     """What of the moving image counts, above 0; on any lattice in its world."""
     fixed_mask: Path | None = None
     """What of the fixed image counts."""
+    moving_spacing: tuple[float, ...] | None = None
+    """Of a moving picture (PNG, TIFF, JPEG), whose file says nothing or something wrong of it: mm along x, y(, z)."""
+    fixed_spacing: tuple[float, ...] | None = None
+    """The same of a fixed picture."""
     overwrite: bool = False
     """Replace an earlier result at --output."""
 
     def run(self) -> None:
         inputs = [path for path in (self.moving, self.fixed, self.moving_mask, self.fixed_mask) if path is not None]
-        with results_in(self.output, "pose", self.overwrite, inputs) as folder:
+        with results_in(self.output, "pose", self.overwrite, on_disk(inputs)) as folder:
             metrics = self._into(folder, inputs)
         say(pose_sentence(metrics))
         if metrics["runner_up"] > UNSURE:
             say("look at warped.nii.gz: another pose is nearly as likely")
-        warped = shell("foldless", "apply", self.output / "pose.txt", self.moving, "--reference", self.fixed)
+        spacings = spacing_words(("--spacing", self.moving_spacing), ("--reference-spacing", self.fixed_spacing))
+        images = (self.moving, "--reference", self.fixed)
+        warped = shell("foldless", "apply", self.output / "pose.txt", *images, *spacings)
         say(f"Written to {self.output}. To carry other images: {warped} --output CARRIED.nii.gz")
 
     def _into(self, folder: Path, inputs: list[Path]) -> dict[str, Any]:
         """Fill the folder; the scores."""
-        from foldless.io import read_volume, write_volume
+        from foldless.io import write_volume
         from foldless.io.volumes import through
         from foldless.machine import CPU
         from foldless.pose import as_itk, laid
         from foldless.record import FILE, file_digest, run_record, write_json
 
-        moving, fixed = read_volume(self.moving), read_volume(self.fixed)
-        check_kinds(moving, fixed)
+        spacings = (self.moving_spacing, self.fixed_spacing)
+        moving, fixed, findings = read_pair(self.moving, self.fixed, spacings, laid_by(self.placement))
         scans = scan_of(moving, self.moving_mask), scan_of(fixed, self.fixed_mask)
         found = found_pose(*scans, self.transform, self.placement)
         write_poses(found.pose, folder)
@@ -81,5 +88,6 @@ class FindPose:
         metrics = pose_scores(found)
         write_json(metrics, folder / "metrics.json")
         digests = {str(path): file_digest(path) for path in inputs}
-        write_json(run_record("pose", asdict(self), digests, CPU), folder / FILE)
+        record = {**run_record("pose", asdict(self), digests, CPU), "preflight": recorded(findings)}
+        write_json(record, folder / FILE)
         return metrics

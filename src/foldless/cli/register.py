@@ -14,7 +14,6 @@ from foldless.cli.asked import OF_FORCES, check_options
 from foldless.cli.console import HINT, say, score_rows, shell, table
 from foldless.cli.laying import (
     Placement,
-    check_kinds,
     found_pose,
     initial_pose,
     pose_scores,
@@ -24,6 +23,7 @@ from foldless.cli.laying import (
 )
 from foldless.cli.machine import machine_named
 from foldless.cli.outputs import results_in
+from foldless.cli.preflight import laid_by, on_disk, read_pair, readable, recorded
 from foldless.cli.transforms import file_of, given
 from foldless.cli.watch import Watch
 from foldless.errors import InputError, UnprovenError
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from foldless.metrics import Certificate
     from foldless.outcome import Outcome
     from foldless.pose import Found, Freedom, Pose, Scan
+    from foldless.preflight import Laid
     from foldless.registering import Fields, Setting
 
 
@@ -51,12 +52,14 @@ class Register:
     """
 
     moving: Annotated[Positional[Path], arg(metavar="MOVING")]
-    """The image to warp: NIfTI, NRRD, MHA, PNG, ...; any orientation and spacing."""
+    """The image to warp: NIfTI, NRRD, MHA, PNG, ..., or a folder of DICOM slices (of several series, FOLDER#NUMBER);
+    any orientation and spacing."""
     fixed: Annotated[Positional[Path], arg(metavar="FIXED")]
     """The image to match."""
     output: Path
     """Folder for warped.nii.gz, warp.nii.gz, inverse_warp.nii.gz, certificate.json, metrics.json, run.json,
-    report.html and, where a pose was found, pose.txt and inverse_pose.txt, which the warps end in."""
+    report.html and, where a pose was found, pose.txt and inverse_pose.txt, which the warps end in; of DICOM slices, and
+    pictures whose spacing is given, also moving.nii.gz and fixed.nii.gz for other programs."""
     model: Path | None = None
     """A run of `foldless train` (its folder) or a .safetensors file; without one the map is optimised for this pair."""
     transform: Literal["rigid", "similarity", "affine", "deformable"] | None = None
@@ -71,6 +74,10 @@ class Register:
     """Without a model: what of the moving image counts, above 0; on any lattice in its world."""
     fixed_mask: Path | None = None
     """Without a model: what of the fixed image counts."""
+    moving_spacing: tuple[float, ...] | None = None
+    """Of a moving picture (PNG, TIFF, JPEG), whose file says nothing or something wrong of it: mm along x, y(, z)."""
+    fixed_spacing: tuple[float, ...] | None = None
+    """The same of a fixed picture."""
     refine: bool = False
     """With a model: take its map as the start, and find the rest for this pair as without a model."""
     steps: tuple[int, ...] | None = None
@@ -143,7 +150,7 @@ class Register:
             *labels,
             *landmarks,
         ]
-        with results_in(self.output, "register", self.overwrite, inputs) as folder:
+        with results_in(self.output, "register", self.overwrite, on_disk(inputs)) as folder:
             lines, metrics, certificates = self._into(folder, [*labels, *landmarks], machine)
         say(overall([judge_numbers(metrics)])[1])
         table(
@@ -164,7 +171,7 @@ class Register:
         self, folder: Path, judging: list[Path], machine: Machine
     ) -> tuple[list[str], dict[str, Any], dict[str, Certificate]]:
         """Fill the folder; the lines that open it elsewhere, the scores, and what is proven of both maps."""
-        from foldless.io import apply_warp, read_volume, read_warp, write_volume, write_warp
+        from foldless.io import apply_warp, opening_lines, read_beside, read_warp, write_volume, write_warp
         from foldless.mending import mended
         from foldless.model import weights_file
         from foldless.outcome import Outcome, headline, same_lattice
@@ -172,11 +179,12 @@ class Register:
         from foldless.record import FILE, file_digest, run_record, write_json
         from foldless.report import write_report
 
-        moving, fixed = read_volume(self.moving), read_volume(self.fixed)
+        spacings = (self.moving_spacing, self.fixed_spacing)
+        moving, fixed, findings = read_pair(self.moving, self.fixed, spacings, self._laid)
         moving_labels = fixed_labels = None
         if self.moving_labels is not None and self.fixed_labels is not None:
-            moving_labels = same_lattice(read_volume(self.moving_labels, labels=True), moving, "moving")
-            fixed_labels = same_lattice(read_volume(self.fixed_labels, labels=True), fixed, "fixed")
+            moving_labels = same_lattice(read_beside(self.moving_labels, moving), moving, "moving")
+            fixed_labels = same_lattice(read_beside(self.fixed_labels, fixed), fixed, "fixed")
         landmarks = self._landmarks(moving, fixed)
         setting, found, pose = self._found(moving, fixed, landmarks, machine)
         found = mended(found, moving, fixed, setting, provable=not self.keep_folds)
@@ -199,11 +207,14 @@ class Register:
         read = [self.moving, self.fixed, *given(weights, self._initial, self.moving_mask, self.fixed_mask), *judging]
         digests = {str(path): file_digest(path) for path in read}
         record = {**run_record("register", asdict(self), digests, machine), "recipe": setting.recipe.as_dict()}
+        record["preflight"] = recorded(findings)
         forces = self._refining() if self.refine else getattr(setting, "forces", None)
         if forces is not None:
             record["forces"] = asdict(forces)
         write_json(record, folder / FILE)
-        lines = outcome.opening_lines(self.output / warp.name)
+        where = (folder, self.output)
+        there = (readable(moving, spacings[0], "moving", *where), readable(fixed, spacings[1], "fixed", *where))
+        lines = opening_lines(*there, self.output / warp.name, fixed.dim)
         write_report(
             folder / "report.html",
             f"{self.moving.name} onto {self.fixed.name}",
@@ -212,12 +223,18 @@ class Register:
             command=shell("foldless", *record["arguments"]),
             record=record,
             opening_lines=lines,
+            notes=[finding.text for finding in findings],
         )
         return lines, metrics, _named(outcome)
 
     @property
     def _initial(self) -> Path | None:
         return None if self.initial is None else file_of(self.initial)
+
+    @property
+    def _laid(self) -> Laid:
+        """By what the images are laid on each other."""
+        return laid_by(self.placement, self.model is None and self.initial is None, not self.aligned)
 
     def _landmarks(self, moving: Volume, fixed: Volume) -> LandmarkPairs | None:
         from foldless.io.landmarks import read_landmarks
@@ -233,7 +250,6 @@ class Register:
         """The fields between the volumes, what they were found with, and the pose if one was sought."""
         if self.model is not None:
             return (*self._predicted(moving, fixed, machine), None)
-        check_kinds(moving, fixed)
         scans = scan_of(moving, self.moving_mask), scan_of(fixed, self.fixed_mask)
         if self.aligned:
             return (*self._deformed(*scans, landmarks, self._lies(moving, fixed), machine), None)

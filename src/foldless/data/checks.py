@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from foldless.data.prepare import Preparation, in_mm
+from foldless.data.prepare import Preparation
 from foldless.errors import InputError
 from foldless.io import Geometry, Volume, describe_mismatch
+from foldless.io.findings import in_mm
 
 MOST_NAMED = 5
 LARGER = 30

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from foldless.errors import InputError
 from foldless.io import Geometry, Volume, centred_lattice, reoriented, resampled
+from foldless.io.findings import in_mm
 
 Placement = Literal["centre", "world"]
 
@@ -95,11 +96,6 @@ class Preparation:
         """A label map on the same lattice, nearest neighbour."""
         volume = reoriented(volume)
         return resampled(volume, self.geometry(volume.geometry), order=0).array
-
-
-def in_mm(sides: NDArray[np.float64]) -> str:
-    """The sides of an image (dim,), mm, in a sentence."""
-    return " x ".join(f"{side:.3g}" for side in sides) + " mm"
 
 
 def _note_size(volume: Volume, lattice: Geometry) -> None:

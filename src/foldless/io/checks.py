@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import SimpleITK as sitk  # noqa: N813
 from jaxtyping import Float64
 
 from foldless.errors import InputError, check_name
+from foldless.io.findings import warn
 
 ORTHONORMAL = 1e-4
 """Direction cosines this far off orthonormal are taken as they are: 0.03 mm across a head."""
@@ -29,10 +29,7 @@ def existing_file(path: Path | str, kind: str) -> Path:
     path = Path(path)
     check_name(path)
     if path.is_dir():
-        raise InputError(
-            f"{path} is a folder, but one {kind} file was expected; name the file itself "
-            "(a folder of DICOM slices must be converted first, for example with dcm2niix)"
-        )
+        raise InputError(f"{path} is a folder, but one {kind} file was expected; name the file itself")
     if not path.exists():
         raise InputError(f"{path} does not exist; check the name of the {kind} file")
     return path
@@ -57,8 +54,12 @@ def straightened(direction: np.ndarray, path: Path) -> Float64[np.ndarray, "dim 
         )
     if off <= ORTHONORMAL:
         return cosines
-    warnings.warn(
-        f"{path}: the header's direction cosines are {off:.1g} off orthonormal; straightened them", stacklevel=4
+    warn(
+        "sheared axes",
+        f"{path}: the header's direction cosines are {off:.1g} off orthonormal; straightened them, which moves what "
+        f"lies 100 mm from the first voxel by up to {100 * off:.2g} mm: if that counts, resample the image onto "
+        "unsheared axes",
+        stacklevel=4,
     )
     return nearest
 

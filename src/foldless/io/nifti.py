@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
 import zlib
 from math import prod
 from pathlib import Path
@@ -19,6 +18,7 @@ from jaxtyping import Float64
 
 from foldless.errors import InputError
 from foldless.io.checks import check_finite, straightened
+from foldless.io.findings import warn
 from foldless.io.geometry import Geometry
 
 FORMS_APART = 0.1
@@ -212,7 +212,8 @@ def note_where_it_lies(path: Path, taken: Geometry, file: nib.Nifti1Pair | nib.A
 
 
 def _note_unsaid(path: Path, unsaid: str) -> None:
-    warnings.warn(
+    warn(
+        "place unsaid",
         f"{path}: {unsaid}; taken as SimpleITK does, with axes to the left, back and up, where nibabel and others turn "
         "the second to the front: see that it is not turned round, and write the header anew",
         stacklevel=5,
@@ -226,7 +227,8 @@ def _compare_forms(path: Path, taken: Geometry, header: nib.Nifti1Header) -> Non
     sform, qform = _sform(header), _qform(header)
     if sform is None or qform is None:
         name, other = ("qform", "sform") if sform is None else ("sform", "qform")
-        warnings.warn(
+        warn(
+            "sform and qform",
             f"{path}: the header's {other} holds numbers that place no image; taken as its {name} says, see that it "
             "lies where it should, and write the header anew",
             stacklevel=5,
@@ -236,7 +238,8 @@ def _compare_forms(path: Path, taken: Geometry, header: nib.Nifti1Header) -> Non
     apart = _furthest(*corners)
     if apart > FORMS_APART * min(1.0, *taken.spacing):
         name = "sform" if _furthest(corners[0], taken.corners) < _furthest(corners[1], taken.corners) else "qform"
-        warnings.warn(
+        warn(
+            "sform and qform",
             f"{path}: the header's sform and qform put a corner {apart:.3g} mm apart; SimpleITK, and so foldless, "
             f"takes the {name} here, while other programs may take the other",
             stacklevel=5,

@@ -17,6 +17,7 @@ from foldless.errors import InputError
 from foldless.io import plain
 from foldless.io.checks import check_finite, check_placed, existing_file, straightened
 from foldless.io.claims import check_claim, check_fields
+from foldless.io.dicom import is_series
 from foldless.io.files import suffix
 from foldless.io.geometry import Geometry
 from foldless.io.headers import header, read_image
@@ -97,6 +98,8 @@ def read_source(path: Path | str, labels: bool = False) -> Source:
     """
     if is_zarr(Path(path)):
         return _checked(_of_zarr(Path(path), labels))
+    if is_series(Path(path)):
+        return Source.of(read_volume(path, labels))
     path = existing_file(path, "label" if labels else "image")
     dtype = stored_dtype(path)
     if labels and (dtype.kind == "f" or dtype.itemsize > 4):  # whole they must be, and fit

@@ -11,6 +11,7 @@ import SimpleITK as sitk  # noqa: N813
 
 from foldless.errors import InputError
 from foldless.io.checks import existing_file, straightened
+from foldless.io.dicom import is_series, read_series
 from foldless.io.files import suffix
 from foldless.io.geometry import Geometry
 from foldless.io.headers import header, read_image
@@ -38,6 +39,8 @@ def read_geometry(path: Path | str) -> Geometry:
     """
     if is_zarr(Path(path)):
         return read_zarr(Path(path))[1]
+    if is_series(Path(path)):
+        return Geometry.of(read_series(Path(path)))
     path = existing_file(path, "reference image")
     if (found := mapped(path, stored_dtype(path))) is not None:  # its voxels need not be read
         return found[1]

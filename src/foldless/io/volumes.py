@@ -18,10 +18,12 @@ from numpy.typing import DTypeLike
 
 from foldless.errors import InputError
 from foldless.io.checks import check_finite, existing_file
+from foldless.io.dicom import is_series, read_series
 from foldless.io.files import suffix, write_packed
 from foldless.io.geometry import Geometry
 from foldless.io.headers import read_image
 from foldless.io.nifti import slope_of
+from foldless.io.pictures import is_picture, spaced
 from foldless.io.quiet import quiet
 from foldless.io.stored import BLURRING
 
@@ -71,23 +73,26 @@ class Volume:
         return bool(self.image.GetPixelID() == sitk.sitkInt32)
 
 
-def read_volume(path: Path | str, labels: bool = False) -> Volume:
-    """An image or label map, 2-D or 3-D, in any format that SimpleITK reads.
+def read_volume(path: Path | str, labels: bool = False, spacing: tuple[float, ...] | None = None) -> Volume:
+    """An image or label map, 2-D or 3-D, in any format that SimpleITK reads, or a folder of DICOM slices.
 
     Colour pictures (PNG, JPEG, ...) become their luminance; an alpha channel is ignored. A fourth axis of one volume
     is dropped. Directions that are slightly off orthonormal are straightened with a warning, and a NIfTI file
     whose sform and qform disagree is warned about.
 
     Args:
-        path: the file.
+        path: the file, a folder with the slices of one DICOM series, or FOLDER#SERIES by its number or UID.
         labels: whether its voxels are labels, whole numbers, rather than intensities.
+        spacing: of a picture (PNG, TIFF, JPEG, ...), mm along x, y(, z), instead of what its file says.
 
     Raises:
-        InputError: the file is missing, is a folder, cannot be read, holds several volumes, holds several numbers a
-            voxel, holds NaN or infinity, is constant (images) or not whole (labels).
+        InputError: the file is missing, is a folder without one series, cannot be read, holds several volumes, holds
+            several numbers a voxel, holds NaN or infinity, is constant (images) or not whole (labels), or cannot have
+            the spacing.
     """
-    path = existing_file(path, "label" if labels else "image")
-    image = _one_number_a_voxel(read_image(path), path, labels)
+    path = Path(path)
+    image = read_series(path) if is_series(path) else read_image(existing_file(path, "label" if labels else "image"))
+    image = spaced(_one_number_a_voxel(image, path, labels), path, spacing)
     check_finite(sitk.GetArrayViewFromImage(image), path)
     if labels:
         return Volume(_whole_numbers(image, path), path)
@@ -99,6 +104,18 @@ def read_volume(path: Path | str, labels: bool = False) -> Volume:
             "expected an image with contrast, check that it is the right file"
         )
     return Volume(image, path)
+
+
+def read_beside(path: Path | str, image: Volume) -> Volume:
+    """The label map or mask of an image; where both are pictures of one size, with the image's spacing.
+
+    Raises:
+        InputError: as `read_volume` does.
+    """
+    labels = read_volume(path, labels=True)
+    if is_picture(image.path) and is_picture(labels.path) and labels.geometry.size == image.geometry.size:
+        labels.image.SetSpacing(image.geometry.spacing)
+    return labels
 
 
 def reoriented(volume: Volume) -> Volume:
@@ -206,7 +223,7 @@ def describe_mismatch(moving: Geometry, fixed: Geometry) -> str | None:
     if share >= LITTLE_OVERLAP:
         return None
     apart = float(np.linalg.norm(moving.centre - fixed.centre))
-    overlap = f"overlap by only {share:.0%}" if share > 0 else "do not overlap"
+    overlap = f"overlap by only {share:.1%}" if share > 0 else "do not overlap"
     return f"the image centres are {apart:.0f} mm apart and the images {overlap} in world space"
 
 

@@ -134,6 +134,7 @@ def write_report(
     record: Mapping[str, Any] | None = None,
     opening_lines: Sequence[str] = (),
     others: Sequence[tuple[str, Mapping[str, Any]]] = (),
+    notes: Sequence[str] = (),
 ) -> None:
     """Write the page to `path`, whole or not at all.
 
@@ -147,6 +148,7 @@ def write_report(
         record: anything that tells how the result came about; shown folded, as JSON.
         opening_lines: shell lines that open the result in other programs.
         others: name and metrics of pairs that are judged by their numbers and not drawn; they count in all means.
+        notes: what was odd about the images before anything was computed.
     """
     every = [*(_Shown.of(pair) for pair in pairs), *(_Shown(*other, judge_numbers(other[1])) for other in others)]
     every.sort(key=lambda one: goodness(one.metrics))
@@ -182,6 +184,7 @@ def write_report(
         command=command,
         record=json.dumps(record, indent=2, default=str, ensure_ascii=False) if record else "",
         opening_lines=list(opening_lines),
+        notes=list(notes),
         interactive=sum(one.head is not None for one in shown),
         pictured=sum(bool(one.picture) for one in shown),
     )
