@@ -4,21 +4,24 @@ BIN = .venv/bin
 READY = .venv/ready
 OLDEST = .venv-oldest
 
+# What tests run under: threads that wait do not spin, and what is compiled of Python is kept for the next process.
+CALM = OMP_WAIT_POLICY=PASSIVE PYTHONHASHSEED=0 PYTHONDONTWRITEBYTECODE=
+
 .PHONY: demo test test-oldest fuzz lint docs clean
 
 demo: $(READY)
 	$(BIN)/foldless demo --output demo --overwrite
 
 test: $(READY)
-	OMP_WAIT_POLICY=PASSIVE PYTHONHASHSEED=0 $(BIN)/python -m pytest -n 2 --dist loadfile
+	$(CALM) $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # With the oldest of everything that pyproject.toml admits; of torch the build that pip finds, gigabytes where that is CUDA's.
 test-oldest: $(OLDEST)/ready
-	OMP_WAIT_POLICY=PASSIVE PYTHONHASHSEED=0 $(OLDEST)/bin/python -m pytest -n 2 --dist loadfile
+	$(CALM) $(OLDEST)/bin/python -m pytest -n 2 --dist loadfile
 
 FUZZ ?= 10000
 fuzz: $(READY)
-	OMP_WAIT_POLICY=PASSIVE PYTHONHASHSEED=0 $(BIN)/python -m tests.fuzz --count $(FUZZ)
+	$(CALM) $(BIN)/python -m tests.fuzz --count $(FUZZ)
 
 lint: $(READY)
 	$(BIN)/ruff check .

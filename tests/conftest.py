@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import typed
+
+typed.install()  # before anything of foldless is imported
 
 os.environ.pop("COLUMNS", None)  # which processes of pytest-xdist have, and rich would keep for good
 

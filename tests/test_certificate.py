@@ -2,6 +2,7 @@
 
 import itertools
 from fractions import Fraction
+from functools import cache
 from math import comb
 
 import numpy as np
@@ -145,7 +146,7 @@ def determinants(u, cell, inside):
 
 @pytest.mark.parametrize("spread", [0.15, 0.2, 0.3])
 def test_no_proven_cell_has_a_fold_among_dense_samples_and_every_refuted_one_has(spread):
-    u = field(0, spread)
+    u = field(0, spread, (5, 6, 19))
     cells = certify_cells(u, EYE, 8, 4096, 10_000) if can_certify(u) else plain_cells(u, EYE, 8, 4096, 10_000)
     inside = np.random.default_rng(0).random((500, 3))
     inside[:8] = CORNERS
@@ -252,6 +253,7 @@ def exact_states(u, steps):
     return [decide_exactly(_corners(u, steps, cell), sign, 8).state for cell in np.ndindex(*cells)]
 
 
+@cache
 def nearly_folding(seed):
     """A field of eight nodes that folds just so."""
     u, low, high = field(seed, 1.0, (2, 2, 2), torch.float64), 0.0, 2.0
@@ -280,7 +282,7 @@ def test_no_unit_makes_a_proof_of_what_just_folds(dtype, unit):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("shape", [(3, 4, 4), (1, 4, 5), (4, 1, 4), (4, 4, 1), (1, 1, 5), (1, 1, 1)])
+@pytest.mark.parametrize("shape", [(2, 3, 3), (1, 4, 5), (4, 1, 4), (4, 4, 1), (1, 1, 5), (1, 1, 1)])
 @pytest.mark.parametrize("size", [1e-300, 1e-44, 1e-30, 0.25, 1e6, 1e30])
 def test_fields_of_any_size_are_decided_as_by_fractions(dtype, shape, size):
     u = (field(3, 1.0, shape, torch.float64) * size).to(dtype)

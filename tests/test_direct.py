@@ -78,8 +78,8 @@ def test_images_that_lie_apart_are_laid_on_each_other(dim):
     a, b = moved_image(dim)
     seen = []
     before = torch.get_rng_state()
-    phi, back = optimise_flow(a, b, MSE(), GradICON(), Constant(0.01), (2, 1), 25, on_step=seen.append)
-    assert len(seen) == flow_steps((2, 1), 25) == 100
+    phi, back = optimise_flow(a, b, MSE(), GradICON(), Constant(0.01), (2, 1), 15, on_step=seen.append)
+    assert len(seen) == flow_steps((2, 1), 15) == 60
     assert torch.equal(torch.get_rng_state(), before)
     assert MSE()(warp(a, phi), b) < LEFT * MSE()(a, b)
     assert MSE()(warp(b, back), a) < LEFT * MSE()(a, b)
@@ -165,7 +165,11 @@ def test_tuning_leaves_the_model_alone_and_helps(foldless, apart):
     run = run_folder(apart / "run", 3)
     file = run / "best.safetensors"
     before = file.read_bytes()
-    for output, more in (("plain", ()), ("tuned", ("--steps", 20, "--rate", 1e-3)), ("refined", ("--refine",))):
+    for output, more in (
+        ("plain", ()),
+        ("tuned", ("--steps", 8, "--rate", 1e-3)),
+        ("refined", ("--refine", "--steps", 25)),
+    ):
         code, _, complained = foldless(*words(apart, output, "--model", run, *more))
         assert (code, complained) == (0, "")
     plain, tuned, refined = (

@@ -22,7 +22,7 @@ def watched(tmp_path_factory):
     if compiler is None or not KERNELS.is_dir():
         pytest.skip("the kernels' threads are watched with g++, from a checkout")
     folder = tmp_path_factory.mktemp("threads")
-    flags = ["-std=c++17", "-O1", "-g", "-fsanitize=thread", "-Wno-psabi"]
+    flags = ["-std=c++17", "-Og", "-g1", "-fsanitize=thread", "-Wno-psabi"]
     jobs = []
     for source in SOURCES:  # compiled with OpenMP, linked without: threads.cpp has what they call of it
         command = [compiler, *flags, "-fopenmp", "-c", str(source), "-o", str(folder / f"{source.stem}.o")]

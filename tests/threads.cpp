@@ -108,7 +108,7 @@ std::vector<float> numbers(Size count) {
 }
 
 void sample(Size batch, Size channels) {
-    const Size shape[] = {9, 10, 11}, nodes = 990, count = 20000;
+    const Size shape[] = {9, 10, 11}, nodes = 990, count = 4000;
     const auto values = numbers(batch * channels * nodes), points = numbers(batch * 3 * count);
     auto value = numbers(batch * channels * count), jacobian = numbers(batch * channels * 3 * count);
     auto g_values = values, g_points = points;
@@ -162,7 +162,7 @@ void multiply() {
 }
 
 void compose(Size batch) {
-    const Size shapes[] = {9, 10, 11, 4, 5, 6, 9, 10, 11}, finer[] = {26, 27, 28}, count = 20000;
+    const Size shapes[] = {9, 10, 11, 4, 5, 6, 9, 10, 11}, finer[] = {15, 16, 17}, count = 4000;
     const auto one = numbers(batch * 3 * 990), small = numbers(batch * 3 * 120), points = numbers(batch * 3 * count);
     auto g_one = one, g_small = small, g_other = one;
     const float* fields[] = {one.data(), small.data(), one.data()};
@@ -170,13 +170,13 @@ void compose(Size batch) {
     float* gradients[] = {g_one.data(), g_small.data(), g_other.data()};
     for (const auto run : {foldless_consistency_f32, foldless_gradient_consistency_f32})
         for (const float* at : {points.data(), static_cast<const float*>(nullptr)})
-            run(fields, gradients, 2, 3, batch, 3, shapes, at, at ? count : 26 * 27 * 28, 3 * count, finer, 1, 1e-5, THREADS,
+            run(fields, gradients, 2, 3, batch, 3, shapes, at, at ? count : 15 * 16 * 17, 3 * count, finer, 1, 1e-5, THREADS,
                 &total);
     foldless_square_f32(one.data(), g_one.data(), batch, 3, shapes, 1, 1, THREADS);
     std::vector<float> steep(batch * 9);
     foldless_steepest_f32(one.data(), steep.data(), batch, 3, shapes, THREADS);
     foldless_square_backward_f32(one.data(), one.data(), g_one.data(), batch, 3, shapes, 1, 1, THREADS);
-    std::vector<float> jittered(batch * 3 * 26 * 27 * 28);
+    std::vector<float> jittered(batch * 3 * 15 * 16 * 17);
     foldless_jitter_f32(jittered.data(), batch, 3, finer, 1, THREADS);
 }
 
