@@ -195,16 +195,16 @@ def claim(folder: Path, settings: Mapping[str, Any], digests: Mapping[str, str])
     Raises:
         InputError: it is another, or nothing says which.
     """
-    from foldless.record import FILE, run_record, write_json
+    from foldless.record import RECORD, run_record, write_json
 
-    file = folder / FILE
+    file = folder / RECORD
     if not folder.exists() or not any(folder.iterdir()):
         folder.mkdir(parents=True, exist_ok=True)
         write_json(run_record("experiments.brains", settings, digests), file)
     elif not file.is_file():
         raise InputError(
-            f"{folder} holds a training and no {FILE} that says on which data and by which settings; choose another "
-            f"--output or, if it is known to be this one, put the {FILE} of a training that is alike beside it"
+            f"{folder} holds a training and no {RECORD} that says on which data and by which settings; choose another "
+            f"--output or, if it is known to be this one, put the {RECORD} of a training that is alike beside it"
         )
     elif (found := kept(file, settings)) is None or found["data_sha256"] != digests:
         raise InputError(f"{folder} holds a training on other data or by other settings; choose another --output")

@@ -143,7 +143,7 @@ class Fig5(Pictured):
         from foldless.cli.watch import Watch
         from foldless.data.source import open_source
         from foldless.recipe import Recipe, Source
-        from foldless.training.checkpoints import FILE as CHECKPOINT
+        from foldless.training.checkpoints import CHECKPOINT
         from foldless.training.loop import train
 
         recipe = settled(

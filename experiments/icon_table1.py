@@ -82,7 +82,7 @@ class Table1(Shown):
         from foldless.data.source import open_source
         from foldless.recipe import Recipe, Source
         from foldless.record import run_record, write_json
-        from foldless.training.checkpoints import FILE as CHECKPOINT
+        from foldless.training.checkpoints import CHECKPOINT
         from foldless.training.loop import train
 
         recipe = settled(

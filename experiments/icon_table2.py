@@ -226,13 +226,13 @@ def keywords(run: Registered) -> dict[str, Any]:
 
 def trained_by(run: str) -> str:
     """The command that trained NAME=RUN, as its record has it, its folders as placeholders."""
-    from foldless.record import FILE
+    from foldless.record import RECORD
 
     title, _, path = run.partition("=")
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    if not (folder / FILE).is_file():
+    if not (folder / RECORD).is_file():
         return f"- {title}: no record of its training"
-    record = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     words = ["foldless", *record["arguments"]]
     for option, place in (("--data", "FOLDER"), ("--output", "RUN"), ("--start", "RUN")):
         if option in words:

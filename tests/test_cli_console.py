@@ -62,8 +62,8 @@ def test_help_lists_the_commands(foldless):
 
 def test_exit_codes_are_where_a_user_looks(foldless):
     _, said, _ = foldless("--help")
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| ([\d, ]+) \|", readme.partition("| exit code |")[2].partition("\n\n")[0], re.MULTILINE)
+    page = (Path(__file__).parents[1] / "docs/what-commands-leave.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([\d, ]+) \|", page.partition("| exit code |")[2].partition("\n\n")[0], re.MULTILINE)
     assert rows == ["0", "1", "2", "3", ", ".join(str(128 + getattr(signal, name)) for name in NAMES_OF_SIGNALS)]
     assert all(re.search(rf"\b{code} [\w+]", said) for code in (0, 1, 2, 3, 128))
 

@@ -9,7 +9,7 @@ import torch
 from samples import blob, run_folder, save_image
 
 from foldless import metrics
-from foldless.record import FILE as RECORD
+from foldless.record import RECORD
 
 WRITTEN = {
     *("warped.nii.gz", "warp.nii.gz", "inverse_warp.nii.gz", "certificate.json"),

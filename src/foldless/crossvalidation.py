@@ -27,11 +27,11 @@ from foldless.outcome import Outcome
 from foldless.recipe import Recipe, Source
 from foldless.record import file_digest, read_record, write_json
 from foldless.report.verdict import loses_dice
-from foldless.training.checkpoints import FILE as CHECKPOINT
+from foldless.training.checkpoints import CHECKPOINT
 from foldless.training.loop import train
 from foldless.training.validation import Scores as Look
 
-FILE = "pairs.json"
+PAIRS = "pairs.json"
 COMPARED = ("dice", "folds_percent.forward", "folds_percent.ten", "inverse_consistency_voxels.mean")
 """The scores that methods are tested on against each other."""
 CAVEAT = (
@@ -117,8 +117,8 @@ def run_fold(
         stop: asked after every step, and after every pair that is judged, whether to end there.
         machine: where it trains and registers.
     """
-    if (folder / FILE).is_file():
-        rows: list[Scores] = json.loads((folder / FILE).read_text(encoding="utf-8"))["pairs"]
+    if (folder / PAIRS).is_file():
+        rows: list[Scores] = json.loads((folder / PAIRS).read_text(encoding="utf-8"))["pairs"]
         return rows
     data = Path(source.data)
     parts = {"train": list(fold.train), "val": list(fold.train), "test": list(fold.test)}
@@ -134,7 +134,7 @@ def run_fold(
         rows.append({"moving": pair.moving, "fixed": pair.fixed, **pair.scores})
         if stop():
             raise KeyboardInterrupt
-    write_json({"pairs": rows}, folder / FILE)
+    write_json({"pairs": rows}, folder / PAIRS)
     return rows
 
 
@@ -166,7 +166,7 @@ def judged_so_far(folder: Path, methods: Iterable[str]) -> Results:
     """What `run_fold` left in FOLD/METHOD/, method by method: of this call and of earlier ones."""
     found: Results = {}
     for method in methods:
-        for file in sorted(folder.glob(f"*/{method}/{FILE}")):
+        for file in sorted(folder.glob(f"*/{method}/{PAIRS}")):
             rows = json.loads(file.read_text(encoding="utf-8"))["pairs"]
             found.setdefault(method, {})[file.parents[1].name] = rows
     return found

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from foldless.machine import Machine
 
 PACKAGES = ("foldless", "torch", "numpy", "SimpleITK", "nibabel", "scipy", "safetensors")
-FILE = "run.json"
+RECORD = "run.json"
 
 
 def run_record(
@@ -63,9 +63,9 @@ def read_record(path: Path) -> dict[str, Any]:
     Raises:
         InputError: there is none, or it is damaged.
     """
-    file = path / FILE if path.is_dir() else path
+    file = path / RECORD if path.is_dir() else path
     if not file.is_file():
-        raise InputError(f"{file} does not exist; every run of foldless leaves a {FILE}")
+        raise InputError(f"{file} does not exist; every run of foldless leaves a {RECORD}")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
@@ -78,7 +78,7 @@ def read_record(path: Path) -> dict[str, Any]:
 def our_record(folder: Path) -> dict[str, Any] | None:
     """The record in a folder, if foldless wrote one there; nothing is asked of the rest of it."""
     try:
-        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         return content if "foldless" in content["versions"] else None
     except (OSError, ValueError, LookupError, TypeError):
         return None

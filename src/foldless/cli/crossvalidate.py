@@ -163,7 +163,7 @@ class CrossValidate:
             InputError: the folder holds something else.
         """
         from foldless.crossvalidation import data_digests
-        from foldless.record import FILE, read_record, run_record, write_json
+        from foldless.record import RECORD, read_record, run_record, write_json
 
         settings: dict[str, Any] = {
             "source": asdict(source),
@@ -175,7 +175,7 @@ class CrossValidate:
         if untouched(self.output):
             self.output.mkdir(parents=True, exist_ok=True)
             record = run_record("crossvalidate", settings, data_digests(self.data), machine)
-            write_json(record, self.output / FILE)
+            write_json(record, self.output / RECORD)
             return
         record = read_record(self.output)
         if record.get("command") != "crossvalidate":
@@ -190,7 +190,7 @@ class CrossValidate:
         if record.get("data_sha256") != data_digests(self.data):
             raise InputError(f"the files of {self.data} are not those that {self.output} was begun with")
         earlier["recipes"] |= now["recipes"]
-        write_json(record, self.output / FILE)
+        write_json(record, self.output / RECORD)
 
     def _write(self, results: Results, trained: dict[str, Recipe], regions: dict[int, str] | None) -> None:
         from foldless.crossvalidation import CAVEAT, compared, dice_by_region, in_words, lost_dice, summarised

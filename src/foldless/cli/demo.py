@@ -57,7 +57,7 @@ class Demo:
         from foldless.data.images import ordered_pairs
         from foldless.data.source import open_source
         from foldless.evaluation import PAIRS, drawing_worst, judge_images
-        from foldless.record import FILE, run_record, write_json
+        from foldless.record import RECORD, run_record, write_json
         from foldless.training.log import read_log
         from foldless.training.loop import train
 
@@ -82,5 +82,5 @@ class Demo:
             for name in ("similarity", "regularity", "val_dice", "val_folds")
         }
         means = write_results(folder, judged, record, "foldless demo: unseen triangles and circles", history=history)
-        write_json(record, folder / FILE)
+        write_json(record, folder / RECORD)
         return judged, means

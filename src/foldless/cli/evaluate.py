@@ -89,7 +89,7 @@ class Evaluate:
         """Judge all pairs and fill the folder; the pairs, and their mean scores."""
         from foldless.evaluation import drawing_worst
         from foldless.model import Model, weights_file
-        from foldless.record import FILE, file_digest, run_record, write_json
+        from foldless.record import RECORD, file_digest, run_record, write_json
         from foldless.registering import REFINING
 
         model = Model.load(self.model, machine)
@@ -108,7 +108,7 @@ class Evaluate:
             record["forces"] = asdict(REFINING)
         title = f"{self.data}: {wanted} pairs, the worst {DRAWN} drawn" if wanted > DRAWN else self.data
         means = write_results(folder, judged, record, title)
-        write_json(record, folder / FILE)
+        write_json(record, folder / RECORD)
         return judged, means
 
     def _pairs(self, model: Model, source: Source) -> tuple[int, Iterator[Judged]]:

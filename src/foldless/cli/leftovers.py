@@ -119,7 +119,7 @@ def recover(output: Path) -> None:
 def _is_begun(output: Path) -> bool:
     """Whether it is an empty folder, or a training before its first checkpoint."""
     from foldless.io.files import HALF
-    from foldless.training.checkpoints import FILE as CHECKPOINT
+    from foldless.training.checkpoints import CHECKPOINT
 
     record = _record_of(output)
     if record is None:

@@ -130,11 +130,11 @@ def check_replaceable(output: Path, command: str, overwrite: bool) -> None:
         return
     if not overwrite:
         raise InputError(f"the output folder {output} exists; choose another, or add --overwrite to replace it")
-    from foldless.record import FILE, our_record
+    from foldless.record import RECORD, our_record
 
     record = our_record(output)
     if record is None:
-        raise InputError(f"{output} holds no {FILE} of foldless, so something else wrote it; it will not be deleted")
+        raise InputError(f"{output} holds no {RECORD} of foldless, so something else wrote it; it will not be deleted")
     if (wrote := record.get("command")) != command:
         raise InputError(
             f"{output} was written by `foldless {wrote}`, which `foldless {command}` does not replace; choose another "
@@ -175,9 +175,9 @@ def _make(fresh: Path, output: Path) -> None:
 
 def _name_files(folder: Path) -> None:
     """Say in the record which files the command wrote: only they are replaced by the next one."""
-    from foldless.record import FILE, read_record, write_json
+    from foldless.record import RECORD, read_record, write_json
 
-    file = folder / FILE
+    file = folder / RECORD
     if file.is_file():
         record = read_record(file)
         write_json({**record, "files": sorted(path.name for path in folder.iterdir())}, file)

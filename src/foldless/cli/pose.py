@@ -73,7 +73,7 @@ class FindPose:
         from foldless.io.volumes import through
         from foldless.machine import CPU
         from foldless.pose import as_itk, laid
-        from foldless.record import FILE, file_digest, run_record, write_json
+        from foldless.record import RECORD, file_digest, run_record, write_json
 
         spacings = (self.moving_spacing, self.fixed_spacing)
         moving, fixed, findings = read_pair(self.moving, self.fixed, spacings, laid_by(self.placement))
@@ -89,5 +89,5 @@ class FindPose:
         write_json(metrics, folder / "metrics.json")
         digests = {str(path): file_digest(path) for path in inputs}
         record = {**run_record("pose", asdict(self), digests, CPU), "preflight": recorded(findings)}
-        write_json(record, folder / FILE)
+        write_json(record, folder / RECORD)
         return metrics

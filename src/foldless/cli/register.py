@@ -176,7 +176,7 @@ class Register:
         from foldless.model import weights_file
         from foldless.outcome import Outcome, headline, same_lattice
         from foldless.pose import pose_of
-        from foldless.record import FILE, file_digest, run_record, write_json
+        from foldless.record import RECORD, file_digest, run_record, write_json
         from foldless.report import write_report
 
         spacings = (self.moving_spacing, self.fixed_spacing)
@@ -211,7 +211,7 @@ class Register:
         forces = self._refining() if self.refine else getattr(setting, "forces", None)
         if forces is not None:
             record["forces"] = asdict(forces)
-        write_json(record, folder / FILE)
+        write_json(record, folder / RECORD)
         where = (folder, self.output)
         there = (readable(moving, spacings[0], "moving", *where), readable(fixed, spacings[1], "fixed", *where))
         lines = opening_lines(*there, self.output / warp.name, fixed.dim)

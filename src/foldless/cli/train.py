@@ -98,8 +98,8 @@ class Train:
         from foldless.build import settled
         from foldless.data.source import open_source
         from foldless.model import Model, weights_file
-        from foldless.record import FILE, file_digest, run_record, write_json
-        from foldless.training.checkpoints import FILE as CHECKPOINT
+        from foldless.record import RECORD, file_digest, run_record, write_json
+        from foldless.training.checkpoints import CHECKPOINT
 
         source, recipe = self.source.resolved(), settled(recipe, machine)
         start = None if self.start is None else Model.load(self.start)
@@ -123,7 +123,7 @@ class Train:
                 earlier.output.mkdir(parents=True)
             except OSError as error:
                 raise InputError(f"the output folder {output} cannot be made: {error.strerror}") from error
-            write_json(record, output / FILE)
+            write_json(record, output / RECORD)
             _learn(machine, recipe, split, preparation, output, earlier, start, self.first_stage)
 
     def _resume(self, folder: Path) -> None:
@@ -229,7 +229,7 @@ def _learn(
 
 
 def _what_is_kept(folder: Path, earlier: Replaced | None, step: int | None = None) -> str:
-    from foldless.training.checkpoints import FILE as CHECKPOINT
+    from foldless.training.checkpoints import CHECKPOINT
 
     if earlier is not None and earlier.aside is not None and not (folder / CHECKPOINT).is_file():
         return f"there was no checkpoint yet, so {folder} is what it was before"

@@ -10,7 +10,6 @@ from typing import NoReturn
 
 import numpy as np
 from jaxtyping import Float32, Float64
-from scipy.ndimage import shift
 
 from foldless.errors import InputError
 from foldless.io.findings import warn
@@ -100,6 +99,8 @@ class Stack:
         first = np.floor(self.beside.min(0)).astype(int)
         more = np.ceil(self.beside.max(0)).astype(int) - first
         wide = np.pad(self.slices, ((0, 0), (0, more[1]), (0, more[0])), constant_values=self.slices.min())
+        from scipy.ndimage import shift
+
         moved = np.stack(
             [
                 shift(one, (by - first)[::-1], order=1, mode="constant", cval=float(self.slices.min()))

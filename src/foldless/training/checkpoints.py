@@ -14,7 +14,7 @@ from foldless.recipe import Recipe
 from foldless.registration import Registration
 from foldless.training.state import State, at_stage
 
-FILE = "resume.pt"
+CHECKPOINT = "resume.pt"
 UNUSABLE = (RuntimeError, LookupError, ValueError, TypeError, AttributeError, EOFError, OSError, pickle.UnpicklingError)
 """What torch raises of a file that is no checkpoint of this training; pickles that would run code are among them."""
 
@@ -30,12 +30,12 @@ def save_checkpoint(state: State, folder: Path) -> None:
         "best": state.best,
         "random": torch.get_rng_state(),
     }
-    write_whole(folder / FILE, lambda file: torch.save(content, file))
+    write_whole(folder / CHECKPOINT, lambda file: torch.save(content, file))
 
 
 def what_is_left(folder: Path) -> str:
     """What a training that cannot go on leaves to go on from, as a part of a sentence."""
-    return "the last good checkpoint is intact" if (folder / FILE).is_file() else "no checkpoint was written yet"
+    return "the last good checkpoint is intact" if (folder / CHECKPOINT).is_file() else "no checkpoint was written yet"
 
 
 def load_checkpoint(recipe: Recipe, registration: Registration, folder: Path) -> State:
@@ -46,9 +46,9 @@ def load_checkpoint(recipe: Recipe, registration: Registration, folder: Path) ->
     Raises:
         InputError: there is no checkpoint, or it does not fit.
     """
-    file = folder / FILE
+    file = folder / CHECKPOINT
     if not file.is_file():
-        raise InputError(f"{folder} holds no {FILE}, so there is nothing to resume; start again with --overwrite")
+        raise InputError(f"{folder} holds no {CHECKPOINT}, so there is nothing to resume; start again with --overwrite")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of foreign pickles, which are refused in our words
