@@ -1,5 +1,6 @@
 """Knowledge flows downwards, and commands that need no torch do not wait for it."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -54,3 +55,12 @@ def test_every_public_name_is_there():
     code = "import foldless; print(*[name for name in foldless.__all__ if getattr(foldless, name, None) is None])"
     assert python(code).split() == []
     assert len(python("import foldless; print(*foldless.__all__)").split()) > 5
+
+
+def test_the_table_of_contents_lists_each_name_twice_and_no_other():
+    """By its module, as names are served, and in `__all__`, as type checkers ask of a stub."""
+    stub = ast.parse((ROOT / "src/foldless/__init__.pyi").read_text(encoding="utf-8"))
+    served = sorted(name.name for node in stub.body if isinstance(node, ast.ImportFrom) for name in node.names)
+    (listed,) = [ast.literal_eval(node.value) for node in stub.body if isinstance(node, ast.Assign)]
+    assert sorted(listed) == served
+    assert len(set(served)) == len(served)
