@@ -140,4 +140,4 @@ def test_only_tables_are_in_voxels(foldless, scans, tmp_path):
     marks.write_text("# CoordinateSystem = LPS\n1,2,3,0\n")
     files = ("--moving-landmarks", marks, "--fixed-landmarks", marks, "--landmark-space", "voxels")
     code, _, complained = foldless("register", scans["moving"], scans["fixed"], "--output", tmp_path / "out", *files)
-    assert (code, "only those of a .csv are taken as voxels" in complained) == (2, True)
+    assert (code, "only points of a .csv are taken as voxels" in complained) == (2, True)

@@ -168,7 +168,7 @@ def test_tuning_leaves_the_model_alone_and_helps(foldless, apart):
     for output, more in (
         ("plain", ()),
         ("tuned", ("--steps", 8, "--rate", 1e-3)),
-        ("refined", ("--refine", "--steps", 25)),
+        ("refined", ("--refine", "--steps", 10, 8, 20)),
     ):
         code, _, complained = foldless(*words(apart, output, "--model", run, *more))
         assert (code, complained) == (0, "")

@@ -11,16 +11,13 @@ from foldless.halfway import (
     SHARP,
     Forces,
     _between,
-    _both,
     _Level,
-    _onwards,
     _remembered,
     by_matrices,
     register_halfway,
 )
 from foldless.kernels.bands import Bands, along, banded, between, blur, gathered
 from foldless.kernels.forces import _read_plainly, pulled, read_through
-from foldless.maps.exponential import exponentiate
 from foldless.metrics import folds
 from foldless.similarity import LNCC, MINDSSC, MSE, NCC, NMI
 
@@ -293,19 +290,3 @@ def test_blurring_weighs_by_bessel_functions(sigma):
     weights = ive(np.abs(np.arange(-reach, reach + 1)), sigma**2)
     row = blur(4 * reach, sigma)[2 * reach, reach : 3 * reach + 1]
     np.testing.assert_allclose(row, weights / weights.sum(), rtol=0, atol=1e-15)
-
-
-@pytest.mark.parametrize("lattice", [(40,), (30, 33), (17, 19, 21)])
-def test_a_flow_is_carried_on_to_first_order(lattice):
-    """What is lost is their bracket, a product of both: half the change leaves half of it."""
-    dim, grid = len(lattice), Grid(lattice)
-    x = grid.points().double()
-    velocity = 0.02 * torch.sin(4 * x + torch.arange(dim).reshape(1, dim, *[1] * dim))
-    change = 0.02 * torch.cos(5 * x.flip(1))
-    errors = []
-    for part in (1.0, 0.5):
-        found = _onwards(exponentiate(_both(velocity), 0.01), _both(part * change))
-        wanted = exponentiate(_both(velocity + part * change), 0.01)
-        errors.append((found - wanted).abs().max().item())
-    assert errors[0] < 0.2 * change.abs().max()
-    assert errors[1] < 0.6 * errors[0]

@@ -31,7 +31,7 @@ from foldless.training.checkpoints import CHECKPOINT
 from foldless.training.loop import train
 from foldless.training.validation import Scores as Look
 
-PAIRS = "pairs.json"
+PAIRS_FILE = "pairs.json"
 COMPARED = ("dice", "folds_percent.forward", "folds_percent.ten", "inverse_consistency_voxels.mean")
 """The scores that methods are tested on against each other."""
 CAVEAT = (
@@ -117,8 +117,8 @@ def run_fold(
         stop: asked after every step, and after every pair that is judged, whether to end there.
         machine: where it trains and registers.
     """
-    if (folder / PAIRS).is_file():
-        rows: list[Scores] = json.loads((folder / PAIRS).read_text(encoding="utf-8"))["pairs"]
+    if (folder / PAIRS_FILE).is_file():
+        rows: list[Scores] = json.loads((folder / PAIRS_FILE).read_text(encoding="utf-8"))["pairs"]
         return rows
     data = Path(source.data)
     parts = {"train": list(fold.train), "val": list(fold.train), "test": list(fold.test)}
@@ -134,7 +134,7 @@ def run_fold(
         rows.append({"moving": pair.moving, "fixed": pair.fixed, **pair.scores})
         if stop():
             raise KeyboardInterrupt
-    write_json({"pairs": rows}, folder / PAIRS)
+    write_json({"pairs": rows}, folder / PAIRS_FILE)
     return rows
 
 
@@ -166,7 +166,7 @@ def judged_so_far(folder: Path, methods: Iterable[str]) -> Results:
     """What `run_fold` left in FOLD/METHOD/, method by method: of this call and of earlier ones."""
     found: Results = {}
     for method in methods:
-        for file in sorted(folder.glob(f"*/{method}/{PAIRS}")):
+        for file in sorted(folder.glob(f"*/{method}/{PAIRS_FILE}")):
             rows = json.loads(file.read_text(encoding="utf-8"))["pairs"]
             found.setdefault(method, {})[file.parents[1].name] = rows
     return found

@@ -74,7 +74,7 @@ class Direct:
             settings: replace those of `Forces` or a recipe.
 
         Raises:
-            InputError: their dimensions differ or, placed in the world, they lie apart.
+            InputError: their dimensions differ or, placed in the world, they lie apart; Adam with landmarks.
         """
         if moving.dim != fixed.dim:
             raise InputError(f"{moving.path} is {moving.dim}-D and {fixed.path} is {fixed.dim}-D; give two of one kind")
@@ -83,6 +83,8 @@ class Direct:
         pose = placement if isinstance(placement, Pose) else None
         preparation = _preparation(moving, fixed, placement)
         recipe = direct_recipe(preparation.lattice)
+        if optimiser == "adam" and landmark_weight:
+            raise InputError("Adam takes no landmarks; leave out their weight, or take forces")
         if optimiser == "adam":
             return cls(replace(recipe, **settings), preparation, None, pose)
         pulling = {name: settings.pop(name) for name in [field.name for field in fields(Forces)] if name in settings}
@@ -149,7 +151,7 @@ def register_directly(
     """Both fields between two volumes, found for them alone on a machine.
 
     After a pose, what one image does not show, or a mask of it leaves out, counts neither for nor against. Landmarks
-    draw by as much as `direct.landmark_weight` says.
+    draw by as much as `direct.landmark_weight` says, which by default is nothing.
     """
     started, find = perf_counter(), partial(direct.maps, on_step=on_step)
     scans = [Scan(*one) for one in zip((moving, fixed), masks, strict=True)]
@@ -173,10 +175,11 @@ def _seen(direct: Direct, moving: Scan, fixed: Scan) -> list[Seen]:
 
 
 def _drawing(landmarks: LandmarkPairs, weight: float, seen: Sequence[Seen], machine: Machine) -> Landmarks:
-    """Landmarks in the unit cubes of both images as they are seen."""
+    """Landmarks in the unit cubes of both images as they are seen; along axes of one node nothing is drawn."""
     (_, there), (_, here) = seen
     cubes = there.physical_to_unit(landmarks.moving.T), here.physical_to_unit(landmarks.fixed.T)
-    in_A, in_B = (machine.takes(torch.from_numpy(places.T.astype(np.float32))) for places in cubes)
+    thick = np.array(here.shape)[:, None] > 1
+    in_A, in_B = (machine.takes(torch.from_numpy((places * thick).T.astype(np.float32))) for places in cubes)
     return Landmarks(in_A, in_B, weight)
 
 

@@ -6,9 +6,10 @@ phi_AB = h ∘ exp(w) ∘ h with h, half an affine map. A step takes S, how unli
     F = Σ over A, -B of (derivative of E by the warped image) ∘ h⁻¹ · (gradient of A ∘ h by its displacement) ∘ exp(w)
     w <- G_total * (w - step · P / max |P|)        P, the running mean of G_update * F
 
-(for B with h⁻¹ and -w) with Gaussians G: the update of greedy (Yushkevich et al. 2016), symmetric as in log-domain
-demons (Vercauteren et al. 2008). Neither image is preferred: swapping them swaps the maps. While it is sought, w has
-half the nodes of the images' lattice on every axis; all of them in the last steps. docs/how-it-registers.md says more.
+(for B with h⁻¹ and -w) with Gaussians G; within a level exp(w) moves by as much as w does. It is the update of greedy
+(Yushkevich et al. 2016), symmetric as in log-domain demons (Vercauteren et al. 2008). Neither image is preferred:
+swapping them swaps the maps. While it is sought, w has half the nodes of the images' lattice on every axis; all of them
+in the last steps. docs/how-it-registers.md says more.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from foldless.grid import Grid, per_axis, sample
 from foldless.kernels.bands import Bands, along, between, blur, gathered
 from foldless.kernels.forces import pulled, read_through
 from foldless.landmarks import Landmarks
-from foldless.maps import Affine, Displacement, Exponential, Map, logarithm
+from foldless.maps import Affine, Exponential, Map, logarithm
 from foldless.maps.exponential import exponentiate
 from foldless.objective import Terms
 from foldless.registration import average_pool
@@ -46,8 +47,6 @@ LEAST = 1e-3
 """A force below this, times the voxels, is noise, which no step takes as far as it goes."""
 MEMORY = 0.9, 0.999
 """Of Adam, for the derivative and for its square (Kingma and Ba 2015)."""
-EXACT = 5
-"""Steps after which exp(w) is found anew; in between it is composed with what w changes by."""
 KEPT, TURNED = 0.8, 0.5
 """Share of the forces before in a running mean; where a voxel is pulled back, so that it does not overshoot."""
 NEGLIGIBLE = 1e-3
@@ -81,7 +80,7 @@ class Forces:
     levels: tuple[int, ...] = (4, 2, 1)
     steps: tuple[int, ...] = (60, 30, 20)
     smooth_update: float = 1.25
-    smooth_total: float = 0.55
+    smooth_total: float = 0.6
     step: float = 1.0
     gain: float = 0.0
     affine_steps: int = 50
@@ -225,9 +224,8 @@ class _Level:
         )
         targets = self.images.flip(0)
         in_voxels, scores, pull = per_axis(extent, velocity), list[float](), None
-        flow = before = velocity
-        for step in range(steps):
-            flow = _onwards(flow, _both(velocity - before)) if step % EXACT else exponentiate(_both(velocity), LOOSE)
+        flow = exponentiate(_both(velocity), LOOSE)
+        for _ in range(steps):
             score, by_seen, gradient = self.pull(flow, targets)
             force = pulled(by_seen, gradient, [1.0, -1.0], update) / in_voxels
             if self.landmarks is not None:
@@ -236,6 +234,7 @@ class _Level:
             pull = force if pull is None else _remembered(pull, force)
             longest = (pull * pull).sum(1).max().sqrt().clamp_min(LEAST / lattice.numel())
             before, velocity = velocity, along(total, velocity - forces.step / longest * pull / in_voxels)
+            flow = flow + _both(velocity - before)
             on_step(_terms(score))
             scores.append(score.item())
             if forces.gain and _gained(scores) < forces.gain:
@@ -265,11 +264,6 @@ class _Level:
     def places(self) -> Tensor:
         """Where the halves take the nodes."""
         return _moved(self.matrices, Grid.of(self.images).points(self.images))
-
-
-def _onwards(flow: Both, change: Both) -> Both:
-    """exp(w + change) where exp(w) is x + flow(x): exp(w) ∘ (id + change), right to first order in the change."""
-    return change + sample(flow, Displacement(change).on(Grid.of(change)))
 
 
 def _remembered(before: Tensor, force: Tensor) -> Tensor:

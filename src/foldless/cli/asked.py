@@ -35,8 +35,10 @@ def check_options(asked: Register) -> None:
     if asked.model is not None:
         _check_model(asked)
     elif asked.optimiser == "adam":
-        if wrong := _given(asked, *OF_FORCES, "landmark_weight"):
+        if wrong := _given(asked, *SMOOTHING):
             raise InputError(f"{wrong} is for --optimiser forces; --weight makes Adam's maps smoother")
+        if wrong := _given(asked, "gain", "landmark_weight"):
+            raise InputError(f"{wrong} is for --optimiser forces, the default; Adam has no such thing")
     elif wrong := _given(asked, "weight", "regularity", "rate"):
         raise InputError(f"{wrong} is for --optimiser adam; --smooth-update and --smooth-total say how stiff a map is")
     _check_pose(asked)
@@ -44,8 +46,10 @@ def check_options(asked: Register) -> None:
 
 
 def _check_model(asked: Register) -> None:
-    if wrong := _given(asked, *WITHOUT_A_MODEL, *(() if asked.refine else OF_FORCES)):
+    if wrong := _given(asked, *WITHOUT_A_MODEL):
         raise InputError(f"{wrong} is for finding a map without a model; a model brings its own")
+    if not asked.refine and (wrong := _given(asked, *OF_FORCES)):
+        raise InputError(f"{wrong} is for finding a map without a model, or for --refine; a model brings its own")
     if asked.rate is not None and asked.refine:
         raise InputError("--rate is for tuning the network by --steps; with --refine no network is tuned")
     if asked.rate is not None and not any(asked.steps or ()):

@@ -90,7 +90,7 @@ class Register:
     """Without a model, or with --refine: how smooth each step is, voxels of its level, by default 1.25; more makes
     stiffer maps."""
     smooth_total: float | None = None
-    """Without a model, or with --refine: how much the whole map is smoothed after each step, voxels, by default 0.55;
+    """Without a model, or with --refine: how much the whole map is smoothed after each step, voxels, by default 0.6;
     less lets parts move farther and change their volume more."""
     gain: float | None = None
     """Without a model, or with --refine: end a level once ten of its steps gained less than this share of the score. By
@@ -119,7 +119,8 @@ class Register:
     fixed_landmarks: Path | None = None
     """Points of the fixed image."""
     landmark_space: Literal["lps", "ras", "voxels"] | None = None
-    """What numbers of a .csv are: lps, the default, or ras, mm, or voxels, indices x, y(, z) of its image from 0."""
+    """What the numbers of files are that do not say it (.csv, .vtk, .ply): lps, the default, or ras, mm; of a .csv also
+    voxels, indices x, y(, z) of its image from 0."""
     landmark_weight: float | None = None
     """Without a model: have landmarks draw the images together too, each as much as so many voxels; 100 is a start.
     By default they only judge."""
@@ -241,8 +242,8 @@ class Register:
 
         if self.moving_landmarks is None or self.fixed_landmarks is None:
             return None
-        files, space = (self.moving_landmarks, self.fixed_landmarks), self.landmark_space or "lps"
-        return read_landmarks(*files, moving.geometry, fixed.geometry, space)
+        files = self.moving_landmarks, self.fixed_landmarks
+        return read_landmarks(*files, moving.geometry, fixed.geometry, self.landmark_space)
 
     def _found(
         self, moving: Volume, fixed: Volume, landmarks: LandmarkPairs | None, machine: Machine

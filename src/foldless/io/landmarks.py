@@ -18,6 +18,8 @@ Space = Literal["lps", "ras", "voxels"]
 """What the numbers of a file are that does not say it: mm towards left, posterior, superior; towards right, anterior,
 superior; or indices x, y(, z) of its image's voxels, from 0."""
 Places = Float64[np.ndarray, "count dim"]
+UNSAID = (".csv", ".vtk", ".ply")
+"""Files that need not say what their numbers are."""
 NEAR = 0.5
 """Share of an image's extent around it, beyond which a landmark is none of its."""
 
@@ -45,9 +47,11 @@ class LandmarkPairs:
 
 
 def read_landmarks(
-    moving_file: Path | str, fixed_file: Path | str, moving: Geometry, fixed: Geometry, space: Space = "lps"
+    moving_file: Path | str, fixed_file: Path | str, moving: Geometry, fixed: Geometry, space: Space | None = None
 ) -> LandmarkPairs:
     """Landmarks of two images on these lattices, from any files that `read_points` knows.
+
+    Without a `space` the numbers of files that do not say theirs are LPS mm.
 
     Raises:
         InputError: the files cannot be read, do not hold as many points each, or these lie far from their image.
@@ -61,11 +65,13 @@ def read_landmarks(
     return LandmarkPairs(there, here)
 
 
-def _places(file: Path | str, geometry: Geometry, space: Space) -> Places:
-    if space not in get_args(Space):
+def _places(file: Path | str, geometry: Geometry, space: Space | None) -> Places:
+    if space not in (None, *get_args(Space)):
         raise InputError(f"landmarks are in {', '.join(get_args(Space))}; got {space}")
     if space == "voxels" and end_of(Path(file)) != ".csv":
-        raise InputError(f"{file} says itself what its points are; only those of a .csv are taken as voxels")
+        raise InputError(f"{file} is in mm; only points of a .csv are taken as voxels")
+    if space is not None and end_of(Path(file)) not in UNSAID:
+        raise InputError(f"{file} says itself what its points are; only of {', '.join(UNSAID)} it is said")
     points = read_points(file, ras=space == "ras").points
     if points.shape[1] != geometry.dim:
         raise InputError(f"{file} holds {points.shape[1]}-D points, its image is {geometry.dim}-D; both must agree")
