@@ -1,6 +1,6 @@
 """The README's picture: two generated heads, registered without a model.
 
-python -m experiments.two_heads --output docs/pictures/pair.png
+python -m experiments.two_heads --output RUNS
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from experiments.command import begin
+from experiments.places import Pictured
 from foldless.io.files import write_whole
 
 if TYPE_CHECKING:
@@ -27,14 +28,13 @@ BENT = 0.05
 
 
 @dataclass(frozen=True)
-class TwoHeads:
+class TwoHeads(Pictured):
     """Draw two generated heads and the map between them."""
 
     output: Path
-    """File of the picture, .png."""
-
-    def notice(self) -> str:
-        return ""
+    """Folder for the picture where it is of another size."""
+    size: int = SIZE
+    """Pixels a side."""
 
     def run(self) -> None:
         from foldless.direct import Direct, register_directly
@@ -43,15 +43,16 @@ class TwoHeads:
         from foldless.report.arrays import Arrays
         from foldless.report.pictures import overview
 
-        moving, fixed = volume_of(head(1), "moving"), volume_of(head(2), "fixed")
+        moving, fixed = (volume_of(head(k, self.size), name) for k, name in ((1, "moving"), (2, "fixed")))
         direct = Direct.of_pair(moving, fixed, affine_steps=0)
         fields = mended(register_directly(direct, moving, fixed), moving, fixed, direct)
         pair = Outcome(moving, fixed, fields, direct).drawn("two heads")
         picture = base64.b64decode(overview(Arrays.of(pair)))
-        write_whole(self.output, lambda beside: beside.write_bytes(picture))
+        self.picture_folder.mkdir(parents=True, exist_ok=True)
+        write_whole(self.picture_folder / "pair.png", lambda beside: beside.write_bytes(picture))
 
 
-def head(person: int, size: int = SIZE) -> NDArray[np.float32]:
+def head(person: int, size: int) -> NDArray[np.float32]:
     """A slice through a head as T1 shows it, (size, size): skull, folded cortex, white matter, ventricles, nuclei.
 
     Everybody's is the same, bent by smooth waves that are a person's own.

@@ -9,6 +9,12 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 from samples import run_folder, save_image
 
+from foldless.direct import Direct, register_directly
+from foldless.errors import InputError
+from foldless.io import read_volume
+from foldless.io.landmarks import LandmarkPairs, read_landmarks
+from foldless.pose import Pose
+
 SHAPE, PUT = (44, 40), {"spacing": (1.0, 1.5), "Origin": (112.0, -130.0), "Direction": (-1.0, 0.0, 0.0, 1.0)}
 MOVED = np.array([3.0, -2.0])
 """Voxels x, y that the moving image's anatomy lies off."""
@@ -106,6 +112,7 @@ def test_landmarks_draw_after_a_pose_too(foldless, scans, tmp_path):
         ("lps", {"fixed": "x,y\n100,-120\n"}, (), "holds 8 points and .* 1; expected as many in both"),
         ("lps", {"fixed": "x,y,z\n1,2,3\n"}, (), "holds 3-D points, its image is 2-D"),
         ("ras", {}, ("--landmark-space", "lps"), "points lie farther from their image than half its extent"),
+        ("lps", {"fixed": "x,y\n100,-120\n"}, ("--gain", "1"), "--gain is a share of the score"),
         ("lps", {}, ("--landmark-weight", "-1"), "--landmark-weight is in voxels, above 0 and finite; got -1"),
         ("lps", {}, ("--landmark-weight", "9", "--optimiser", "adam"), "--landmark-weight is for --optimiser forces"),
         ("lps", {}, ("--landmark-weight", "9", "--transform", "rigid"), "--landmark-weight is for deforming"),
@@ -128,11 +135,48 @@ def test_refused(foldless, scans, tmp_path, space, change, words, sentence):
     assert not out.exists()
 
 
+def test_points_outside_their_image_are_told_of(scans, tmp_path):
+    points = scans["fixed", "mm"].copy()
+    points[0] += [30.0, 0.0]
+    lattices = [read_volume(scans[role]).geometry for role in ("moving", "fixed")]
+    with pytest.warns(UserWarning, match="1 of 8 points lie outside their image"):
+        read_landmarks(scans["moving", "lps"], write_points(tmp_path / "outside.csv", points), *lattices)
+
+
+def test_nothing_is_drawn_out_of_the_plane_of_one_slice(tmp_path):
+    """Though landmarks lie beside it by different lengths."""
+    image = disc((20.0, 22.0))[None]
+    moving, fixed = (
+        read_volume(save_image(image, tmp_path / f"{name}.nii.gz", spacing=(1.0, 1.0, 5.0))) for name in "ab"
+    )
+    places = np.array([[12.0, 14.0, 0.0], [25.0, 20.0, 0.0], [20.0, 30.0, 0.0]])
+    marks = LandmarkPairs(places + np.array([1.0, -1.0, 2.0]), places)
+    here = Pose.laying(fixed.geometry.centre, fixed.geometry.centre)
+    direct = Direct.of_pair(moving, fixed, here, landmark_weight=100.0, steps=(6, 4), levels=(2, 1))
+    fields = register_directly(direct, moving, fixed, landmarks=marks)
+    assert np.abs(fields.forward[..., 2]).max() == 0
+    assert np.abs(fields.forward[..., :2]).max() > 0.3
+
+
+def test_adam_refuses_landmarks(tmp_path):
+    one = read_volume(save_image(disc((20.0, 22.0)), tmp_path / "a.nii.gz"))
+    with pytest.raises(InputError, match="Adam takes no landmarks"):
+        Direct.of_pair(one, one, optimiser="adam", landmark_weight=1.0)
+
+
 @pytest.mark.parametrize("option", [("--landmark-weight", "9"), ("--landmark-space", "ras")])
 def test_options_of_landmarks_without_any(foldless, scans, tmp_path, option):
     words = ("register", scans["moving"], scans["fixed"], "--output", tmp_path / "out", *option)
     code, _, complained = foldless(*words)
     assert (code, f"{option[0]} is of landmarks; add --moving-landmarks" in complained) == (2, True)
+
+
+def test_files_that_say_their_space_are_not_told_another(foldless, scans, tmp_path):
+    marks = tmp_path / "marks.fcsv"
+    marks.write_text("# CoordinateSystem = LPS\n1,100,-120,0\n")
+    files = ("--moving-landmarks", marks, "--fixed-landmarks", marks, "--landmark-space", "ras")
+    code, _, complained = foldless("register", scans["moving"], scans["fixed"], "--output", tmp_path / "out", *files)
+    assert (code, "says itself what its points are" in complained) == (2, True)
 
 
 def test_only_tables_are_in_voxels(foldless, scans, tmp_path):

@@ -38,6 +38,7 @@ from experiments.kuang_table1 import COLUMNS, against, judge_synquick
 from experiments.kuang_table1 import Table1 as KuangsTable1
 from experiments.results import markdown, write_section
 from experiments.tools import CHOSEN, TOOLS, nothing
+from experiments.two_heads import TwoHeads, head
 from foldless.errors import InputError
 from foldless.io import read_volume
 from foldless.methods import method_recipe
@@ -61,6 +62,14 @@ def test_every_experiment_explains_itself(name, monkeypatch, capsys):
         runpy.run_module(f"experiments.{name}", run_name="__main__", alter_sys=True)
     assert not ended.value.code
     assert "--output" in capsys.readouterr().out
+
+
+def test_the_picture_of_two_heads(tmp_path):
+    TwoHeads(output=tmp_path, size=48).run()
+    assert (tmp_path / "pair.png").read_bytes().startswith(b"\x89PNG")
+    first, again, other = head(1, 48), head(1, 48), head(2, 48)
+    assert np.array_equal(first, again)
+    assert np.abs(first - other).max() > 0.3
 
 
 def test_sections_replace_themselves_only(tmp_path):

@@ -161,7 +161,8 @@ def register_directly(
         if min(part.min() for part in shown) < 1:
             find = partial(find, masks=tuple(machine.takes(torch.from_numpy(part)[None, None]) for part in shown))
     if landmarks is not None and direct.landmark_weight:
-        find = partial(find, landmarks=_drawing(landmarks, direct.landmark_weight, seen, machine))
+        thick = [n > 1 for n in reoriented(fixed).array.shape]
+        find = partial(find, landmarks=_drawing(landmarks, direct.landmark_weight, seen, thick, machine))
     found = fields_of(moving, fixed, seen, find, machine, started)
     return found if direct.pose is None else replace(found, pose=as_linear(direct.pose))
 
@@ -174,12 +175,13 @@ def _seen(direct: Direct, moving: Scan, fixed: Scan) -> list[Seen]:
     return [(direct.preparation.read(one.volume, on), on) for one, on in zip((moving, fixed), lattices, strict=True)]
 
 
-def _drawing(landmarks: LandmarkPairs, weight: float, seen: Sequence[Seen], machine: Machine) -> Landmarks:
-    """Landmarks in the unit cubes of both images as they are seen; along axes of one node nothing is drawn."""
+def _drawing(
+    landmarks: LandmarkPairs, weight: float, seen: Sequence[Seen], thick: Sequence[bool], machine: Machine
+) -> Landmarks:
+    """Landmarks in the unit cubes of both images as they are seen; along axes that are not thick nothing is drawn."""
     (_, there), (_, here) = seen
     cubes = there.physical_to_unit(landmarks.moving.T), here.physical_to_unit(landmarks.fixed.T)
-    thick = np.array(here.shape)[:, None] > 1
-    in_A, in_B = (machine.takes(torch.from_numpy((places * thick).T.astype(np.float32))) for places in cubes)
+    in_A, in_B = (machine.takes(torch.from_numpy((places.T * thick).astype(np.float32))) for places in cubes)
     return Landmarks(in_A, in_B, weight)
 
 

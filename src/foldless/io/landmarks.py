@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -83,7 +84,14 @@ def _places(file: Path | str, geometry: Geometry, space: Space | None) -> Places
 
 def _check_near(file: Path | str, points: Places, geometry: Geometry) -> None:
     size = np.array(geometry.size)
-    beyond = np.abs(geometry.physical_to_index(points) - (size - 1) / 2) > (0.5 + NEAR) * size
+    away = np.abs(geometry.physical_to_index(points) - (size - 1) / 2)
+    beyond = away > (0.5 + NEAR) * size
+    if (outside := int((away > size / 2).any(1).sum())) and not beyond.any():
+        warnings.warn(
+            f"{file}: {outside} of {len(points)} points lie outside their image, where no map is found: the one at its "
+            "border goes on there, and errors of such points say little",
+            stacklevel=4,
+        )
     if far := int(beyond.any(1).sum()):
         raise InputError(
             f"{file}: {far} of {len(points)} points lie farther from their image than half its extent; say what the "
