@@ -11,7 +11,7 @@ import SimpleITK as sitk  # noqa: N813
 
 from foldless.errors import InputError
 from foldless.io.checks import existing_file, straightened
-from foldless.io.dicom import is_series, read_series
+from foldless.io.dicom import is_series, read_series, series_dtype
 from foldless.io.files import suffix
 from foldless.io.geometry import Geometry
 from foldless.io.headers import header, read_image
@@ -60,7 +60,13 @@ def read_geometry(path: Path | str) -> Geometry:
 
 
 def stored_dtype(path: Path | str) -> np.dtype:
-    """The type of the numbers that an image file stores, of one component; float32 where its header tells none."""
+    """The type of the numbers that an image file stores, of one component; float32 where its header tells none.
+
+    Raises:
+        InputError: it is a folder without one DICOM series.
+    """
+    if is_series(Path(path)):
+        return series_dtype(Path(path))
     reader = header(Path(path))
     if reader is None:
         return np.dtype(np.float32)

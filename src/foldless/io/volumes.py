@@ -91,7 +91,11 @@ def read_volume(path: Path | str, labels: bool = False, spacing: tuple[float, ..
             the spacing.
     """
     path = Path(path)
-    image = read_series(path) if is_series(path) else read_image(existing_file(path, "label" if labels else "image"))
+    image = (
+        read_series(path, labels)
+        if is_series(path)
+        else read_image(existing_file(path, "label" if labels else "image"))
+    )
     image = spaced(_one_number_a_voxel(image, path, labels), path, spacing)
     check_finite(sitk.GetArrayViewFromImage(image), path)
     if labels:
