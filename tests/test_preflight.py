@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 
 from foldless.cli.preflight import laid_by
 from foldless.errors import InputError
-from foldless.io import read_beside, read_volume
+from foldless.io import Volume, read_beside, read_volume, reoriented
 from foldless.io.preflight import FEW, findings_of, looked_at
 from foldless.pose.views import FLAT
 from foldless.preflight import orientation, pair_findings, share_seen
@@ -283,6 +283,25 @@ def test_orientations_that_differ(tmp_path: Path) -> None:
     assert "opposite handedness" in found["orientation"]
     turned = nifti(tmp_path / "t.nii.gz", AFFINE[:, [1, 2, 0, 3]], head().transpose(1, 2, 0))
     assert "opposite" not in together(las, turned)["orientation"]
+
+
+def test_each_axis_of_the_body_is_named_once() -> None:
+    """Of turns by so much that two index axes are nearest to one axis of the body."""
+    steps = np.linalg.qr(np.random.default_rng(0).normal(size=(500, 3, 3)))[0]
+    twice = 0
+    for turn in steps * np.sign(np.linalg.det(steps))[:, None, None]:
+        volume = like_head(turn)
+        letters = orientation(volume.geometry)
+        assert [sum(one in axis for one in letters) for axis in ("LR", "AP", "IS")] == [1, 1, 1]
+        assert orientation(reoriented(volume).geometry) == "LPS"
+        twice += len(set(np.abs(turn).argmax(0))) < 3
+    assert twice
+
+
+def like_head(turn: np.ndarray) -> Volume:
+    image = sitk.GetImageFromArray(head((4, 5, 6)))
+    image.SetDirection(turn.ravel().tolist())
+    return Volume(image, Path("a.nii.gz"))
 
 
 def test_extents_that_differ_tenfold(tmp_path: Path) -> None:

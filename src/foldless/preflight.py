@@ -45,7 +45,7 @@ def pair_findings(moving: Volume, fixed: Volume, laid: Laid = "sought") -> list[
 def orientation(lattice: Geometry) -> str:
     """Where the index axes lead, by the letters of nibabel: RAS, LPS, ..."""
     steps = lattice.cosines
-    ways = [int(np.abs(steps[:, axis]).argmax()) for axis in range(lattice.dim)]
+    ways = [lattice.order.index(axis) for axis in range(lattice.dim)]
     return "".join(LETTERS[way][int(steps[way, axis] > 0)] for axis, way in enumerate(ways))
 
 
