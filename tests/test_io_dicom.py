@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 
 from foldless.errors import InputError
-from foldless.io import read_geometry, read_source, read_volume, stored_dtype
+from foldless.io import read_geometry, read_source, read_volume, stored_dtype, write_warp
 from foldless.io.dicom import series_in
 from foldless.io.preflight import looked_at
 from foldless.record import file_digest
@@ -317,3 +317,39 @@ def test_commands_take_a_series(foldless, tmp_path: Path) -> None:
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert [one["kind"] for one in record["preflight"]] == ["missing slices"]
     assert list(record["data_sha256"]) == [f"{tmp_path}/m#2", str(fixed)]
+
+
+def still(path: Path, folder: Path) -> Path:
+    lattice = read_volume(folder).geometry
+    write_warp(np.zeros((*lattice.shape, 3), np.float32), lattice, path)
+    return path
+
+
+def test_nothing_is_written_into_a_folder_of_slices(foldless, tmp_path: Path) -> None:
+    """Whatever the command: all compare where they write with what they read in one place."""
+    folder = series(tmp_path / "m")
+    warp = still(tmp_path / "w.nii.gz", folder)
+    before = sorted(folder.iterdir())
+    for words in (
+        ("apply", warp, f"{folder}#1", "--reference", tmp_path / "w.nii.gz", "--output", folder / "out.nii.gz"),
+        ("apply", warp, f"{folder}#1", warp, "--reference", f"{folder}#1", "--output", folder),
+        ("convert", warp, folder / "out.h5", "--fixed", f"{folder}#1"),
+        ("jacobian", warp, "--reference", f"{folder}#1", "--output", folder / "out.nii.gz"),
+    ):
+        code, _, complained = foldless(*words)
+        assert code == 2
+        assert "lie within each other" in complained
+    assert sorted(folder.iterdir()) == before
+
+
+def test_series_are_carried_to_files_of_their_names(foldless, tmp_path: Path) -> None:
+    folder = series(tmp_path / "patient" / "T1")
+    series(tmp_path / "patient" / "both")
+    series(tmp_path / "patient" / "both", uid="1.2.3.5", number=2)
+    words = ("apply", still(tmp_path / "w.nii.gz", folder), folder, f"{tmp_path}/patient/both#2")
+    code, _, complained = foldless(*words, "--reference", folder, "--output", tmp_path / "out")
+    assert (code, complained) == (0, "")
+    for name in ("T1.nii.gz", "both#2.nii.gz"):
+        found = sitk.ReadImage(str(tmp_path / "out" / name))
+        assert found.GetPixelID() == sitk.sitkUInt16
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(found), read_volume(folder).array)
