@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import fields
 from html import unescape
 from pathlib import Path
 
@@ -12,7 +13,11 @@ import SimpleITK as sitk  # noqa: N813
 from PIL import Image, TiffImagePlugin
 from scipy.ndimage import gaussian_filter
 
+from foldless.cli.apply import Apply
+from foldless.cli.inspect import Inspect
+from foldless.cli.pose import FindPose
 from foldless.cli.preflight import laid_by
+from foldless.cli.register import Register
 from foldless.errors import InputError
 from foldless.io import Volume, read_beside, read_volume, reoriented
 from foldless.io.preflight import FEW, findings_of, looked_at
@@ -227,6 +232,28 @@ def test_sizes_that_a_tiff_tells_where_nobody_reads(tmp_path: Path, text: str, s
     found = said(described(tmp_path / "a.tif", text))
     assert set(found) == {"size unread"}
     assert says in found["size unread"]
+
+
+def test_options_are_named_with_the_commands_that_have_them(foldless, tmp_path: Path) -> None:
+    image = sitk.GetImageFromArray(head((30, 40)))
+    image.SetSpacing((0.5, 0.5))
+    sitk.WriteImage(image, str(tmp_path / "a.nrrd"))
+    one, other = (
+        described(tmp_path / "a.tif", "ImageJ=1.53t\nunit=micron\n"),
+        picture(tmp_path / "b.tif", dpi=(300, 300)),
+    )
+    noted = (
+        foldless("inspect", one, other)[2] + foldless("inspect", picture(tmp_path / "p.png"), tmp_path / "a.nrrd")[2]
+    )
+    assert noted.count("give register and pose the right one in mm, by --moving-spacing or --fixed-spacing,") == 2
+    assert noted.count("apply by --spacing or --reference-spacing, and other commands the moving.nii.gz") == 2
+    assert (
+        noted.count("--moving-spacing gives register and pose the right size, and other commands have it of the") == 2
+    )
+    for command in (Register, FindPose, Apply, Inspect):
+        options = {field.name for field in fields(command) if "spacing" in field.name}
+        expected = {Apply: {"spacing", "reference_spacing"}, Inspect: set()}
+        assert options == expected.get(command, {"moving_spacing", "fixed_spacing"})
 
 
 def test_descriptions_that_tell_no_size(tmp_path: Path) -> None:
