@@ -265,7 +265,6 @@ def test_several_images_go_to_a_folder_by_their_names(foldless, warps, tmp_path)
     assert "one name" in foldless("apply", warps[3], one, one, *words, tmp_path / "more")[2]
 
 
-@pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("name", ["b", "b.mgz", "b.foo.gz", "sub.1"])
 def test_formats_that_nobody_writes_are_refused_before_computing(foldless, warps, tmp_path, monkeypatch, name):
     image = save_image(noisy(3), tmp_path / "a.nii.gz")
@@ -277,6 +276,7 @@ def test_formats_that_nobody_writes_are_refused_before_computing(foldless, warps
         check_format(tmp_path / f"b{suffix}", np.dtype(np.float32), 3)
 
 
+@pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("suffix", [".nii", ".nrrd", ".mha", ".nii.gz"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
 def test_large_images_are_read_and_written_by_parts(foldless, tmp_path, monkeypatch, suffix, dtype):
