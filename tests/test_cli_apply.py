@@ -265,6 +265,17 @@ def test_several_images_go_to_a_folder_by_their_names(foldless, warps, tmp_path)
     assert "one name" in foldless("apply", warps[3], one, one, *words, tmp_path / "more")[2]
 
 
+@pytest.mark.parametrize("name", ["b", "b.mgz", "b.foo.gz", "sub.1"])
+def test_formats_that_nobody_writes_are_refused_before_computing(foldless, warps, tmp_path, monkeypatch, name):
+    image = save_image(noisy(3), tmp_path / "a.nii.gz")
+    monkeypatch.setattr("foldless.io.read_source", None)
+    code, _, complained = apply(foldless, warps[3], image, tmp_path / name)
+    assert code == 2
+    assert f"{name}: no image's name ends in" in complained
+    for suffix in (".nii", ".NII.GZ", ".nrrd", ".mha", ".tif", ".zarr"):
+        check_format(tmp_path / f"b{suffix}", np.dtype(np.float32), 3)
+
+
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("suffix", [".nii", ".nrrd", ".mha", ".nii.gz"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])

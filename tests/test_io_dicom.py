@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 
 from foldless.errors import InputError
-from foldless.io import read_geometry, read_source, read_volume
+from foldless.io import read_geometry, read_source, read_volume, stored_dtype, write_warp
 from foldless.io.dicom import series_in
 from foldless.io.preflight import looked_at
 from foldless.record import file_digest
@@ -36,6 +36,7 @@ def series(
     turn: np.ndarray = OBLIQUE,
     tilt: float = 0.0,
     number: int = 1,
+    values: Callable[[np.ndarray], np.ndarray] = world,
     **said: str,
 ) -> Path:
     """Slices at heights along the normal, each moved along its columns by `tilt` times the height."""
@@ -45,7 +46,7 @@ def series(
     for k, height in enumerate(heights):
         place = CORNER + turn @ np.array([0, tilt * height, height])
         index = np.stack(np.meshgrid(np.arange(12), np.arange(10), indexing="xy"), -1) * PIXEL
-        array = world(place + index @ turn[:, :2].T)
+        array = values(place + index @ turn[:, :2].T)
         image = sitk.GetImageFromArray(np.rint(array * 4).astype(np.uint16)[None])
         image.SetSpacing((*PIXEL, STEP))
         words = {
@@ -61,6 +62,8 @@ def series(
             "0020|0032": "\\".join(f"{p:.10g}" for p in place),
             "0020|0037": "\\".join(f"{c:.10g}" for c in turn[:, :2].T.ravel()),
         }
+        if "scale" in said:
+            words |= {"0028|1052": "-1024", "0028|1053": "1"}
         for tag, word in words.items():
             image.SetMetaData(tag, word)
         writer.SetFileName(str(folder / f"{uid}-{(k * 7) % 10}{k}.dcm"))
@@ -165,6 +168,85 @@ def test_uneven_slices_are_put_on_even_steps(tmp_path: Path, heights: tuple[floa
     assert error(folder) <= 1
 
 
+def two_labels(points: np.ndarray) -> np.ndarray:
+    """4 and 28 once they are stored."""
+    return np.where(world(points) > 2420, 7.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("heights", "tilt", "says"),
+    [((0, 2.5, 5, 10, 12.5, 20), 0.0, "takes the nearest"), ((0, 2, 4, 7.3, 9.3), 0.3, "by the nearest voxel")],
+)
+def test_labels_are_never_mixed(tmp_path: Path, heights: tuple[float, ...], tilt: float, says: str) -> None:
+    folder = series(tmp_path / "s", heights, tilt=tilt, values=two_labels)
+    volume, found = looked_at(folder, labels=True)
+    assert says in " ".join(one.text for one in found)
+    assert set(np.unique(volume.array)) - {0} == {4, 28}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        np.testing.assert_array_equal(read_source(folder, labels=True).voxels[0], volume.array)
+        assert len(np.unique(read_volume(folder).array)) > 3
+
+
+def test_slices_that_drift_from_even_heights(tmp_path: Path) -> None:
+    """Each gap is within 0.02 of the middle one, and slices half-way lie beside even heights by a seventh of it."""
+    folder = series(tmp_path / "s", [0.0, *np.cumsum(np.linspace(2.0, 2.07, 40)).tolist()])
+    assert set(kinds(folder)) == {"slice spacing"}
+    assert error(folder) <= 1
+
+
+def rewritten(folder: Path, tag: bytes, word: str) -> Path:
+    """The slices with another word, a decimal string, for a tag."""
+    for file in folder.iterdir():
+        content = file.read_bytes()
+        at = content.index(tag) + 4
+        end = at + 4 + int.from_bytes(content[at : at + 4], "little")
+        new = word.encode() + b" " * (len(word) % 2)
+        file.write_bytes(content[:at] + len(new).to_bytes(4, "little") + new + content[end:])
+    return folder
+
+
+def turned_by(folder: Path, word: str) -> Path:
+    return rewritten(series(folder, turn=np.eye(3)), b"\x20\x00\x37\x00", word)
+
+
+def test_axes_of_slices_that_are_not_at_right_angles(tmp_path: Path) -> None:
+    folder = turned_by(tmp_path / "s", "1\\0\\0\\0.004\\0.99999\\0")
+    assert set(kinds(folder)) == {"sheared axes"}
+    cosines = looked_at(folder)[0].geometry.cosines
+    np.testing.assert_allclose(cosines.T @ cosines, np.eye(3), atol=1e-9)
+    with pytest.raises(InputError, match="must be at right angles"):
+        read_volume(turned_by(tmp_path / "more", "1\\0\\0\\0.1\\0.995\\0"))
+    with pytest.raises(InputError, match="two directions at right angles"):
+        read_volume(turned_by(tmp_path / "flat", "1\\0\\0\\1\\0\\0"))
+
+
+@pytest.mark.parametrize(
+    ("tag", "word", "says"),
+    [
+        (b"\x20\x00\x32\x00", "0\\nan\\0", "expected 3 finite numbers"),
+        (b"\x20\x00\x37\x00", "1\\0\\0\\0\\inf\\0", "expected 6 finite numbers"),
+        (b"\x20\x00\x37\x00", "1\\0\\0", "expected 6 finite numbers"),
+        (b"\x28\x00\x30\x00", "none", "expected 2 finite numbers"),
+        (b"\x28\x00\x30\x00", "0\\1", "expected numbers above 0"),
+    ],
+)
+def test_slices_that_lie_nowhere(tmp_path: Path, tag: bytes, word: str, says: str) -> None:
+    folder = rewritten(series(tmp_path / "s", [0.0, 2.5]), tag, word)
+    with pytest.raises(InputError, match=says):
+        read_volume(folder)
+
+
+@pytest.mark.parametrize(("scale", "dtype"), [("", np.uint16), ("1", np.int32), ("2", np.int32), ("0.5", np.float32)])
+def test_numbers_stay_of_the_type_that_slices_store(tmp_path: Path, scale: str, dtype: type) -> None:
+    folder = series(tmp_path / "s", **({"scale": "1"} if scale else {}))
+    if scale:
+        rewritten(folder, b"\x28\x00\x53\x10", scale)
+    source = read_source(folder)
+    assert source.dtype == stored_dtype(folder) == dtype
+    np.testing.assert_array_equal(source.voxels[0], read_volume(folder).array)
+
+
 @pytest.mark.parametrize("tilt", [0.3, -0.3])
 def test_a_gantry_tilt_is_undone(tmp_path: Path, tilt: float) -> None:
     folder = series(tmp_path / "s", [0, 2.5, 5, 7.5, 10], tilt=tilt)
@@ -235,3 +317,39 @@ def test_commands_take_a_series(foldless, tmp_path: Path) -> None:
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert [one["kind"] for one in record["preflight"]] == ["missing slices"]
     assert list(record["data_sha256"]) == [f"{tmp_path}/m#2", str(fixed)]
+
+
+def still(path: Path, folder: Path) -> Path:
+    lattice = read_volume(folder).geometry
+    write_warp(np.zeros((*lattice.shape, 3), np.float32), lattice, path)
+    return path
+
+
+def test_nothing_is_written_into_a_folder_of_slices(foldless, tmp_path: Path) -> None:
+    """Whatever the command: all compare where they write with what they read in one place."""
+    folder = series(tmp_path / "m")
+    warp = still(tmp_path / "w.nii.gz", folder)
+    before = sorted(folder.iterdir())
+    for words in (
+        ("apply", warp, f"{folder}#1", "--reference", tmp_path / "w.nii.gz", "--output", folder / "out.nii.gz"),
+        ("apply", warp, f"{folder}#1", warp, "--reference", f"{folder}#1", "--output", folder),
+        ("convert", warp, folder / "out.h5", "--fixed", f"{folder}#1"),
+        ("jacobian", warp, "--reference", f"{folder}#1", "--output", folder / "out.nii.gz"),
+    ):
+        code, _, complained = foldless(*words)
+        assert code == 2
+        assert "lie within each other" in complained
+    assert sorted(folder.iterdir()) == before
+
+
+def test_series_are_carried_to_files_of_their_names(foldless, tmp_path: Path) -> None:
+    folder = series(tmp_path / "patient" / "T1")
+    series(tmp_path / "patient" / "both")
+    series(tmp_path / "patient" / "both", uid="1.2.3.5", number=2)
+    words = ("apply", still(tmp_path / "w.nii.gz", folder), folder, f"{tmp_path}/patient/both#2")
+    code, _, complained = foldless(*words, "--reference", folder, "--output", tmp_path / "out")
+    assert (code, complained) == (0, "")
+    for name in ("T1.nii.gz", "both#2.nii.gz"):
+        found = sitk.ReadImage(str(tmp_path / "out" / name))
+        assert found.GetPixelID() == sitk.sitkUInt16
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(found), read_volume(folder).array)

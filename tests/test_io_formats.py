@@ -268,6 +268,29 @@ def test_what_a_file_says_of_itself_is_enough(tmp_path):
             assert recognised(path) == name
 
 
+@pytest.mark.parametrize("depth", [9, 1])
+@pytest.mark.parametrize("name", [name for name, row in FORMATS.items() if ".nii.gz" in row.suffixes])
+def test_inspect_takes_no_warp_for_an_image(foldless, tmp_path, name, depth):
+    """Several programs write one component, or number, a voxel in volumes after each other."""
+    fixed = geometry("axis-aligned")
+    fixed = Geometry((*fixed.size[:2], depth), fixed.spacing, fixed.origin, fixed.direction)
+    field = np.random.default_rng(0).normal(size=(*fixed.shape, 3)) / 4
+    path = tmp_path / "w.nii.gz"
+    if name == "afni-field":
+        afni(path)
+    else:
+        write_transform(Transform((Warped(field, fixed),)), path, Spaces(fixed, fixed), name)
+    code, said, complained = foldless("inspect", path)
+    refusals = dict.fromkeys(("learn2reg", "voxelmorph", "dipy"), "say whose")
+    refusals |= dict.fromkeys(("fsl-relative", "fsl-absolute"), "a warp of FSL's, counts in")
+    if name in refusals:
+        assert code == 2
+        assert refusals[name] in complained
+    else:
+        assert code == 0
+        assert f"{path}: {name}" in said
+
+
 def test_learn2reg_is_voxels_in_the_order_of_nibabel(tmp_path):
     fixed = geometry("oblique")
     array = np.zeros((3, *fixed.size), np.float32)

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import fields
 from html import unescape
 from pathlib import Path
 
@@ -12,9 +13,13 @@ import SimpleITK as sitk  # noqa: N813
 from PIL import Image, TiffImagePlugin
 from scipy.ndimage import gaussian_filter
 
+from foldless.cli.apply import Apply
+from foldless.cli.inspect import Inspect
+from foldless.cli.pose import FindPose
 from foldless.cli.preflight import laid_by
+from foldless.cli.register import Register
 from foldless.errors import InputError
-from foldless.io import read_beside, read_volume
+from foldless.io import Volume, read_beside, read_volume, reoriented
 from foldless.io.preflight import FEW, findings_of, looked_at
 from foldless.pose.views import FLAT
 from foldless.preflight import orientation, pair_findings, share_seen
@@ -229,6 +234,28 @@ def test_sizes_that_a_tiff_tells_where_nobody_reads(tmp_path: Path, text: str, s
     assert says in found["size unread"]
 
 
+def test_options_are_named_with_the_commands_that_have_them(foldless, tmp_path: Path) -> None:
+    image = sitk.GetImageFromArray(head((30, 40)))
+    image.SetSpacing((0.5, 0.5))
+    sitk.WriteImage(image, str(tmp_path / "a.nrrd"))
+    one, other = (
+        described(tmp_path / "a.tif", "ImageJ=1.53t\nunit=micron\n"),
+        picture(tmp_path / "b.tif", dpi=(300, 300)),
+    )
+    noted = (
+        foldless("inspect", one, other)[2] + foldless("inspect", picture(tmp_path / "p.png"), tmp_path / "a.nrrd")[2]
+    )
+    assert noted.count("give register and pose the right one in mm, by --moving-spacing or --fixed-spacing,") == 2
+    assert noted.count("apply by --spacing or --reference-spacing, and other commands the moving.nii.gz") == 2
+    assert (
+        noted.count("--moving-spacing gives register and pose the right size, and other commands have it of the") == 2
+    )
+    for command in (Register, FindPose, Apply, Inspect):
+        options = {field.name for field in fields(command) if "spacing" in field.name}
+        expected = {Apply: {"spacing", "reference_spacing"}, Inspect: set()}
+        assert options == expected.get(command, {"moving_spacing", "fixed_spacing"})
+
+
 def test_descriptions_that_tell_no_size(tmp_path: Path) -> None:
     for text in ("ImageJ=1.53t\nunit=pixel\n", "ImageJ=1.53t\n", "a kidney"):
         assert said(described(tmp_path / "a.tif", text)) == {}
@@ -283,6 +310,25 @@ def test_orientations_that_differ(tmp_path: Path) -> None:
     assert "opposite handedness" in found["orientation"]
     turned = nifti(tmp_path / "t.nii.gz", AFFINE[:, [1, 2, 0, 3]], head().transpose(1, 2, 0))
     assert "opposite" not in together(las, turned)["orientation"]
+
+
+def test_each_axis_of_the_body_is_named_once() -> None:
+    """Of turns by so much that two index axes are nearest to one axis of the body."""
+    steps = np.linalg.qr(np.random.default_rng(0).normal(size=(500, 3, 3)))[0]
+    twice = 0
+    for turn in steps * np.sign(np.linalg.det(steps))[:, None, None]:
+        volume = like_head(turn)
+        letters = orientation(volume.geometry)
+        assert [sum(one in axis for one in letters) for axis in ("LR", "AP", "IS")] == [1, 1, 1]
+        assert orientation(reoriented(volume).geometry) == "LPS"
+        twice += len(set(np.abs(turn).argmax(0))) < 3
+    assert twice
+
+
+def like_head(turn: np.ndarray) -> Volume:
+    image = sitk.GetImageFromArray(head((4, 5, 6)))
+    image.SetDirection(turn.ravel().tolist())
+    return Volume(image, Path("a.nii.gz"))
 
 
 def test_extents_that_differ_tenfold(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def pair_findings(moving: Volume, fixed: Volume, laid: Laid = "sought") -> list[
 def orientation(lattice: Geometry) -> str:
     """Where the index axes lead, by the letters of nibabel: RAS, LPS, ..."""
     steps = lattice.cosines
-    ways = [int(np.abs(steps[:, axis]).argmax()) for axis in range(lattice.dim)]
+    ways = [lattice.order.index(axis) for axis in range(lattice.dim)]
     return "".join(LETTERS[way][int(steps[way, axis] > 0)] for axis, way in enumerate(ways))
 
 
@@ -66,11 +66,12 @@ def _sizes_untold(*pair: Volume) -> Iterator[Finding]:
     known = [told(one.path, one.geometry.spacing) and not is_lost(one) for one in pair]
     if known[0] != known[1]:
         bare, other = pair if known[1] else pair[::-1]
-        option = f"--{'moving' if bare is pair[0] else 'fixed'}-spacing"
+        role = "moving" if bare is pair[0] else "fixed"
         yield Finding(
             "size untold",
             f"{bare.path} does not say how large its pixels are, and {other.path} does, {in_mm(other.geometry.spacing)}"
-            f": foldless takes 1 mm; {option} gives the right size",
+            f": foldless takes 1 mm; --{role}-spacing gives register and pose the right size, and other commands have "
+            f"it of the {role}.nii.gz that register then writes",
         )
 
 
@@ -84,7 +85,7 @@ def _tenfold(*pair: Volume) -> Iterator[Finding]:
         "extents",
         f"{said}, one {max(longest) / min(longest):.3g} times as long as the other; foldless takes both as they are: "
         "where they show the same, one header counts in another unit, or a picture's pixels are not what its tag says "
-        "(--moving-spacing and --fixed-spacing give them); correct it first",
+        "(--moving-spacing and --fixed-spacing give them to register and pose); correct it first",
     )
 
 

@@ -38,8 +38,8 @@ class Apply:
     reference: Path
     """The image whose lattice the result gets, usually the fixed one; its intensities do not matter."""
     output: Path
-    """File of the result, whose suffix names the format; of several images the folder for files of their names. Numbers
-    stay of the type that IMAGE stores."""
+    """File of the result, whose suffix names the format; of several images the folder for files of their names, of
+    DICOM series with .nii.gz. Numbers stay of the type that IMAGE stores."""
     then: tuple[str, ...] = ()
     """Further transforms, in the order in which points meet them after WARP, as in ANTs' list."""
     interpolation: Literal["linear", "nearest", "label", "cubic", "sinc"] | None = None
@@ -56,10 +56,13 @@ class Apply:
     """Replace results that exist."""
 
     def run(self) -> None:
+        from foldless.io.stored import check_suffix
+
         outputs = self._outputs()
         words = (self.warp, *self.then)
         for output in outputs:
             check_file(output, [*map(file_of, words), *self.images, self.reference], self.overwrite)
+            check_suffix(output)
         transform = None
         for image, output in zip(self.images, outputs, strict=True):
             with written_alone(output):
@@ -75,9 +78,10 @@ class Apply:
             return [self.output]
         if self.output.is_file():
             raise InputError(f"{self.output} is a file; the results of {len(self.images)} images go to a folder")
-        if len({image.name for image in self.images}) < len(self.images):
+        names = [_named(image) for image in self.images]
+        if len(set(names)) < len(names):
             raise InputError("two images have one name, and their results would too; carry them one after the other")
-        return [self.output / image.name for image in self.images]
+        return [self.output / name for name in names]
 
     def _carry(self, transform: Transform, image: Path, output: Path) -> str:
         """Write the result; its size in words."""
@@ -100,6 +104,15 @@ class Apply:
                 "the nearest voxel instead"
             )
         return " x ".join(map(str, reference.size))
+
+
+def _named(image: Path) -> str:
+    """The name of an image's result: its own, or that of a DICOM series with a suffix."""
+    from foldless.io.dicom import is_series
+
+    if not is_series(image):
+        return image.name
+    return f"{image.name if image.name not in ('', '..') else image.resolve().name}.nii.gz"
 
 
 def _looks_like_labels(source: Source) -> bool:

@@ -12,6 +12,7 @@ from foldless.cli.interruption import deferred
 from foldless.cli.leftovers import Replaced, hidden, left_beside, recover
 from foldless.cli.lock import INSIDE as LOCK
 from foldless.cli.lock import locked
+from foldless.cli.preflight import on_disk
 from foldless.errors import InputError, check_name
 
 
@@ -28,7 +29,7 @@ def claimed(output: Path, inputs: Sequence[Path] = (), parts: Sequence[str] = ()
         InputError: output and inputs lie within each other, another command is writing there, or nobody can.
     """
     check_apart([output, *(output / part for part in parts)], inputs)
-    for path in inputs:
+    for path in on_disk(inputs):
         put_in_order(path)
     if output.exists() and not output.is_dir():
         raise InputError(f"the output {output} is a file; a folder is needed")
@@ -69,11 +70,14 @@ def untouched(output: Path) -> bool:
 def check_apart(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
     """Make sure that nothing is written into what is read: through links, and whatever the case of letters.
 
+    A DICOM series that is named in its folder counts as the folder.
+
     Raises:
         InputError: an output is an input, lies in one, or holds one; or a name is no text.
     """
     for path in (*outputs, *inputs):
         check_name(path.resolve())
+    inputs = on_disk(inputs)
     for output in outputs:
         home = output.resolve()
         for path in inputs:
@@ -98,7 +102,7 @@ def check_file(output: Path | None, inputs: Sequence[Path], overwrite: bool) -> 
             raise InputError(f"the output {output} is a folder; give a file name")
         if output.exists() and not overwrite:
             raise InputError(f"{output} exists; choose another name, or add --overwrite")
-    for path in inputs:
+    for path in on_disk(inputs):
         put_in_order(path)
 
 

@@ -4,14 +4,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
-from jaxtyping import Float32
+from jaxtyping import Float, Float64
 
 from foldless.errors import InputError, check_name
+from foldless.io.checks import straightened
 from foldless.io.geometry import Geometry
 from foldless.io.quiet import quiet, reason
 from foldless.io.slices import Stack
@@ -19,6 +20,8 @@ from foldless.io.slices import Stack
 CHOICE = "#"
 """What stands between a folder and the series that is meant."""
 NUMBER, MODALITY, DESCRIPTION, KIND = "0020|0011", "0008|0060", "0008|103e", "0008|0008"
+ORIENTATION, POSITION, SPACING = ("0020|0037", 6), ("0020|0032", 3), ("0028|0030", 2)
+"""Tags of where a slice lies, and how many numbers they have."""
 SAME_DIRECTION = 1e-3
 MOST_LISTED = 12
 
@@ -97,14 +100,18 @@ def slices_of(path: Path) -> Series:
     )
 
 
-def read_series(path: Path) -> sitk.Image:
-    """The volume of a series, float32: slices that lie unevenly or aslant are put on a lattice, with a warning.
+def read_series(path: Path, labels: bool = False) -> sitk.Image:
+    """The volume of a series: slices that lie unevenly or aslant are put on a lattice, with a warning.
+
+    Args:
+        path: the folder, or FOLDER#SERIES.
+        labels: whether the slices hold labels, which are never mixed; else they are float32.
 
     Raises:
         InputError: there is not one series, or its slices make no volume.
     """
     series = slices_of(path)
-    slices = [_slice(file) for file in series.files]
+    slices = [_slice(file, sitk.sitkFloat64 if labels else sitk.sitkFloat32) for file in series.files]
     first = slices[0][1]
     for file, (_, place) in zip(series.files, slices, strict=True):
         if place.size != first.size or not np.allclose(place.matrix[:, :2], first.matrix[:, :2], atol=SAME_DIRECTION):
@@ -112,13 +119,27 @@ def read_series(path: Path) -> sitk.Image:
                 f"{path}: its slices differ in size, spacing or direction, {file.name} from {series.files[0].name}; "
                 "expected parallel slices of one volume (is it a localiser?)"
             )
-    stack = Stack.of(path, np.stack([array for array, _ in slices]), [place for _, place in slices])
+    direction = tuple(straightened(first.cosines, path).ravel().tolist())
+    places = [replace(place, direction=direction) for _, place in slices]
+    stack = Stack.of(path, np.stack([array for array, _ in slices]), places, labels)
     array, lattice = stack.volume()
     image: sitk.Image = sitk.GetImageFromArray(array)
     image.SetSpacing(lattice.spacing)
     image.SetOrigin(lattice.origin)
     image.SetDirection(lattice.direction)
     return image
+
+
+def series_dtype(path: Path) -> np.dtype:
+    """The type of the numbers that the slices of a series hold, rescaled as they say; float32 if any is not whole.
+
+    Raises:
+        InputError: there is not one series.
+    """
+    readers = [_reader(file) for file in slices_of(path).files]
+    kinds = {reader.GetPixelID() for reader in readers if reader is not None}
+    dtype = np.result_type(*(sitk.GetArrayViewFromImage(sitk.Image([1, 1], kind)).dtype for kind in kinds))
+    return np.dtype(np.float32) if dtype.kind == "f" else dtype
 
 
 def _series(uid: str, files: tuple[Path, ...]) -> Series | None:
@@ -150,7 +171,7 @@ def _reader(file: Path) -> sitk.ImageFileReader | None:
     return reader
 
 
-def _slice(file: Path) -> tuple[Float32[np.ndarray, "rows columns"], Geometry]:
+def _slice(file: Path, kind: int) -> tuple[Float[np.ndarray, "rows columns"], Geometry]:
     """The intensities of a slice, rescaled as it says, and where it lies."""
     reader = _reader(file)
     size = None if reader is None else reader.GetSize()
@@ -164,10 +185,42 @@ def _slice(file: Path) -> tuple[Float32[np.ndarray, "rows columns"], Geometry]:
             f"{file} is a mosaic, the slices of a whole volume side by side as Siemens stores functional and diffusion "
             "scans; convert the series to NIfTI first, for example with dcm2niix"
         )
-    reader.SetOutputPixelType(sitk.sitkFloat32)
+    reader.SetOutputPixelType(kind)
     try:
         with quiet():
             image = reader.Execute()
     except RuntimeError as error:
         raise InputError(f"{file} cannot be read ({reason(error)}); copy or export the series again") from error
-    return sitk.GetArrayFromImage(image)[0], Geometry.of(image)
+    return sitk.GetArrayFromImage(image)[0], _place(reader, image, file)
+
+
+def _place(reader: sitk.ImageFileReader, image: sitk.Image, file: Path) -> Geometry:
+    """Where a slice lies, its direction as its header says it: what is wrong there ITK takes for none."""
+    place = Geometry.of(image)
+    turn, _, steps = (_numbers(reader, tag, count, file) for tag, count in (ORIENTATION, POSITION, SPACING))
+    if steps is not None and steps.min() <= 0:
+        raise InputError(f"{file}: the header has the pixel spacing {steps.tolist()}; expected numbers above 0")
+    if turn is None:
+        return place
+    cosines = np.stack([turn[:3], turn[3:], np.cross(turn[:3], turn[3:])], 1)
+    try:
+        return replace(place, direction=tuple(cosines.ravel().tolist()))
+    except ValueError as error:
+        raise InputError(
+            f"{file}: rows and columns lead along {turn.tolist()} by the header; expected two directions at right "
+            "angles, export the series again"
+        ) from error
+
+
+def _numbers(reader: sitk.ImageFileReader, tag: str, count: int, file: Path) -> Float64[np.ndarray, " count"] | None:
+    """The numbers that a header has for a tag; None where it has none."""
+    said = _text(reader.GetMetaData(tag)) if reader.HasMetaDataKey(tag) else ""
+    try:
+        numbers = np.array([float(word) for word in said.split("\\") if said])
+    except ValueError:
+        numbers = np.array([np.nan])
+    if said and not (len(numbers) == count and np.isfinite(numbers).all()):
+        raise InputError(
+            f"{file}: the header has {said} for the tag {tag}; expected {count} finite numbers, export the series again"
+        )
+    return numbers if said else None

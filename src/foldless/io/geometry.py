@@ -78,6 +78,15 @@ class Geometry:
         return np.array(self.direction, dtype=np.float64).reshape(self.dim, self.dim)
 
     @property
+    def order(self) -> tuple[int, ...]:
+        """The index axis that leads along each of x, y(, z), or against it: the order nearest to the direction."""
+        steps = np.abs(self.cosines)
+        return max(
+            itertools.permutations(range(self.dim)),
+            key=lambda axes: sum(steps[row, axis] for row, axis in enumerate(axes)),
+        )
+
+    @property
     def matrix(self) -> Float64[np.ndarray, "dim dim"]:
         """Direction · diag(spacing): the step in millimetres along each index axis, in columns."""
         steps: np.ndarray = self.cosines * np.array(self.spacing)

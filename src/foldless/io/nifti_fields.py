@@ -21,6 +21,8 @@ UNITLESS = (0, 2)
 """Codes of nothing and of millimetres."""
 LABELS, STATISTICS, SEVERAL = 1002, range(2, 25), range(1003, 1010)
 """Codes of intents: labels, p values and the like, several numbers a voxel."""
+WARPS = range(2006, 2020)
+"""Codes of intents that FSL gives its warps."""
 
 
 def nifti_findings(path: Path, lattice: Geometry, labels: bool) -> Iterator[Finding]:

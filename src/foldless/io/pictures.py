@@ -27,7 +27,10 @@ INCH = 25.4
 OME = re.compile(r'PhysicalSize([XYZ])\s*=\s*"([^"]{1,40})"')
 OME_UNIT = re.compile(r'PhysicalSizeXUnit\s*=\s*"([^"]{1,20})"')
 IMAGEJ_UNIT = re.compile(r"^unit=(\S{1,20})", re.MULTILINE)
-GIVE = "--spacing gives the right one in mm (to register and pose --moving-spacing or --fixed-spacing)"
+GIVE = (
+    "give register and pose the right one in mm, by --moving-spacing or --fixed-spacing, apply by --spacing or "
+    "--reference-spacing, and other commands the moving.nii.gz and fixed.nii.gz that register then writes"
+)
 
 
 def is_picture(path: Path) -> bool:

@@ -15,7 +15,7 @@ from foldless.io.dicom import is_series
 from foldless.io.files import suffix
 from foldless.io.findings import Finding, HeaderWarning, in_mm
 from foldless.io.headers import header
-from foldless.io.nifti_fields import nifti_findings, says_where
+from foldless.io.nifti_fields import WARPS, nifti_findings, says_where
 from foldless.io.pictures import is_picture, picture_findings, told
 from foldless.io.volumes import Volume, read_volume
 
@@ -48,11 +48,17 @@ def looked_at(
 
 
 def is_image(path: Path) -> bool:
-    """Whether it is an image by its header, of one number a voxel or a picture in colour, and no field; or DICOM."""
+    """Whether it is an image by its header, one volume of one number a voxel or a picture in colour; or DICOM.
+
+    Several programs write fields as volumes of one number a voxel, one for each component.
+    """
     if is_series(path):
         return True
     reader = header(path) if path.is_file() else None
-    return reader is not None and (is_picture(path) or reader.GetNumberOfComponents() == 1)
+    if reader is None or is_picture(path):
+        return reader is not None
+    intent = int(reader.GetMetaData("intent_code")) if reader.HasMetaDataKey("intent_code") else 0
+    return reader.GetNumberOfComponents() == 1 and max(reader.GetSize()[3:], default=1) == 1 and intent not in WARPS
 
 
 def findings_of(volume: Volume) -> list[Finding]:

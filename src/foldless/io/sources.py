@@ -99,7 +99,7 @@ def read_source(path: Path | str, labels: bool = False) -> Source:
     if is_zarr(Path(path)):
         return _checked(_of_zarr(Path(path), labels))
     if is_series(Path(path)):
-        return Source.of(read_volume(path, labels))
+        return replace(Source.of(read_volume(path, labels)), dtype=stored_dtype(path))
     path = existing_file(path, "label" if labels else "image")
     dtype = stored_dtype(path)
     if labels and (dtype.kind == "f" or dtype.itemsize > 4):  # whole they must be, and fit

@@ -5,17 +5,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
 
 from foldless.errors import InputError
 from foldless.io.checks import existing_file, straightened
-from foldless.io.dicom import is_series, read_series
+from foldless.io.dicom import is_series, read_series, series_dtype
 from foldless.io.files import suffix
 from foldless.io.geometry import Geometry
 from foldless.io.headers import header, read_image
 from foldless.io.plain import mapped
+from foldless.io.quiet import quiet
 from foldless.io.zarrs import is_zarr, read_zarr
 
 PICTURES: dict[str, tuple[type[np.generic], ...]] = {
@@ -60,7 +62,13 @@ def read_geometry(path: Path | str) -> Geometry:
 
 
 def stored_dtype(path: Path | str) -> np.dtype:
-    """The type of the numbers that an image file stores, of one component; float32 where its header tells none."""
+    """The type of the numbers that an image file stores, of one component; float32 where its header tells none.
+
+    Raises:
+        InputError: it is a folder without one DICOM series.
+    """
+    if is_series(Path(path)):
+        return series_dtype(Path(path))
     reader = header(Path(path))
     if reader is None:
         return np.dtype(np.float32)
@@ -70,11 +78,13 @@ def stored_dtype(path: Path | str) -> np.dtype:
 
 
 def check_format(path: Path, dtype: np.dtype, dim: int, labels: bool = False) -> None:
-    """Make sure before any computing that a picture format can hold a result.
+    """Make sure before any computing that a format can hold a result.
 
     Raises:
-        InputError: it cannot: the numbers are others, the image is 3-D, or the format would blur labels.
+        InputError: it is not known, or is a picture's and cannot: the numbers are others, the image is 3-D, or it
+            would blur labels.
     """
+    check_suffix(path)
     kinds = PICTURES.get(suffix(path))
     if kinds is None:
         return
@@ -85,3 +95,21 @@ def check_format(path: Path, dtype: np.dtype, dim: int, labels: bool = False) ->
     if dtype not in kinds:
         held = " or ".join(np.dtype(kind).name for kind in kinds)
         raise InputError(f"{path}: a {suffix(path)} holds {held}, but the image is of {dtype.name}; give {ANY_NUMBERS}")
+
+
+def check_suffix(path: Path) -> None:
+    """Make sure before any computing that images are written in the format that a name ends in.
+
+    Raises:
+        InputError: no format of images has such names.
+    """
+    if is_zarr(path):
+        return
+    with TemporaryDirectory() as folder, quiet():
+        try:
+            sitk.WriteImage(sitk.Image([1, 1], sitk.sitkUInt8), f"{folder}/image{suffix(path).removesuffix('.gz')}")
+        except RuntimeError as error:
+            if "ImageIO" not in str(error):  # it is known, but holds no such image
+                return
+            end = suffix(path) or "nothing"
+            raise InputError(f"{path}: no image's name ends in {end}; give {ANY_NUMBERS}") from error

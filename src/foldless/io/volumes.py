@@ -8,7 +8,6 @@ Arrays are in SimpleITK's array order, (z, y, x) in 3-D and (y, x) in 2-D.
 from __future__ import annotations
 
 import errno
-import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -91,7 +90,11 @@ def read_volume(path: Path | str, labels: bool = False, spacing: tuple[float, ..
             the spacing.
     """
     path = Path(path)
-    image = read_series(path) if is_series(path) else read_image(existing_file(path, "label" if labels else "image"))
+    image = (
+        read_series(path, labels)
+        if is_series(path)
+        else read_image(existing_file(path, "label" if labels else "image"))
+    )
     image = spaced(_one_number_a_voxel(image, path, labels), path, spacing)
     check_finite(sitk.GetArrayViewFromImage(image), path)
     if labels:
@@ -128,11 +131,7 @@ def reoriented(volume: Volume) -> Volume:
         InputError: no order of the axes gives a right-handed direction.
     """
     image = volume.image
-    cosines = volume.geometry.cosines
-    dim = volume.dim
-    order = max(
-        itertools.permutations(range(dim)), key=lambda axes: sum(abs(cosines[row, axes[row]]) for row in range(dim))
-    )
+    cosines, order = volume.geometry.cosines, volume.geometry.order
     flips = [bool(cosines[row, axis] < 0) for row, axis in enumerate(order)]
     straight = sitk.Flip(sitk.PermuteAxes(image, list(order)), flips, False)
     if np.linalg.det(Geometry.of(straight).cosines) <= 0:
