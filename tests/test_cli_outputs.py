@@ -15,7 +15,7 @@ from samples import run_folder, save_cases
 from test_cli_train import SHAPES, same, weights
 
 from foldless.cli.failures import ended
-from foldless.cli.interruption import interruptible, shielded
+from foldless.cli.interruption import deferred, interruptible, shielded
 from foldless.cli.leftovers import Replaced
 from foldless.cli.lock import lock_file, locked
 from foldless.cli.outputs import check_replaceable, claimed, put_in_order, untouched
@@ -400,3 +400,12 @@ def test_a_signal_that_becomes_another_error_is_a_signal_all_the_same(capsys):
 
     assert ended(run) == 128 + signal.SIGTERM
     assert capsys.readouterr().err == "foldless: stopped; nothing was half-written\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of another kind")
+def test_a_signal_is_forgotten_with_the_command_that_it_stopped():
+    with pytest.raises(KeyboardInterrupt), interruptible() as signals:
+        signal.raise_signal(signal.SIGTERM)
+    assert not signals.came
+    with deferred() as stop:
+        assert not stop()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from time import perf_counter
 
 from foldless.io import Volume
-from foldless.proofs import brought_home, care_for, repair_warp
+from foldless.proofs import Homing, brought_home, care_for, repair_warp
 from foldless.registering import Fields, Setting
 
-ROUNDS = 5
-"""How often both are done in turn, at most."""
+ROUNDS, SWEEPS = 60, 10
+"""How often both are done in turn, at most, and steps home at a time: after many the repair would undo most of them."""
+PATIENCE, GAIN = 10, 0.98
+"""Rounds that must bring the largest error below this share of what it was."""
 
 
 def mended(fields: Fields, moving: Volume, fixed: Volume, setting: Setting, provable: bool = True) -> Fields:
@@ -22,15 +25,27 @@ def mended(fields: Fields, moving: Volume, fixed: Volume, setting: Setting, prov
         fields = made_provable(fields, moving, fixed)
     if not setting.recipe.tolerance:
         return fields
-    repairs = fields.repairs
+    repairs, homed = fields.repairs, list[Homing]()
     for _ in range(ROUNDS):
         fields = kept_home(fields, moving, fixed, setting)
-        if not provable:
+        fields = made_provable(fields, moving, fixed) if provable else fields
+        assert fields.homing is not None
+        homed.append(fields.homing)
+        home = fields.homing.after <= setting.recipe.tolerance
+        if (home and not (provable and any(one.failed for one in fields.repairs))) or _stuck(homed):
             break
-        fields = made_provable(fields, moving, fixed)
-        if not any(one.failed for one in fields.repairs):
-            break
-    return replace(fields, repairs=repairs)
+    whole = replace(
+        homed[-1],
+        before=homed[0].before,
+        sweeps=sum(one.sweeps for one in homed),
+        largest=max(one.largest for one in homed),
+    )
+    return replace(fields, repairs=repairs, homing=whole)
+
+
+def _stuck(homed: Sequence[Homing]) -> bool:
+    """Whether the last rounds brought next to nothing."""
+    return len(homed) > PATIENCE and homed[-1].after > GAIN * homed[-1 - PATIENCE].after > 0
 
 
 def made_provable(fields: Fields, moving: Volume, fixed: Volume) -> Fields:
@@ -46,6 +61,7 @@ def kept_home(fields: Fields, moving: Volume, fixed: Volume, setting: Setting) -
     """The fields moved until they keep the recipe's tolerance, as far as that can be done."""
     started = perf_counter()
     tolerance, percentiles = setting.recipe.tolerance, setting.preparation.percentiles
-    forward, inverse, homing = brought_home(moving, fixed, fields.forward, fields.inverse, percentiles, tolerance)
+    both = fields.forward, fields.inverse
+    forward, inverse, homing = brought_home(moving, fixed, *both, percentiles, tolerance, SWEEPS)
     seconds = fields.seconds + perf_counter() - started
     return replace(fields, forward=forward, inverse=inverse, homing=homing, seconds=seconds)

@@ -51,6 +51,7 @@ def interruptible() -> Iterator[Signals]:
     try:
         yield SIGNALS
     finally:
+        SIGNALS.came = 0  # or what runs next in this process would stop
         sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)

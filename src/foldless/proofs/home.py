@@ -22,7 +22,7 @@ from foldless.tolerance import body
 Back = Float[np.ndarray, "*elsewhere dim"]
 
 SWEEPS = 300
-"""How often fields are moved towards each other, at most."""
+"""How often fields are moved towards each other, at most, where that is all that is done to them."""
 
 LOOK = 10
 """Sweeps of the nodes that come back from too far away, or nearly so, between two looks at all."""
@@ -68,7 +68,13 @@ class Homing:
 
 
 def brought_home(
-    moving: Volume, fixed: Volume, forward: Warp, inverse: Back, percentiles: tuple[float, float], tolerance: float
+    moving: Volume,
+    fixed: Volume,
+    forward: Warp,
+    inverse: Back,
+    percentiles: tuple[float, float],
+    tolerance: float,
+    sweeps: int = SWEEPS,
 ) -> tuple[Warp, Back, Homing]:
     """Both fields moved, by little and only where it takes that, until no voxel of the bodies comes back too far away.
 
@@ -79,6 +85,7 @@ def brought_home(
         inverse: the warp back.
         percentiles: a body is where its image is above the lower of them, in percent, and next to there.
         tolerance: the largest error, in voxels.
+        sweeps: how often nodes are moved, at most.
 
     Returns:
         Both fields, the same where nothing had to be done, and what was done.
@@ -89,7 +96,7 @@ def brought_home(
         errors = _errors(legs, fields, everywhere := [leg.inside for leg in legs])
         after = max(error.max().item() for error in errors)
         before = before if sweep else after
-        if after <= tolerance or sweep >= SWEEPS:
+        if after <= tolerance or sweep >= sweeps:
             break
         near = [points[error > NEARLY * tolerance] for points, error in zip(everywhere, errors, strict=True)]
         fields = _drawn(legs, fields, near, AIM * tolerance)
