@@ -256,8 +256,11 @@ def test_apply_refuses(foldless, pairs, tmp_path):
             "displacement",
         ),
         ((warp, inputs["moving"], "--reference", pairs[3]["fixed"], "--output", tmp_path / "x.mha"), "2-D"),
-        ((warp, inputs["moving"], "--reference", inputs["fixed"], "--output", tmp_path / "x.abc"), "written"),
-        ((warp, inputs["moving"], "--reference", inputs["fixed"], "--output", tmp_path / "no/x.abc"), "written"),
+        (
+            (warp, inputs["moving"], "--reference", inputs["fixed"], "--output", tmp_path / "x.abc"),
+            "ends in .abc; give",
+        ),
+        ((warp, inputs["moving"], "--reference", inputs["fixed"], "--output", tmp_path / "no/x.abc"), "ends in .abc; give"),
         ((warp, inputs["moving"], "--reference", inputs["fixed"], "--output", there / "x.mha"), "cannot be made"),
         ((warp, inputs["moving"], "--reference", inputs["fixed"], "--output", tmp_path / "x.png"), "float32"),
     ):

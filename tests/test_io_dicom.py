@@ -1,6 +1,7 @@
 """Folders of DICOM slices: one series is one volume, where it was scanned, however its slices lie."""
 
 import json
+import locale
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from foldless.errors import InputError
 from foldless.io import read_geometry, read_source, read_volume, stored_dtype, write_warp
 from foldless.io.dicom import series_in
 from foldless.io.preflight import looked_at
+from foldless.io.quiet import quiet
 from foldless.record import file_digest
 
 PIXEL, STEP = (1.5, 1.25), 2.5
@@ -67,7 +69,8 @@ def series(
         for tag, word in words.items():
             image.SetMetaData(tag, word)
         writer.SetFileName(str(folder / f"{uid}-{(k * 7) % 10}{k}.dcm"))
-        writer.Execute(image)
+        with quiet():  # which keeps the locale
+            writer.Execute(image)
     return folder
 
 
@@ -353,3 +356,10 @@ def test_series_are_carried_to_files_of_their_names(foldless, tmp_path: Path) ->
         found = sitk.ReadImage(str(tmp_path / "out" / name))
         assert found.GetPixelID() == sitk.sitkUInt16
         np.testing.assert_array_equal(sitk.GetArrayFromImage(found), read_volume(folder).array)
+
+
+def test_writing_dicom_leaves_the_locale(tmp_path: Path) -> None:
+    """GDCM sets the C locale, in which Python reads what other programs say as ASCII."""
+    before = locale.setlocale(locale.LC_ALL)
+    series(tmp_path / "s")
+    assert locale.setlocale(locale.LC_ALL) == before

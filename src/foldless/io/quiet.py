@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 import os
 import re
 import threading
@@ -27,14 +28,19 @@ def reason(error: RuntimeError) -> str:
 def quiet() -> Iterator[None]:
     """Whatever is written to the process' standard error meanwhile, C++ streams included, is dropped.
 
+    The locale stays as it is: GDCM sets another one where it writes DICOM, in which text is ASCII from then on.
+
     Threads may be in here at once; the first in turns it off, the last out turns it on. Warnings are to be raised
     outside.
     """
+    before = locale.setlocale(locale.LC_ALL)
     _enter()
     try:
         yield
     finally:
         _leave()
+        if locale.setlocale(locale.LC_ALL) != before:
+            locale.setlocale(locale.LC_ALL, before)
 
 
 def _enter() -> None:
