@@ -260,7 +260,10 @@ def test_apply_refuses(foldless, pairs, tmp_path):
             (warp, inputs["moving"], "--reference", inputs["fixed"], "--output", tmp_path / "x.abc"),
             "ends in .abc; give",
         ),
-        ((warp, inputs["moving"], "--reference", inputs["fixed"], "--output", tmp_path / "no/x.abc"), "ends in .abc; give"),
+        (
+            (warp, inputs["moving"], "--reference", inputs["fixed"], "--output", tmp_path / "no/x.abc"),
+            "ends in .abc; give",
+        ),
         ((warp, inputs["moving"], "--reference", inputs["fixed"], "--output", there / "x.mha"), "cannot be made"),
         ((warp, inputs["moving"], "--reference", inputs["fixed"], "--output", tmp_path / "x.png"), "float32"),
     ):
