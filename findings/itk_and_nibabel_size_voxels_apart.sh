@@ -1,7 +1,8 @@
 #!/bin/sh
 # A NIfTI header says the size of a voxel twice, in pixdim and in the columns of its sform. Where the two differ, SimpleITK
 # 2.5.7 takes the size from pixdim and only the direction from the sform, nibabel 5.4.2 takes the sform: the same file is
-# twice as long in one as in the other, and so is every distance measured in it. Neither refuses it.
+# twice as long in one as in the other, and so is every distance measured in it. Neither refuses
+# it; SimpleITK prints that the sform has unexpected scales.
 # Seen: spacing 1 mm by SimpleITK, zooms by the affine 2 mm by nibabel, of one file with sform_code 1 and qform_code 0.
 # Fails if that is no longer so.
 set -eu
