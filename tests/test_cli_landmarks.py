@@ -171,17 +171,13 @@ def test_options_of_landmarks_without_any(foldless, scans, tmp_path, option):
     assert (code, f"{option[0]} is of landmarks; add --moving-landmarks" in complained) == (2, True)
 
 
-def test_files_that_say_their_space_are_not_told_another(foldless, scans, tmp_path):
+@pytest.mark.parametrize(
+    ("space", "says"),
+    [("ras", "says itself what its points are"), ("voxels", "only points of a .csv are taken as voxels")],
+)
+def test_files_that_say_their_space_are_not_told_another(foldless, scans, tmp_path, space, says):
     marks = tmp_path / "marks.fcsv"
     marks.write_text("# CoordinateSystem = LPS\n1,100,-120,0\n")
-    files = ("--moving-landmarks", marks, "--fixed-landmarks", marks, "--landmark-space", "ras")
+    files = ("--moving-landmarks", marks, "--fixed-landmarks", marks, "--landmark-space", space)
     code, _, complained = foldless("register", scans["moving"], scans["fixed"], "--output", tmp_path / "out", *files)
-    assert (code, "says itself what its points are" in complained) == (2, True)
-
-
-def test_only_tables_are_in_voxels(foldless, scans, tmp_path):
-    marks = tmp_path / "marks.fcsv"
-    marks.write_text("# CoordinateSystem = LPS\n1,2,3,0\n")
-    files = ("--moving-landmarks", marks, "--fixed-landmarks", marks, "--landmark-space", "voxels")
-    code, _, complained = foldless("register", scans["moving"], scans["fixed"], "--output", tmp_path / "out", *files)
-    assert (code, "only points of a .csv are taken as voxels" in complained) == (2, True)
+    assert (code, says in complained) == (2, True)
